@@ -1,0 +1,108 @@
+"""The command line: opens the studio on this machine."""
+
+import os
+
+# Before any library is imported: nothing is reported to anyone.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# The terminal is for the address and for what is wrong.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+import errno
+import socket
+import sys
+import webbrowser
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+import uvicorn
+
+from pipelines.errors import UserError
+
+INVALID = 2  # exit code
+HOUSE = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Studio:
+    """Open the studio in a browser."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on. Any other than this machine's own lets others in: there is no password."""
+    port: int = 7860
+    """The port to listen on."""
+    runs: Path | None = None
+    """The folder that holds the runs; `runs` in the data folder if not given."""
+    project: Path = HOUSE / "samples" / "project.toml"
+    """The project that is filled in at the start."""
+    open: bool = False
+    """Open a browser window too."""
+
+    def __call__(self) -> None:
+        door = listen(self.host, self.port)
+        print("Opening the studio ...", flush=True)
+        from diffusers.utils import logging as of_diffusers
+        from transformers.utils import logging as of_transformers
+
+        from app.studio import serve
+        from training.run import runs_folder
+
+        of_diffusers.disable_progress_bar()
+        of_transformers.disable_progress_bar()
+
+        # A page that is still open keeps connections; they must not keep the studio from closing.
+        application = serve(self.runs or runs_folder(), self.project)
+        settings = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=3)
+        with door:
+            _Server(settings, self.open).run(sockets=[door])
+
+
+class _Server(uvicorn.Server):
+    """Says where the studio is once it answers."""
+
+    def __init__(self, config: uvicorn.Config, open_browser: bool):
+        super().__init__(config)
+        self.open_browser = open_browser
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = sockets[0].getsockname()[:2]
+        address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+        print(f"The studio is open at {address}  (Ctrl-C closes it; training goes on)", flush=True)
+        if self.open_browser:
+            webbrowser.open(address)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        UserError: the port is taken, or the address is not this machine's.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=128)
+    except (OSError, OverflowError) as error:
+        taken = getattr(error, "errno", None) == errno.EADDRINUSE
+        what = "is taken by another program" if taken else f"cannot be listened on ({error})"
+        remedy = f"Close that program, or choose another port, for example --port {port + 1}"
+        raise UserError(
+            f"Port {port} of {host} {what}", remedy if taken else "Choose another --host or --port"
+        ) from None
+
+
+def main() -> int:
+    try:
+        tyro.cli(Studio, prog="python -m app")()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return INVALID
+    except KeyboardInterrupt:
+        print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""What is shown as HTML: notes, findings, a run's progress, its loss curve. Everything from outside is escaped."""
+
+from html import escape
+
+from app.checks import Finding
+from app.jobs import Job
+
+STAGES = {"content": "Content", "style": "Style", "make": "Join"}
+WORDS = {
+    "new": "Not started",
+    "preparing": "Preparing",
+    "running": "Training",
+    "done": "Finished",
+    "cancelled": "Cancelled",
+    "failed": "Failed",
+    "interrupted": "Interrupted",
+}
+POINTS = 240  # of a curve: more than a screen shows
+
+
+def note(text: str, kind: str = "info") -> str:
+    """One sentence; kind is info, good, warning or error."""
+    role = "alert" if kind == "error" else "status"
+    return f'<p class="note {kind}" role="{role}">{escape(text)}</p>' if text else ""
+
+
+def findings(found: list[Finding]) -> str:
+    if not found:
+        return note("These pictures are fine.", "good")
+    return "".join(note(finding.text, "error" if finding.blocks else "warning") for finding in found)
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def progress(name: str, job: Job) -> str:
+    """A run's status, stages, progress bar and figures."""
+    share = 100 * job.step / job.steps if job.steps else 0
+    figures = []
+    if job.steps:
+        figures.append(("Step", f"{job.step} of {job.steps}"))
+    if job.loss is not None:
+        figures.append(("Loss", f"{job.loss:.4f}"))
+    if job.live and job.time_left is not None:
+        figures.append(("Time left", f"about {duration(job.time_left)}"))
+    cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
+    hint = job.message
+    if job.status == "preparing":
+        hint = "Reading the pictures and opening the base model."
+    elif job.status == "interrupted":
+        hint = (
+            f"{job.message} The process is gone without a last word. Resume goes on from the last checkpoint.".strip()
+        )
+    elif job.status == "cancelled":
+        hint = "What was learned is kept. Resume goes on from here, exactly."
+    elif job.status == "done":
+        hint = "The adapter is ready to play with and to download."
+    elif job.stage == "export":
+        hint = "Writing the adapter and the last sheet of pictures."
+    return (
+        f'<section class="progress" data-status="{escape(job.status)}" aria-label="Progress">'
+        f'<header><span class="badge {escape(job.status)}">{WORDS.get(job.status, escape(job.status))}</span>'
+        f"<strong>{escape(name)}</strong></header>"
+        f'<ol class="stages">{_stages(job)}</ol>'
+        f'<div class="bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}" '
+        f'aria-label="Training"><div style="width:{share:.1f}%"></div></div>'
+        f"<dl>{cells}</dl><p>{escape(hint)}</p></section>"
+    )
+
+
+def _stages(job: Job) -> str:
+    names = list(STAGES)
+    at = (
+        len(names)
+        if job.stage == "export" or job.status == "done"
+        else names.index(job.stage)
+        if job.stage in names
+        else -1
+    )
+    items = []
+    for position, name in enumerate(names):
+        state = "past" if position < at else "now" if position == at else "next"
+        current = ' aria-current="step"' if state == "now" else ""
+        items.append(f'<li class="{state}"{current}>{STAGES[name]}</li>')
+    return "".join(items)
+
+
+def loss_curve(entries: list[dict]) -> str:
+    """A run's loss over its steps as SVG: each step faintly, a running mean plainly, a line where a stage begins."""
+    if len(entries) < 2:
+        return '<p class="curve empty">The loss curve appears here with the first steps.</p>'
+    width, height, left, bottom = 440, 220, 40, 24
+    losses = [entry["loss"] for entry in entries]
+    smooth = _running_means(entries)
+    top = max(sorted(losses)[int(0.98 * (len(losses) - 1))], max(smooth)) * 1.05 or 1.0
+    steps = max(entries[-1]["steps"], 1)
+
+    def point(step: int, loss: float) -> str:
+        x = left + step / steps * (width - left - 8)
+        y = 8 + (1 - min(loss, top) / top) * (height - bottom - 8)
+        return f"{x:.1f},{y:.1f}"
+
+    stride = max(1, len(entries) // POINTS)
+    kept = range(0, len(entries), stride)
+    faint = " ".join(point(entries[i]["step"], losses[i]) for i in kept)
+    plain, marks = [], []
+    for i, entry in enumerate(entries):
+        if i == 0 or entry["stage"] != entries[i - 1]["stage"]:
+            x = point(entry["step"] - 1, 0).split(",")[0]
+            label = STAGES.get(entry["stage"], entry["stage"])
+            marks.append(
+                f'<line x1="{x}" x2="{x}" y1="8" y2="{height - bottom}"/>'
+                f'<text x="{x}" dx="5" y="18">{escape(label)}</text>'
+            )
+            plain.append([])
+        if i in kept or i == len(entries) - 1:
+            plain[-1].append(point(entry["step"], smooth[i]))
+    lines = "".join(f'<polyline class="mean" points="{" ".join(points)}"/>' for points in plain)
+    base = height - bottom
+    return (
+        f'<svg class="curve" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="Loss, now {smooth[-1]:.4f} on average, at step {entries[-1]["step"]} of {steps}">'
+        f'<g class="axis"><line x1="{left}" x2="{width - 8}" y1="{base}" y2="{base}"/>'
+        f'<text x="{left - 6}" y="14" text-anchor="end">{top:.2g}</text>'
+        f'<text x="{left - 6}" y="{base}" text-anchor="end">0</text>'
+        f'<text x="{left}" y="{height - 6}">0</text>'
+        f'<text x="{(left + width - 8) / 2}" y="{height - 6}" text-anchor="middle">loss by step</text>'
+        f'<text x="{width - 8}" y="{height - 6}" text-anchor="end">{steps}</text></g>'
+        f'<g class="marks">{"".join(marks)}</g><polyline class="each" points="{faint}"/>{lines}</svg>'
+    )
+
+
+def _running_means(entries: list[dict]) -> list[float]:
+    """Exponential means of the loss, each stage from its own beginning."""
+    means = []
+    for i, entry in enumerate(entries):
+        fresh = i == 0 or entry["stage"] != entries[i - 1]["stage"]
+        means.append(entry["loss"] if fresh else 0.93 * means[-1] + 0.07 * entry["loss"])
+    return means

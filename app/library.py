@@ -1,0 +1,114 @@
+"""The runs on disk, and the adapters they ended with."""
+
+import re
+import shutil
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from app import jobs
+from pipelines.errors import UserError
+from training import Customization, Run
+from training.loop import plan
+
+
+@dataclass(frozen=True)
+class Library:
+    """A folder of run folders. Whatever else lies in it is left alone."""
+
+    folder: Path
+
+    def runs(self) -> list[Run]:
+        """All runs, the newest first."""
+        configs = sorted(self.folder.glob("*/config.toml"), key=lambda path: path.stat().st_mtime, reverse=True)
+        return [Run(path.parent) for path in configs]
+
+    def finished(self) -> list[Run]:
+        """The runs that have an adapter."""
+        return [run for run in self.runs() if run.adapter.exists()]
+
+    def running(self) -> Run | None:
+        return next((run for run in self.runs() if jobs.look(run).live), None)
+
+    def find(self, name: str) -> Run:
+        """The run whose folder has this name; a name from outside reaches no other folder.
+
+        Raises:
+            UserError: there is none.
+        """
+        for run in self.runs():
+            if run.folder.name == name:
+                return run
+        raise UserError(f"There is no run {name!r} in {self.folder.name}", "Choose another one")
+
+    def create(self, config: Customization, pictures: dict[str, list[tuple[Path, str | None]]]) -> Run:
+        """A new run's folder with its own copies of all pictures, so that it can be moved and resumed years later.
+
+        Args:
+            config: its `pictures` are replaced by the copies; `others` are copied too.
+            pictures: for "content" and "style", files with the caption that is theirs alone, if they have one.
+        """
+        run = Run(self._free_folder(config.name))
+        config = config.model_copy(deep=True)
+        for name, files in pictures.items():
+            concept, folder = getattr(config, name), run.folder / "pictures" / name
+            folder.mkdir(parents=True)
+            for number, (path, caption) in enumerate(files, 1):
+                copy = folder / f"{number:02d}-{_slug(path.stem)}{path.suffix.lower()}"
+                shutil.copyfile(path, copy)
+                if caption:
+                    copy.with_suffix(".txt").write_text(caption, encoding="utf-8")
+            concept.pictures = [folder]
+            concept.others = [_copy_others(path, run.folder / "pictures" / f"other-{name}s") for path in concept.others]
+        config.save(run.config)
+        return run
+
+    def estimate(self, config: Customization) -> float | None:
+        """Seconds that a customization will take, from the pace of the newest run like it; None if there was none."""
+        for run in self.runs():
+            paces = {}
+            for entry in run.read_metrics():
+                paces.setdefault(entry["stage"], []).append(entry["seconds_per_step"])
+            stages = plan(config)
+            if {s.name for s in stages} <= paces.keys() and _workload(Customization.load(run.config)) == _workload(
+                config
+            ):
+                return sum(statistics.median(paces[stage.name]) * stage.steps for stage in stages)
+        return None
+
+    def _free_folder(self, name: str) -> Path:
+        stem, number = _slug(name) or "run", 1
+        folder = self.folder / stem
+        while folder.exists():
+            number += 1
+            folder = self.folder / f"{stem}-{number}"
+        return folder
+
+
+def _slug(name: str) -> str:
+    """A name that every file system takes."""
+    return re.sub(r"[^\w]+", "-", name.lower()).strip("-_")[:60]
+
+
+def _copy_others(source: Path, target: Path) -> Path:
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        return target
+    target.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(source, target / source.name))
+
+
+def _workload(config: Customization) -> tuple:
+    """What decides the seconds of a step."""
+    steps, adapter = config.steps, config.adapter
+    others = bool(config.content.others), bool(config.style.others)
+    return (
+        Path(config.base).name,
+        config.resolution,
+        config.precision,
+        steps.batch_size,
+        steps.others_batch_size,
+        others,
+        adapter.layers,
+        adapter.method,
+    )

@@ -1,0 +1,117 @@
+"""How the studio looks: theme, style sheet, and the few lines of script that small pictures need."""
+
+import gradio as gr
+
+FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "monospace"]
+
+THEME = gr.themes.Base(
+    primary_hue=gr.themes.colors.teal,
+    secondary_hue=gr.themes.colors.teal,
+    neutral_hue=gr.themes.colors.stone,
+    font=FONT,
+    font_mono=MONO,
+    radius_size=gr.themes.sizes.radius_md,
+).set(
+    body_background_fill="*neutral_50",
+    body_background_fill_dark="*neutral_950",
+    block_border_width="1px",
+    block_shadow="none",
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_400",
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_400",
+    block_title_text_weight="600",
+    block_label_text_color="*neutral_700",
+    block_label_text_color_dark="*neutral_200",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover_dark="*primary_600",
+    button_primary_text_color="white",
+)
+
+CSS = """
+.gradio-container .fillable { max-width: 1120px !important; width: 100%; }
+.html-container { padding: 0 !important; }
+.masthead { padding: 12px 0 4px; }
+button[role="tab"][aria-selected="true"] { color: var(--primary-700) !important; font-weight: 600; }
+.dark button[role="tab"][aria-selected="true"] { color: var(--primary-300) !important; }
+.masthead h1 { font-size: 1.7rem; font-weight: 650; letter-spacing: -0.02em; margin: 0; }
+.masthead p { margin: 2px 0 0; color: var(--body-text-color-subdued); }
+.lead p, .lead { color: var(--body-text-color-subdued); max-width: 68ch; }
+
+/* Galleries as high as their pictures, however many fit beside each other. */
+.gallery .grid-wrap { min-height: 0 !important; max-height: 420px; padding-top: 36px; }
+.gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)) !important; }
+#strips { height: min(660px, 110vw) !important; }
+.gallery-container:has(.preview) .grid-wrap { visibility: hidden; }
+.results .grid-wrap { min-height: 240px !important; max-height: none; }
+.results .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
+/* A caption as long as a prompt would cover the small picture that it belongs to. */
+#content-pictures .caption-label, #style-pictures .caption-label { display: none; }
+
+.download { display: inline-block; padding: 9px 18px; margin-right: 12px; border-radius: 8px; font-weight: 600;
+  background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color) !important;
+  text-decoration: none !important; }
+.download:hover { background: var(--button-secondary-background-fill-hover); }
+.download + span { color: var(--body-text-color-subdued); font-size: 0.9rem; }
+
+img.crisp { image-rendering: pixelated; }
+
+.note { margin: 4px 0; padding: 7px 12px; border-radius: 8px; border-left: 3px solid; font-size: 0.92rem;
+  background: var(--background-fill-secondary); color: var(--body-text-color); border-color: var(--neutral-400);
+  overflow-wrap: anywhere; }
+.note.good { border-color: #0f766e; }
+.note.warning { border-color: #d97706; }
+.note.error { border-color: #dc2626; }
+
+.progress { padding: 4px 2px; }
+.progress header { display: flex; gap: 10px; align-items: center; flex-wrap: wrap; }
+.badge { font-size: 0.8rem; font-weight: 600; padding: 2px 10px; border-radius: 999px;
+  color: #fff; background: #57534e; }
+.badge.running, .badge.preparing, .badge.done { background: #0f766e; }
+.badge.failed, .badge.interrupted { background: #b91c1c; }
+.badge.cancelled { background: #92400e; }
+.stages { display: flex; gap: 6px; list-style: none; margin: 14px 0 8px; padding: 0; }
+.stages li { flex: 1; margin: 0; padding: 4px 0; font-size: 0.9rem; text-align: center; border-radius: 8px;
+  background: var(--background-fill-secondary); color: var(--body-text-color-subdued); }
+.stages li.past { color: var(--body-text-color); }
+.stages li.past::after { content: " ✓"; }
+.stages li.now { background: #0f766e; color: #fff; font-weight: 600; }
+.bar { height: 8px; border-radius: 999px; overflow: hidden; background: var(--border-color-primary); }
+.bar div { height: 100%; border-radius: 999px; background: #0d9488; transition: width 0.8s linear; }
+.progress dl { display: flex; gap: 28px; margin: 14px 0 0; flex-wrap: wrap; }
+.progress dl:empty { display: none; }
+.progress dt { font-size: 0.8rem; color: var(--body-text-color-subdued); }
+.progress dd { margin: 0; font-size: 1.15rem; font-variant-numeric: tabular-nums; }
+.progress p { margin: 10px 0 0; color: var(--body-text-color-subdued); }
+.progress p:empty { display: none; }
+
+.curve { width: 100%; height: auto; display: block; }
+.curve.empty { color: var(--body-text-color-subdued); padding: 8px 2px; margin: 0; }
+.curve text { font-size: 12px; fill: var(--body-text-color-subdued); font-family: inherit; }
+.curve line { stroke: var(--border-color-primary); }
+.curve .marks line { stroke-dasharray: 3 4; }
+.curve polyline { fill: none; }
+.curve .each { stroke: #0d9488; opacity: 0.28; }
+.curve .mean { stroke: #0d9488; stroke-width: 2.2; stroke-linejoin: round; }
+
+@media (prefers-reduced-motion: reduce) { .bar div { transition: none; } }
+@media (max-width: 640px) {
+  .gradio-container { padding-left: 8px !important; padding-right: 8px !important; }
+  .masthead { padding-top: 10px; }
+  .progress dl { gap: 18px; }
+  .results .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
+}
+"""
+
+# Pictures of 64 pixels are enlarged as they are; photographs, shown smaller than they are, stay smooth.
+HEAD = """
+<script>
+document.addEventListener("load", (event) => {
+  const image = event.target;
+  if (image.tagName === "IMG") image.classList.toggle("crisp", image.naturalWidth <= 192 && image.naturalWidth > 0);
+}, true);
+</script>
+"""

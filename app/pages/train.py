@@ -1,0 +1,119 @@
+"""Step 2: watch a run, cancel it, resume it. The page only looks: training goes on without it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+
+from app import figures, jobs
+from app.library import Library
+from app.pages import QUICK
+from pipelines.errors import UserError
+from training import Run
+
+SECONDS = 1.5  # between two looks
+
+
+@dataclass(frozen=True)
+class TrainPage:
+    run: gr.Dropdown
+    play: gr.Button  # shown where the run has an adapter
+    timer: gr.Timer
+
+
+def build(library: Library) -> TrainPage:
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=320):
+            chosen = gr.Dropdown([], label="Run", info="Newest first.", elem_id="run")
+            progress = gr.HTML(padding=False, elem_id="progress")
+            cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel")
+            resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume")
+            play = gr.Button("Play with it", variant="primary", visible=False, elem_id="play")
+            note = gr.HTML(padding=False, elem_id="train-note")
+        with gr.Column(min_width=320):
+            curve = gr.HTML(padding=False, elem_id="curve")
+    strips = gr.Gallery(
+        label="Samples as it learns: the same seeds for base, content, style and both joined",
+        columns=4,
+        height="auto",
+        object_fit="contain",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        elem_id="strips",
+        visible=False,
+    )
+    seen, seen_strips = gr.State(None), gr.State(None)
+    view = [progress, curve, cancel, resume, play, seen]
+
+    def look(name: str | None, before):
+        """The view of a run; nothing is sent while nothing has changed."""
+        run = _find(library, name)
+        if run is None:
+            empty = figures.note("No run yet. Start one under Project, and it appears here.")
+            return empty, "", *[gr.Button(visible=False)] * 3, None
+        job = jobs.look(run)
+        now = [name, repr(job)]
+        if now == before:
+            return [gr.skip()] * len(view)
+        return (
+            figures.progress(name, job),
+            figures.loss_curve(run.read_metrics()),
+            gr.Button(visible=job.live),
+            gr.Button(visible=job.status in jobs.RESUMABLE),
+            gr.Button(visible=job.status == "done"),
+            now,
+        )
+
+    def look_at_strips(name: str | None, before):
+        run = _find(library, name)
+        paths = _strips(run) if run else []
+        now = [name, [path.name for path in paths]]
+        if now == before:
+            return gr.skip(), gr.skip()
+        pictures = [(str(path), _title(path)) for path in paths]
+        selected = len(pictures) - 1 if pictures else None
+        return gr.Gallery(pictures, visible=bool(pictures), selected_index=selected), now
+
+    def ask_to_cancel(name: str) -> str:
+        jobs.cancel(library.find(name))
+        return figures.note("It stops after the step it is in, and keeps what was learned.")
+
+    def go_on(name: str) -> str:
+        try:
+            jobs.start(library.find(name))
+        except UserError as error:
+            return figures.note(str(error), "error")
+        return ""
+
+    timer = gr.Timer(SECONDS)
+    for event in (timer.tick, chosen.change):
+        event(look, [chosen, seen], view, **QUICK)
+        event(look_at_strips, [chosen, seen_strips], [strips, seen_strips], **QUICK)
+    chosen.input(lambda: "", None, note, **QUICK)
+    cancel.click(ask_to_cancel, chosen, note, **QUICK)
+    resume.click(go_on, chosen, note, **QUICK).then(look, [chosen, seen], view, **QUICK)
+    return TrainPage(chosen, play, timer)
+
+
+def choices(library: Library, value: str | None = None) -> gr.Dropdown:
+    """The dropdown of runs; by default it shows the one that is being trained, else the newest."""
+    names = [run.folder.name for run in library.runs()]
+    running = library.running()
+    value = value or (running.folder.name if running else names[0] if names else None)
+    return gr.Dropdown(names, value=value)
+
+
+def _find(library: Library, name: str | None) -> Run | None:
+    try:
+        return library.find(name) if name else None
+    except UserError:  # its folder was removed meanwhile
+        return None
+
+
+def _strips(run: Run) -> list[Path]:
+    """The sample sheets in the order in which they were drawn."""
+    return sorted(run.samples.glob("step-*.png")) + [path for path in [run.sheet] if path.exists()]
+
+
+def _title(path: Path) -> str:
+    return "finished" if path.stem == "sheet" else f"step {int(path.stem.removeprefix('step-'))}"

@@ -1,0 +1,137 @@
+"""Draws pictures from recipes, with one pipeline kept warm between them."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from app.recipe import Recipe, file_hash
+from pipelines import APG, CFG
+from pipelines.adapters import fingerprint
+from pipelines.errors import UserError
+from training import Customization, Run
+from training.model import open_base
+from training.sampling import guided_pipeline
+
+RULES = {"APG": APG, "CFG": CFG}
+LARGEST_SEED = 2**32 - 1
+AT_ONCE = 512 * 512  # pixels that are drawn in one batch: many small pictures, or one large one
+
+log = logging.getLogger("joinery")
+
+
+class Stopped(Exception):
+    """The person asked for it: not an error."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is drawn with: a base, and maybe the adapter of a run."""
+
+    name: str  # as recipes name the base
+    base: str
+    precision: str
+    resolution: int
+    run: Run | None = None
+
+    @classmethod
+    def of(cls, config: Customization, run: Run | None = None) -> "Model":
+        base = config.resolved_base()
+        name = Path(base).name if Path(base).exists() else base
+        return cls(name, base, config.precision, config.resolution, run)
+
+
+class Painter:
+    """Keeps the last pipeline. Only one thread draws at a time; any thread may stop it."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._base: tuple[str, str] | None = None
+        self._adapter: str | None = None  # the hash of the file that is loaded
+        self._base_hash = ""
+        self._pipe = None
+
+    def draw(
+        self,
+        model: Model,
+        recipe: Recipe,
+        count: int,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        stop: threading.Event | None = None,
+    ) -> list[tuple[Image.Image, Recipe]]:
+        """Draw `count` pictures with seeds from the recipe's on; each comes with the recipe that is its own.
+
+        Raises:
+            UserError: the base or the adapter cannot be opened, or the memory does not suffice.
+            Stopped: `stop` was set.
+        """
+        stop = stop or threading.Event()
+        with self._lock:
+            pipe, recipe = self._open(model, recipe)
+            if recipe.adapter:
+                pipe.set_scales(content=recipe.content, style=recipe.style)
+            seeds = [(recipe.seed + i) % (LARGEST_SEED + 1) for i in range(count)]
+            batch = max(1, AT_ONCE // model.resolution**2)
+            pictures = []
+            for first in range(0, count, batch):
+                chunk = seeds[first : first + batch]
+
+                def after_step(pipe, step, timestep, tensors, first=first, chunk=chunk):
+                    if stop.is_set():
+                        raise Stopped
+                    progress(first * recipe.steps + (step + 1) * len(chunk), count * recipe.steps)
+                    return tensors
+
+                pictures += self._draw_batch(pipe, recipe, chunk, after_step)
+            return [(picture, replace(recipe, seed=seed)) for picture, seed in zip(pictures, seeds, strict=True)]
+
+    def _draw_batch(self, pipe, recipe: Recipe, seeds: list[int], after_step: Callable) -> list[Image.Image]:
+        try:
+            return pipe(
+                [recipe.prompt] * len(seeds),
+                negative_prompt=[recipe.negative_prompt] * len(seeds) if recipe.negative_prompt else None,
+                height=recipe.resolution,
+                width=recipe.resolution,
+                guidance_scale=recipe.guidance_scale,
+                guidance=RULES[recipe.guidance](**recipe.guidance_settings),
+                num_inference_steps=recipe.steps,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                callback_on_step_end=after_step,
+            ).images
+        except (torch.OutOfMemoryError, MemoryError):
+            raise UserError(
+                "The memory does not suffice for these pictures", "Draw fewer, or close other programs"
+            ) from None
+
+    def _open(self, model: Model, recipe: Recipe):
+        """The pipeline for a model, and the recipe with what only the opened files can tell."""
+        if self._base != (model.base, model.precision):
+            self._base = self._pipe = None  # two large bases at once may not fit
+            self._pipe = guided_pipeline(open_base(model.base, model.precision))
+            self._base, self._adapter = (model.base, model.precision), None
+            self._base_hash = fingerprint(self._pipe.unet)
+        wanted = None
+        if model.run:
+            if not model.run.adapter.exists():
+                raise UserError(f"The run {model.run.folder.name} has no adapter yet", "Let its training end first")
+            wanted = file_hash(model.run.adapter)
+        if self._adapter != wanted:
+            self._adapter = None
+            self._pipe.unload_adapter()
+            if wanted:
+                self._pipe.load_adapter(model.run.adapter)
+            self._adapter = wanted
+        settings = recipe.guidance_settings or _plain(asdict(RULES[recipe.guidance]()))
+        known = {"base": model.name, "base_hash": self._base_hash, "adapter_hash": wanted or ""}
+        return self._pipe, replace(
+            recipe, **known, adapter=model.run.folder.name if model.run else "", guidance_settings=settings
+        )
+
+
+def _plain(settings: dict) -> dict:
+    """Settings as JSON gives them back, so that a recipe equals the one read from its picture."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}

@@ -1,0 +1,105 @@
+"""The studio: one page, served by one small web application."""
+
+from pathlib import Path
+
+import gradio as gr
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import FileResponse
+
+from app import figures, look
+from app.library import Library
+from app.pages import QUICK, play, project, train
+from app.painter import Painter
+from pipelines.errors import UserError
+from training import Customization
+
+TITLE = "Joinery"
+LARGEST_UPLOAD = "50mb"
+
+
+def build(library: Library, sample: Customization) -> gr.Blocks:
+    """The page. `sample` is the project that is filled in when it opens."""
+    form = project.ProjectForm(sample)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+        gr.HTML(
+            f'<div class="masthead"><h1>{TITLE}</h1>'
+            "<p>Learn a content and a style apart, join them, and draw the one in the other.</p></div>",
+            padding=False,
+        )
+        with gr.Tabs(selected="project") as tabs:
+            with gr.Tab("1  Project", id="project"):
+                projects = project.build(library, sample)
+            with gr.Tab("2  Train", id="train"):
+                trains = train.build(library)
+            with gr.Tab("3  Play", id="play"):
+                plays = play.build(library, sample, Painter())
+
+        known = gr.State([])  # the finished runs that the page offers
+
+        def start(*values):
+            try:
+                run = project.start_run(library, form, values)
+            except UserError as error:
+                return figures.note(str(error), "error"), gr.skip(), gr.skip()
+            return "", train.choices(library, run.folder.name), gr.Tabs(selected="train")
+
+        def open_page():
+            """A page that is opened, or opened again, shows the run that is being trained."""
+            tab = gr.Tabs(selected="train") if library.running() else gr.skip()
+            return train.choices(library), tab, *plays.offer()
+
+        def play_with(name: str):
+            return gr.Tabs(selected="play"), *plays.offer(name)
+
+        projects.start.click(start, projects.fields, [projects.note, trains.run, tabs], trigger_mode="once", **QUICK)
+        page.load(open_page, None, [trains.run, tabs, *plays.shown], **QUICK)
+        trains.play.click(play_with, trains.run, [tabs, *plays.shown], **QUICK)
+        trains.timer.tick(plays.add_new, [plays.run, known], [*plays.shown, known], **QUICK)
+    page.queue(max_size=32)
+    return page
+
+
+def serve(runs: Path, sample: Path) -> FastAPI:
+    """The web application: the page at /, adapters to download, and a health check.
+
+    Raises:
+        UserError: the sample project cannot be read, or the folder for runs cannot be made.
+    """
+    library = Library(runs.resolve())
+    try:
+        library.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder {runs} cannot be made ({error.strerror})", "Name another with --runs") from None
+    customization = Customization.load(sample)
+    server = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @server.get("/healthz")
+    def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @server.get("/adapters/{name}.safetensors")
+    def adapter(name: str) -> FileResponse:
+        """A finished run's adapter, under a name that tells which."""
+        try:
+            run = library.find(name)
+        except UserError as error:
+            raise HTTPException(404, str(error)) from None
+        if not run.adapter.exists():
+            raise HTTPException(404, f"The run {name} has no adapter yet.")
+        return FileResponse(run.adapter, filename=f"{name}.safetensors", media_type="application/octet-stream")
+
+    return gr.mount_gradio_app(
+        server,
+        build(library, customization),
+        path="/",
+        theme=look.THEME,
+        css=look.CSS,
+        head=look.HEAD,
+        allowed_paths=[str(library.folder), str(sample.resolve().parent)],
+        max_file_size=LARGEST_UPLOAD,
+        footer_links=["settings"],
+        run_history=False,
+        enable_monitoring=False,
+        pwa=False,
+        ssr_mode=False,
+    )

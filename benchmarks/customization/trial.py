@@ -1,0 +1,120 @@
+"""One trial of break and make, scored: python -m benchmarks.customization.trial NAME [key=value ...]
+
+Trains samples/project.toml with some keys changed (optimizer.lr=5e-3), then scores it and adds a line to
+results/trials.jsonl. Each picture is judged by the nearest of 38 real ones (nine contents, seven styles) in colours
+averaged over 4 x 4 pixels: whether that one has the right style, and the right content. `truth` is the base's own
+loss on the one true picture of the content in the style, which no training saw, at 64 fixed noises.
+"""
+
+import json
+import shutil
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.environment import environment
+from pipelines.errors import UserError
+from training import Customization, customize, sheet
+from training.concepts import open_picture
+from training.loop import keyed, stratified_timesteps
+from training.model import denoising_loss, encode_pictures, encode_prompts, timestep_count
+from training.run import runs_folder
+from training.sampling import open_run
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parents[1] / "samples/project.toml"
+PICTURES = HERE.parent / "pictures"
+CONTENT, STYLE = "koala", "neon"
+SEEDS = tuple(range(16))
+NOISES = 64
+
+
+def features(picture: Image.Image) -> np.ndarray:
+    """Colours averaged over 4 x 4 pixels, flat."""
+    pixels = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
+    return pixels.reshape(16, 4, 16, 4, 3).mean((1, 3)).ravel()
+
+
+def judge(pictures: list[Image.Image]) -> dict[str, float]:
+    """Shares of pictures whose nearest real one has the content, the style, both; distance to the true answer."""
+    real = {tuple(file.stem.split(",")): features(open_picture(file)) for file in PICTURES.glob("*.png")}
+    names, known = list(real), np.stack(list(real.values()))
+    rows = np.stack([features(picture) for picture in pictures])
+    nearest = [names[((known - row) ** 2).sum(1).argmin()] for row in rows]
+    return {
+        "content": float(np.mean([content == CONTENT for content, _ in nearest])),
+        "style": float(np.mean([style == STYLE for _, style in nearest])),
+        "both": float(np.mean([pair == (CONTENT, STYLE) for pair in nearest])),
+        "distance": round(float(np.sqrt(((rows - real[CONTENT, STYLE]) ** 2).mean(1)).mean()), 4),
+    }
+
+
+@torch.no_grad()
+def score(folder: Path) -> dict[str, dict[str, float]]:
+    """Row -> figures, for the base alone, content only, style only and both."""
+    pipe, config = open_run(folder)
+    prompt, settings = config.sample_prompt, config.samples
+    truth = encode_pictures(pipe, _pixels(PICTURES / f"{CONTENT},{STYLE}.png")).expand(NOISES, -1, -1, -1)
+    condition = {
+        k: v.expand(NOISES, *v.shape[1:]) for k, v in encode_prompts(pipe, [prompt], config.resolution).items()
+    }
+    noise = torch.randn(truth.shape, generator=keyed("noise of the score"))
+    timesteps = stratified_timesteps(NOISES, timestep_count(pipe), keyed("timesteps of the score"))
+    rows = {}
+    for row, (content, style) in sheet.SCALES.items():
+        pipe.set_scales(content=content, style=style)
+        drawn = sheet.draw(pipe, prompt, SEEDS, config.resolution, settings.guidance_scale, settings.inference_steps)
+        loss = denoising_loss(pipe, truth, condition, noise, timesteps).item()
+        rows[row] = judge(drawn) | {"truth": round(loss, 4)}
+    return rows
+
+
+def _pixels(path: Path) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(open_picture(path))).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def changed(changes: list[str]) -> Customization:
+    """The sample project with keys changed, each "table.key=value" with the value as in TOML."""
+    config = Customization.load(PROJECT).model_dump(by_alias=True)
+    for change in changes:
+        path, found, value = change.partition("=")
+        *tables, key = path.split(".")
+        if not found:
+            raise UserError(f"{change!r} is no change", "Write key=value, for example optimizer.lr=5e-3")
+        place = config
+        for table in tables:
+            place = place[table]
+        if path == "optimizer.name":
+            config["optimizer"] = {}
+            place = config["optimizer"]
+        try:
+            place[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            place[key] = value
+    return Customization(**config)
+
+
+def main(name: str, *changes: str) -> None:
+    folder = runs_folder() / "trials" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    began = time.monotonic()
+    run = customize(changed(list(changes)), folder)
+    row = {"name": name, "changes": changes, "seconds": round(time.monotonic() - began), "rows": score(run.folder)}
+    row["losses"] = {
+        stage: round(float(np.mean([e["loss"] for e in run.read_metrics() if e["stage"] == stage][-20:])), 4)
+        for stage in ("content", "style", "make")
+    }
+    results = HERE / "results" / "trials.jsonl"
+    results.parent.mkdir(exist_ok=True)
+    with open(results, "a", encoding="utf-8") as file:
+        file.write(json.dumps(environment() | row) + "\n")
+    print(json.dumps(row, indent=1), run.sheet)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

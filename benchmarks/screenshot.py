@@ -1,0 +1,79 @@
+"""Take the README's picture of the studio: python -m benchmarks.screenshot [--runs FOLDER]
+
+The picture is of its third page: the newest finished run, drawn from seed 0 with nothing, content, style, and both.
+Needs a Chromium and playwright (requirements-dev.txt).
+"""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tyro
+import uvicorn
+from playwright.sync_api import expect, sync_playwright
+
+from app.__main__ import HOUSE, listen
+from app.studio import serve
+from training.run import runs_folder
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PATIENCE = 120_000  # milliseconds
+
+
+@contextmanager
+def studio(runs: Path, project: Path) -> Iterator[str]:
+    """The address of a studio that shows a folder of runs; it closes with the context."""
+    with listen("127.0.0.1", 0) as door:
+        server = uvicorn.Server(uvicorn.Config(serve(runs, project), log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, args=([door],), daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(timeout=30)
+
+
+def take(
+    runs: Path | None = None,
+    out: Path = HOUSE / "docs" / "pictures" / "studio.png",
+    width: int = 1280,
+    dark: bool = False,
+) -> None:
+    """Take the picture.
+
+    Args:
+        runs: the folder of the studio's runs; the data folder's if not given.
+        out: the PNG to write.
+        width: of the window; 390 is a telephone's.
+        dark: as people see it who asked their system for dark windows.
+    """
+    browser_path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    with studio(runs or runs_folder(), HOUSE / "samples/project.toml") as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        page = browser.new_page(
+            viewport={"width": width, "height": 800}, color_scheme="dark" if dark else "light", device_scale_factor=1.5
+        )
+        page.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
+        page.goto(address)
+        page.get_by_role("tab", name="3 Play").click()
+        expect(page.locator("#adapter a")).to_be_visible()
+        page.get_by_label("New seed each time").uncheck()
+        page.get_by_label("Seed", exact=True).fill("0")
+        page.click("#compare")
+        expect(page.locator("#pictures img")).to_have_count(16)
+        page.mouse.move(0, 0)
+        page.wait_for_function("[...document.querySelectorAll('#pictures img')].every(img => img.complete)")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=out, full_page=True)
+        browser.close()
+    print(out)
+
+
+if __name__ == "__main__":
+    tyro.cli(take)

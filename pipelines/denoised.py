@@ -1,0 +1,101 @@
+"""Model output <-> denoised prediction: x0 = A x + B o, for every scheduler and prediction type.
+
+x is the latent as the network sees it (after `scale_model_input`), o the network's output. In that space every
+variance-preserving scheduler has one formula, with a = 1 / sqrt(1 + sigma^2) and s = sigma a:
+
+    epsilon   A = 1 / a, B = -s / a        v         A = a, B = -s
+    sample    A = 0,     B = 1             flow      A = 1, B = -sigma
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pipelines.errors import UserError
+
+
+def coefficients(scheduler, timestep: Tensor | float) -> tuple[float, float]:
+    """A and B of x0 = A x + B o at the present evaluation.
+
+    Args:
+        scheduler: of diffusers, its timesteps set; where it has sigmas they are used, since timesteps are rounded.
+        timestep: what the network was given; used only by schedulers without sigmas.
+
+    Raises:
+        UserError: the scheduler's prediction type is not known.
+    """
+    if hasattr(scheduler, "precondition_outputs"):
+        return _edm(scheduler)
+    kind = getattr(scheduler.config, "prediction_type", "epsilon")
+    if _is_flow(scheduler):
+        sigma = _sigma(scheduler)
+        return (1.0, 1 - sigma) if getattr(scheduler.config, "invert_sigmas", False) else (1.0, -sigma)
+    if _sigmas(scheduler) is not None:
+        sigma = _sigma(scheduler)
+        a = 1 / math.sqrt(1 + sigma**2)
+        s = sigma * a
+    else:
+        alpha = float(scheduler.alphas_cumprod[int(timestep)])
+        a, s = math.sqrt(alpha), math.sqrt(1 - alpha)
+    match kind:
+        case "epsilon":
+            if a == 0:
+                raise UserError(
+                    "The schedule begins at a signal-to-noise ratio of zero, where a noise prediction says nothing",
+                    "Switch rescale_betas_zero_snr off, or use a model that predicts v",
+                )
+            return 1 / a, -s / a
+        case "v_prediction":
+            return a, -s
+        case "sample":
+            return 0.0, 1.0
+    raise UserError(
+        f"The scheduler {type(scheduler).__name__} predicts {kind!r}, which guidance cannot turn into a picture",
+        "Use a scheduler with prediction_type epsilon, v_prediction, sample or a flow",
+    )
+
+
+def _is_flow(scheduler) -> bool:
+    config = scheduler.config
+    return (
+        type(scheduler).__name__.startswith("FlowMatch")
+        or getattr(config, "use_flow_sigmas", False)
+        or getattr(config, "prediction_type", None) == "flow_prediction"
+    )
+
+
+def _sigmas(scheduler) -> Tensor | None:
+    return getattr(scheduler, "sigmas", None)
+
+
+def step_index(scheduler) -> int:
+    """Which entry of the scheduler's sigmas the present evaluation is at."""
+    for index in (scheduler.step_index, scheduler.begin_index):
+        if index is not None:
+            return int(index)
+    return int(scheduler.index_for_timestep(scheduler.timesteps[0]))
+
+
+def _sigma(scheduler) -> float:
+    """The noise level of the evaluation that is about to be used."""
+    index = step_index(scheduler)
+    if getattr(scheduler, "state_in_first_order", True) is False:  # the second half of a two-evaluation step
+        name = type(scheduler).__name__
+        if name == "DPMSolverSDEScheduler":
+            return float(scheduler.mid_point_sigma)
+        if name == "KDPM2DiscreteScheduler":
+            return float(scheduler.sigmas_interpol[index])
+        if name == "KDPM2AncestralDiscreteScheduler":
+            return float(scheduler.sigmas_interpol[index - 1])
+    return float(scheduler.sigmas[index])
+
+
+def _edm(scheduler) -> tuple[float, float]:
+    """Read A and B off the scheduler's own preconditioning, which is linear in both of its arguments."""
+    sigma = scheduler.sigmas[step_index(scheduler)]
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    c_in = float(scheduler.precondition_inputs(one, sigma))
+    c_skip = float(scheduler.precondition_outputs(one, zero, sigma))
+    c_out = float(scheduler.precondition_outputs(zero, one, sigma))
+    return c_skip / c_in, c_out

@@ -1,0 +1,182 @@
+"""Guidance rules: how the conditional and the unconditional denoised prediction become one.
+
+A rule is a frozen description; what it remembers from one evaluation to the next lies in a `GuidanceState` that belongs
+to one call of a pipeline. All mathematics is in float32, per sample, over all non-batch dimensions.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from pipelines.errors import UserError
+
+SDXL_ELEMENTS = 4 * 128 * 128  # of a latent at 1024 px
+# Model -> the paper's radius, elements of its latent, momentum; eta is 0 throughout.
+PUBLISHED = {
+    "sdxl": (15.0, SDXL_ELEMENTS, -0.5),
+    "edm2-s": (2.5, 4 * 64 * 64, -0.75),
+    "dit-xl/2": (5.0, 4 * 32 * 32, -0.5),
+}
+
+
+@dataclass
+class GuidanceState:
+    """What a rule remembers within one call: the running direction, and figures of each evaluation if asked for."""
+
+    direction: Tensor | None = None
+    figures: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class GuidanceRule:
+    """The common ground of all rules.
+
+    Args:
+        interval: guide only between these fractions of the sampling steps, 0 <= start < stop <= 1 (arXiv 2404.07724).
+            A step k of n is inside where start <= k / n < stop. Outside, the unconditional half is not computed.
+            None is the whole schedule.
+        record: keep figures of every evaluation in the pipeline's `guidance_record`.
+    """
+
+    interval: tuple[float, float] | None = field(default=(0.0, 1.0), kw_only=True)
+    record: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self):
+        # One form, so that rules are equal when they mean the same: JSON gives lists.
+        object.__setattr__(self, "interval", (0.0, 1.0) if self.interval is None else tuple(self.interval))
+        if len(self.interval) != 2:
+            raise UserError(f"interval is {self.interval}", "Give two numbers, (start, stop)")
+        start, stop = self.interval
+        if not 0 <= start < stop <= 1:
+            raise UserError(f"interval is {self.interval}", "Give (start, stop) with 0 <= start < stop <= 1")
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether the rule is what the stock pipeline does anyway."""
+        raise NotImplementedError
+
+    def covers(self, step: int, steps: int) -> bool:
+        """Whether step `step` of `steps` lies in the interval."""
+        start, stop = self.interval
+        return start <= step / steps < stop
+
+    def bracket(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
+        """The direction U of `guided = conditional + (guidance_scale - 1) * U`, float32.
+
+        Args:
+            conditional, unconditional: denoised predictions, [batch, ...].
+            state: of this call; changed.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CFG(GuidanceRule):
+    """Classifier-free guidance (arXiv 2207.12598): what the stock pipelines do."""
+
+    @property
+    def is_stock(self) -> bool:
+        return True
+
+    def bracket(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
+        direction = conditional.float() - unconditional.float()
+        if self.record:
+            state.figures.append(_figures(direction, direction, project(direction, conditional.float())))
+        return direction
+
+
+@dataclass(frozen=True)
+class APG(GuidanceRule):
+    """Adaptive projected guidance (arXiv 2410.02416, Algorithm 1): high guidance scales without oversaturation.
+
+    The defaults are the values published for SDXL.
+
+    Args:
+        eta: share that is kept of the part parallel to the prediction, which is what oversaturates; 1 keeps all.
+        norm_threshold: largest root-mean-square of the direction per latent element; None does not limit it.
+        momentum: in -1 < momentum <= 0, usually negative: pushes away from where the last evaluations went.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    eta: float = 0.0
+    norm_threshold: float | None = 15 / math.sqrt(SDXL_ELEMENTS)
+    momentum: float = -0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (math.isfinite(self.eta) and 0 <= self.eta <= 1):
+            raise UserError(f"eta is {self.eta}", "Give a value from 0 (no parallel part) to 1 (all of it)")
+        if self.norm_threshold is not None and not (math.isfinite(self.norm_threshold) and self.norm_threshold > 0):
+            raise UserError(f"norm_threshold is {self.norm_threshold}", "Give a positive number, or None for no limit")
+        if not -1 < self.momentum <= 0:
+            raise UserError(f"momentum is {self.momentum}", "Give a value above -1 and at most 0")
+
+    @classmethod
+    def paper(cls, name: str) -> "APG":
+        """The published settings for a model: "sdxl" (1024 px), "edm2-s" or "dit-xl/2".
+
+        The paper limits the L2 norm of the whole direction; divided by the square root of the number of latent elements
+        it is the norm_threshold here.
+        """
+        radius, elements, momentum = _named(PUBLISHED, name, "published settings")
+        return cls(norm_threshold=radius / math.sqrt(elements), momentum=momentum)
+
+    @classmethod
+    def preset(cls, name: str) -> "APG":
+        """What suits a base: "emoji" is the embedded one (benchmarks/guidance/sweep.py), "sdxl" the paper's."""
+        return cls(**_named(PRESETS, name, "preset"))
+
+    @property
+    def is_stock(self) -> bool:
+        return self.eta == 1 and self.norm_threshold is None and self.momentum == 0
+
+    def bracket(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
+        direction = conditional.float() - unconditional.float()
+        if self.momentum:
+            if state.direction is not None:
+                direction = direction + self.momentum * state.direction
+            state.direction = direction  # kept unclipped
+        clipped = limit_rms(direction, self.norm_threshold) if self.norm_threshold else direction
+        parallel = project(clipped, conditional.float())
+        if self.record:
+            state.figures.append(_figures(direction, clipped, parallel))
+        return clipped - parallel + self.eta * parallel
+
+
+PRESETS = {"emoji": {"eta": 0.0, "norm_threshold": 0.06, "momentum": 0.0}, "sdxl": {}}
+
+
+def _named(table: dict, name: str, what: str):
+    if name.lower() not in table:
+        raise UserError(f"There is no {what} for {name!r}", f"Choose one of {', '.join(table)}")
+    return table[name.lower()]
+
+
+def limit_rms(direction: Tensor, threshold: float) -> Tensor:
+    """Shorten each sample of [batch, ...] to at most `threshold` root-mean-square per element."""
+    return direction * (threshold / rms(direction).clamp_min(1e-30)).clamp_max(1)
+
+
+def project(vector: Tensor, onto: Tensor) -> Tensor:
+    """The part of each sample of [batch, ...] that is parallel to `onto`."""
+    dims = tuple(range(1, vector.ndim))
+    share = (vector * onto).sum(dims, keepdim=True) / onto.square().sum(dims, keepdim=True).clamp_min(1e-30)
+    return share * onto
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root-mean-square of each sample: [batch, ...] -> [batch, 1, ...]."""
+    return x.square().mean(tuple(range(1, x.ndim)), keepdim=True).sqrt()
+
+
+def _figures(direction: Tensor, clipped: Tensor, parallel: Tensor) -> dict[str, float]:
+    """Means over the batch of one evaluation."""
+    before, after = rms(direction), rms(clipped)
+    return {
+        "rms": float(before.mean()),
+        "clipped": float((after < before * (1 - 1e-6)).float().mean()),
+        "parallel": float((rms(parallel) / after.clamp_min(1e-30)).mean()),
+    }

@@ -1,0 +1,81 @@
+"""Training jobs: started, watched, cancelled, resumed; found again by a studio that did not start them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from app import jobs
+from pipelines.errors import UserError
+from tests.app.conftest import pictures_of
+
+PATIENCE = 180  # seconds, for machines that do other things too
+
+
+def wait_for(run, reached) -> jobs.Job:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        job = jobs.look(run)
+        if reached(job):
+            return job
+        time.sleep(0.05)
+    raise AssertionError(f"{jobs.look(run)}\n{jobs.log_path(run).read_text()}")
+
+
+def test_a_job_starts_reports_is_cancelled_and_resumes_to_the_end(library, config):
+    config.steps.break_ = 200  # long enough to be caught at it
+    run = library.create(config, pictures_of(config))
+    assert jobs.look(run).status == "new"
+    jobs.start(run)
+    assert jobs.look(run).status == "preparing"  # at once, long before the child can say so itself
+    assert library.running() == run
+
+    job = wait_for(run, lambda job: job.step >= 2)
+    assert (job.status, job.stage, job.steps) == ("running", "content", 406)
+    assert job.loss > 0 and job.time_left > 0
+    other = library.create(config, pictures_of(config))
+    with pytest.raises(UserError, match="is being trained"):
+        jobs.start(other)
+
+    jobs.cancel(run)
+    cancelled = wait_for(run, lambda job: not job.live)
+    assert cancelled.status == "cancelled" and library.running() is None
+    steps = len(run.read_metrics())
+    assert 2 <= steps < 406
+
+    # A session of its own: what ends the studio's does not end the training.
+    jobs.start(run)
+    wait_for(run, lambda job: job.step > steps)
+    pid = run.read_state()["pid"]
+    assert os.name == "nt" or os.getsid(pid) != os.getsid(0)
+
+    # Killed without a last word, it can be resumed as well.
+    psutil.Process(pid).kill()
+    job = wait_for(run, lambda job: not job.live)
+    assert job.status == "interrupted" and job.status in jobs.RESUMABLE
+
+
+@pytest.mark.parametrize("last_line", ["The port is closed. Open it.", ""])
+def test_a_pid_that_is_gone_or_another_process_means_interrupted(library, config, last_line):
+    run = library.create(config, pictures_of(config))
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    state = {"status": "running", "stage": "style", "step": 7, "steps": 30, "pid": child.pid, "pid_started": 1.0}
+    # The second is this very process, which was not there when the run was written.
+    for pid in (child.pid, os.getpid()):
+        run.state.write_text(json.dumps(state | {"pid": pid}))
+        jobs.log_path(run).write_text(f"Going on after step 3\n{last_line}\n\n")
+        job = jobs.look(run)
+        assert (job.status, job.stage, job.step, job.message) == ("interrupted", "style", 7, last_line)
+        jobs.cancel(run)  # reaches nobody; were it otherwise, this test would not end
+
+
+def test_a_run_without_state_or_with_a_damaged_one_is_new(library, config):
+    run = library.create(config, pictures_of(config))
+    run.state.write_text('{"status": "run')
+    assert jobs.look(run) == jobs.Job("new")
+    jobs.cancel(run)

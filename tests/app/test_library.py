@@ -1,0 +1,69 @@
+"""Runs on disk, and the checks before one is made."""
+
+import pytest
+from PIL import Image
+
+from app.checks import check
+from app.library import Library
+from pipelines.errors import UserError
+from tests.app.conftest import pictures_of
+from training import Customization, Run
+
+
+def test_a_new_run_holds_everything_it_needs(library, config):
+    pictures = pictures_of(config)
+    pictures["content"][0] = (pictures["content"][0][0], "a {placeholder} of its own")
+    run = library.create(config, pictures)
+    assert run.folder.name == "red-on-blue"
+    stored = Customization.load(run.config)
+    for concept in (stored.content, stored.style):
+        for path in (*concept.pictures, *concept.others):
+            assert path.resolve().is_relative_to(run.folder.resolve())
+            assert len(list(path.glob("*.png"))) == 3
+    assert (run.folder / "pictures/content/01-picture-0.txt").read_text() == "a {placeholder} of its own"
+    assert stored.steps == config.steps and stored.content.class_word == "koala"
+
+
+def test_names_never_collide_and_never_leave_the_folder(library, config):
+    for name, expected in (("a b", "a-b"), ("A  b!", "a-b-2"), ("..", "run"), ("...", "run-2"), ("Köln", "köln")):
+        config.name = name
+        assert library.create(config, pictures_of(config)).folder == library.folder / expected
+    assert len(library.runs()) == 5 and library.runs()[0].folder.name == "köln"
+    (library.folder / "base").mkdir()  # not a run
+    assert len(library.runs()) == 5
+    for name in ("base", "../runs/a-b", "", "nothing"):
+        with pytest.raises(UserError, match="There is no run"):
+            library.find(name)
+    assert library.find("a-b") == Run(library.folder / "a-b")
+
+
+def test_finished_runs_and_their_pace(finished, config):
+    library = Library(finished.folder.parent)
+    assert library.finished() == [finished]
+    config.steps.break_, config.steps.make = 100, 0
+    seconds = library.estimate(config)
+    assert seconds > 0
+    config.steps.break_ = 200
+    assert library.estimate(config) == pytest.approx(2 * seconds)
+    config.resolution = 64
+    assert library.estimate(config) is None  # no run like it
+
+
+def test_pictures_are_judged_in_words(tmp_path):
+    paths = {}
+    for name, size, colour in (("one", 64, "red"), ("two", 64, "red"), ("small", 20, "blue"), ("tiny", 8, "blue")):
+        paths[name] = tmp_path / f"{name}.png"
+        Image.new("RGB", (size, size), colour).save(paths[name])
+    paths["broken"] = tmp_path / "broken.png"
+    paths["broken"].write_bytes(paths["one"].read_bytes()[:60])
+
+    findings = check("content", list(paths.values()), 32)
+    assert [finding.blocks for finding in findings] == [False, False, True, True, False]
+    same, small, tiny, broken, few = (finding.text for finding in findings)
+    assert same.startswith("two.png and one.png are the same picture")
+    assert small.startswith("small.png is only 20 x 20 pixels")
+    assert tiny.startswith("tiny.png is 8 x 8 pixels") and broken.startswith("broken.png cannot be opened")
+    assert few.startswith("Only 2 pictures of the content")
+    assert str(tmp_path) not in "".join(finding.text for finding in findings)
+    assert check("style", [], 32)[0].blocks
+    assert check("style", [paths["one"]], 32) == []

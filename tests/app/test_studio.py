@@ -1,0 +1,167 @@
+"""The main job in a real browser, and the doors of the web application."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import psutil
+import pytest
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
+from safetensors import safe_open
+
+from app import jobs
+from app.__main__ import HOUSE
+from app.recipe import Recipe
+from app.studio import build as studio_page
+
+PATIENCE = 90_000  # milliseconds, for machines that do other things too
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CUT_OFF = ("AbortError", "Connection errored out")  # what a page says of its open requests when it is left
+SWITCHES = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture
+def page(studio):
+    """A browser page that notes every console error, failed response and request to elsewhere: there must be none."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium was found; install it from the system's packages")
+    address, faults = studio[0], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        page = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True).new_page()
+        page.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
+        page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("response", lambda r: faults.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+        here = (address, "data:", "blob:")
+        page.on("request", lambda r: None if r.url.startswith(here) else faults.append(r.url))
+        yield page
+        browser.close()
+    assert [fault for fault in faults if not any(words in fault for words in CUT_OFF)] == []
+
+
+def test_the_main_job_by_hand(studio, page, tmp_path):
+    address, library = studio
+    page.goto(address)
+    for concept in ("content", "style"):
+        expect(page.locator(f"#{concept}-pictures img")).to_have_count(3)
+        expect(page.locator(f"#{concept}-findings")).to_contain_text("These pictures are fine")
+
+    # What is wrong is said in words, before anything starts.
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    page.locator("#content-pictures input[type=file]").first.set_input_files(tmp_path / "torn.png")
+    expect(page.locator("#content-findings .error")).to_contain_text("torn.png cannot be opened")
+    page.click("#start")
+    expect(page.locator("#project-note .error")).to_contain_text("torn.png cannot be opened")
+    page.reload()
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_label("Adapter rank").fill("3")
+    page.click("#start")
+    expect(page.locator("#project-note .error")).to_contain_text("adapter.rank is 3")
+    assert library.runs() == []
+
+    # Start; and while it trains, the page can be closed and opened again.
+    page.get_by_label("Adapter rank").fill("4")
+    page.click("#start")
+    expect(page.locator(".progress")).to_have_attribute("data-status", "preparing")
+    expect(page.locator(".progress")).to_have_attribute("data-status", "running")
+    run = library.running()
+    child = psutil.Process(run.read_state()["pid"])
+    child.suspend()
+    page.reload()
+    expect(page.locator(".progress")).to_have_attribute("data-status", "running")
+    expect(page.locator(".progress")).to_contain_text(run.folder.name)
+    expect(page.locator("#cancel")).to_be_visible()
+    child.resume()
+    expect(page.locator("#strips img").first).to_be_visible()
+    expect(page.locator(".progress")).to_have_attribute("data-status", "done")
+    expect(page.locator("svg.curve")).to_be_visible()
+    expect(page.locator(".progress")).to_contain_text("30 of 30")
+    assert jobs.look(run).status == "done"
+
+    # Draw, and draw the same once more from the picture's own recipe.
+    page.click("#play")
+    expect(page.locator("#prompt textarea")).to_have_value("sks koala, zwx style")
+    page.click("#draw")
+    expect(page.locator("#pictures img")).to_have_count(4)
+    first = page.locator("#pictures img").first.get_attribute("src")
+    picture = tmp_path / "first.png"
+    picture.write_bytes(page.request.get(first).body())
+    recipe = Recipe.read(picture)
+    assert recipe.adapter == run.folder.name and Image.open(picture).size == (32, 32)
+    expect(page.locator("#pictures img").first).to_have_css("image-rendering", "pixelated")
+
+    page.fill("#prompt textarea", "something else")
+    page.click("#draw")
+    expect(page.locator("#pictures img").first).not_to_have_attribute("src", first)
+    page.get_by_role("button", name="Draw a picture again").click()
+    page.locator("#recipe input[type=file]").set_input_files(picture)
+    expect(page.locator("#play-note")).to_contain_text("as the picture was drawn")
+    expect(page.locator("#prompt textarea")).to_have_value(recipe.prompt)
+    page.click("#draw")
+    # A file is served under a hash of its bytes, so the same address is the same picture with the same recipe.
+    expect(page.locator("#pictures img").first).to_have_attribute("src", first)
+
+    page.click("#compare")
+    expect(page.locator("#pictures img")).to_have_count(16)
+    for label in ("base", "content", "style", "joined"):
+        expect(page.locator("#pictures").get_by_text(label, exact=True)).to_have_count(4)
+
+    page.fill("#prompt textarea", " ")
+    page.click("#draw")
+    expect(page.locator("#play-note .error")).to_contain_text("The prompt is empty")
+
+    with page.expect_download() as download:
+        page.click("#adapter a")
+    assert download.value.suggested_filename == f"{run.folder.name}.safetensors"
+    download.value.save_as(tmp_path / "adapter.safetensors")
+    with safe_open(tmp_path / "adapter.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["joinery"])["rank"] == 4
+
+
+def test_only_drawing_waits_in_line(config, library):
+    page = studio_page(library, config)
+    queued = [event for event in page.fns.values() if event.queue is not False]
+    assert {event.concurrency_id for event in queued} == {"device"} and len(queued) == 2
+
+
+def test_it_fits_a_telephone(studio, page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(studio[0])
+    for name in ("1 Project", "2 Train", "3 Play"):
+        page.get_by_role("tab", name=name).click()
+        expect(page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_health_and_adapters(studio):
+    address, _ = studio
+    with urllib.request.urlopen(f"{address}/healthz") as answer:
+        assert json.load(answer) == {"status": "ok"}
+    for name in ("nothing", "..", "%2e%2e%2fbase"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{address}/adapters/{name}.safetensors")
+        assert refused.value.code == 404
+
+
+def test_a_taken_port_is_refused_in_one_sentence():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = subprocess.run([sys.executable, "-m", "app", "--port", port], cwd=HOUSE, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"Port {port} of 127.0.0.1 is taken") and ended.stderr.count("\n") == 1

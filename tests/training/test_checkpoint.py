@@ -1,0 +1,93 @@
+import json
+from collections import namedtuple
+
+import pytest
+import torch
+
+from pipelines import UserError
+from training import checkpoint
+from training.checkpoint import Checkpoint
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def save(folder, step):
+    return checkpoint.write(folder, Checkpoint(step, {"a": torch.full((3,), float(step))}, {"identity": "x"}))
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    save(tmp_path, 7)
+    last = checkpoint.read_last(tmp_path)
+    assert (
+        last.step == 7 and last.numbers == {"identity": "x"} and torch.equal(last.tensors["a"], torch.full((3,), 7.0))
+    )
+
+
+def test_old_ones_are_removed_after_the_new_is_there(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["step-000002", "step-000003"]
+
+
+def truncate(path):
+    file = path / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+
+
+def flip(path):
+    file = path / "state.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def cut_manifest(path):
+    (path / "manifest.json").write_text('{"step": 2, "fil')
+
+
+def drop_manifest(path):
+    (path / "manifest.json").unlink()
+
+
+def drop_state(path):
+    (path / "state.safetensors").unlink()
+
+
+def empty_manifest(path):
+    (path / "manifest.json").write_text(json.dumps({"step": 2}))
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, cut_manifest, drop_manifest, drop_state, empty_manifest])
+def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(tmp_path, caplog, damage):
+    save(tmp_path, 1)
+    damage(save(tmp_path, 2))
+    assert checkpoint.read_last(tmp_path).step == 1
+    assert "step-000002 is broken" in caplog.text
+
+
+def test_none_is_left_when_all_are_broken(tmp_path):
+    truncate(save(tmp_path, 1))
+    assert checkpoint.read_last(tmp_path) is None
+
+
+def test_a_kill_while_writing_leaves_the_last_one(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 2)
+    monkeypatch.undo()
+    assert checkpoint.read_last(tmp_path).step == 1
+    save(tmp_path, 2)
+    assert checkpoint.read_last(tmp_path).step == 2
+
+
+def test_a_full_disk_is_refused_before_writing(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: Usage(100, 100, 1000))
+    with pytest.raises(UserError, match=r"MB are free\. Free space there"):
+        save(tmp_path, 2)
+    assert checkpoint.read_last(tmp_path).step == 1

@@ -1,0 +1,211 @@
+import json
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from pipelines import UserError
+from pipelines.adapters import AdapterMixin, fingerprint
+from tests.tiny import tiny_pipeline
+from training import export, plp
+
+RANK = 8
+FORMATS = ["kohya", "peft"]
+
+
+class Adapted(AdapterMixin, StableDiffusionPipeline):
+    pass
+
+
+def forward(unet):
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, unet.config.in_channels, 8, 8, generator=generator)
+    prompt = torch.randn(2, 5, unet.config.cross_attention_dim, generator=generator)
+    with torch.no_grad():
+        return unet(latents, torch.tensor([10, 500]), encoder_hidden_states=prompt).sample
+
+
+def make(path, style="kohya", rank=RANK, seed=0, layers="attention+feedforward", only=None, base=None):
+    """A trained adapter's file, and the model as training sees it."""
+    unet = tiny_pipeline().unet
+    card_hash = base or fingerprint(unet)
+    adapter = plp.attach(unet, rank, layers, seed=seed)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for concept in ("content", "style"):
+            for parameter in adapter.parameters(concept):
+                value = torch.randn(parameter.shape, generator=generator) * 0.3
+                parameter.copy_(value if only in (None, concept) else torch.zeros_like(value))
+    words = {"content": "sks", "style": "zwx"}
+    factors = adapter.factors()
+    export.write(path, factors, export.Card("tiny", card_hash, rank, seed, "zero", words, tuple(factors)), style)
+    return adapter
+
+
+def adapted(path=None):
+    pipe = tiny_pipeline(Adapted)
+    pipe.set_progress_bar_config(disable=True)
+    if path:
+        pipe.load_adapter(path)
+    return pipe
+
+
+@pytest.mark.parametrize("style", FORMATS)
+def test_plain_diffusers_loads_the_same_model(tmp_path, style):
+    adapter = make(tmp_path / "a.safetensors", style)
+    pipe = tiny_pipeline()
+    before = forward(pipe.unet)
+    pipe.load_lora_weights(tmp_path, weight_name="a.safetensors")
+    expected = forward(adapter.denoiser)
+    assert not torch.allclose(expected, before, atol=1e-3)
+    torch.testing.assert_close(forward(pipe.unet), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_keys_and_metadata_are_those_of_the_web_uis(tmp_path):
+    adapter = make(tmp_path / "a.safetensors", layers="attention")
+    tensors = load_file(tmp_path / "a.safetensors")
+    names = {f"lora_unet_{layer.name.replace('.', '_')}" for layer in adapter.layers}
+    assert tensors.keys() == {f"{n}.{end}" for n in names for end in ("lora_up.weight", "lora_down.weight", "alpha")}
+    assert all(value.item() == RANK for key, value in tensors.items() if key.endswith("alpha"))
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        metadata = file.metadata()
+    card = json.loads(metadata["joinery"])
+    assert metadata["ss_network_dim"] == metadata["ss_network_alpha"] == str(RANK)
+    assert card["halves"] == {"content": "down", "style": "up"} and card["placeholders"]["content"] == "sks"
+    assert card["format"] == 1 and card["scales"] == {"content": 1.0, "style": 1.0} and card["base"] == "tiny"
+
+
+@pytest.mark.parametrize("first, second", [FORMATS, FORMATS[::-1]])
+def test_formats_convert_into_each_other_to_the_bit(tmp_path, first, second):
+    make(tmp_path / "a.safetensors", first)
+    export.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", second)
+    export.convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors", first)
+    (a, card_a), (c, card_c) = export.read(tmp_path / "a.safetensors"), export.read(tmp_path / "c.safetensors")
+    assert load_file(tmp_path / "a.safetensors").keys() == load_file(tmp_path / "c.safetensors").keys()
+    assert card_a == card_c and all(torch.equal(x, y) for k in a for x, y in zip(a[k], c[k], strict=True))
+
+
+@pytest.mark.parametrize("style", FORMATS)
+def test_scales_equal_those_of_training_and_do_not_drift(tmp_path, style):
+    adapter = make(tmp_path / "a.safetensors", style)
+    pipe = adapted(tmp_path / "a.safetensors")
+    fresh = forward(pipe.unet)
+    torch.testing.assert_close(fresh, forward(adapter.denoiser), atol=1e-5, rtol=1e-5)
+    for content, style in [(0.8, 1.0), (0.0, 1.0), (1.0, 0.0), (0.3, 1.7)] * 5:
+        pipe.set_scales(content, style)
+        adapter.set_scales(content, style)
+        torch.testing.assert_close(forward(pipe.unet), forward(adapter.denoiser), atol=1e-5, rtol=1e-5)
+    pipe.set_scales()
+    assert torch.equal(forward(pipe.unet), fresh)
+
+
+def test_scales_of_zero_give_the_base_back(tmp_path):
+    make(tmp_path / "a.safetensors")
+    pipe = adapted()
+    base = forward(pipe.unet)
+    pipe.load_adapter(tmp_path / "a.safetensors")
+    pipe.set_scales(content=0.0, style=0.0)
+    assert torch.equal(forward(pipe.unet), base)
+    pipe.unload_adapter()
+    assert torch.equal(forward(pipe.unet), base)
+
+
+def test_scales_survive_a_move_and_are_shared_by_from_pipe(tmp_path):
+    make(tmp_path / "a.safetensors")
+    pipe = adapted(tmp_path / "a.safetensors")
+    pipe.set_scales(0.5, 1.0)
+    expected = forward(pipe.unet)
+    pipe.to(torch.float64).to(torch.float32)
+    pipe.set_scales(1.0, 1.0)
+    shared = Adapted.from_pipe(pipe)
+    shared.set_scales(0.5, 1.0)
+    assert torch.equal(forward(pipe.unet), expected)
+
+
+def test_loading_replaces_the_adapter_before(tmp_path):
+    make(tmp_path / "a.safetensors")
+    make(tmp_path / "b.safetensors", seed=5)
+    pipe = adapted(tmp_path / "a.safetensors")
+    pipe.load_adapter(tmp_path / "b.safetensors")
+    assert torch.equal(forward(pipe.unet), forward(adapted(tmp_path / "b.safetensors").unet))
+
+
+def test_a_foreign_lora_has_one_scale_for_all(tmp_path):
+    make(tmp_path / "a.safetensors")
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "foreign.safetensors")
+    pipe = adapted(tmp_path / "foreign.safetensors")
+    full = forward(pipe.unet)
+    assert torch.equal(full, forward(adapted(tmp_path / "a.safetensors").unet))
+    pipe.set_scales(0.5, 0.5)
+    assert not torch.equal(forward(pipe.unet), full)
+    with pytest.raises(UserError, match="no separate content and style"):
+        pipe.set_scales(content=0.5, style=1.0)
+
+
+def test_pickles_are_refused_whatever_their_name(tmp_path):
+    make(tmp_path / "a.safetensors")
+    for name in ("weights.bin", "weights.safetensors"):
+        torch.save(load_file(tmp_path / "a.safetensors"), tmp_path / name)
+        with pytest.raises(UserError, match="not a whole safetensors file"):
+            adapted(tmp_path / name)
+
+
+@pytest.mark.parametrize("what", ["missing", "truncated", "unfit"])
+def test_files_that_cannot_be_used_are_told_and_leave_the_base_alone(tmp_path, what):
+    path = tmp_path / "a.safetensors"
+    if what != "missing":
+        make(path)
+    if what == "truncated":
+        path.write_bytes(path.read_bytes()[:-10])
+    if what == "unfit":
+        wide = {key: torch.zeros(8, 999) if "down" in key else value for key, value in load_file(path).items()}
+        save_file(wide, path)
+    pipe = adapted()
+    base = forward(pipe.unet)
+    with pytest.raises(UserError):
+        pipe.load_adapter(path)
+    assert torch.equal(forward(pipe.unet), base)
+    with pytest.raises(UserError, match="no adapter to scale"):
+        pipe.set_scales()
+
+
+def test_an_adapter_of_another_base_is_noticed(tmp_path, caplog):
+    make(tmp_path / "a.safetensors", base="other")
+    adapted(tmp_path / "a.safetensors")
+    assert "not on this base" in caplog.text
+
+
+def test_halves_join_without_training(tmp_path):
+    make(tmp_path / "c.safetensors", only="content")
+    make(tmp_path / "s.safetensors", "peft", only="style")
+    both = make(tmp_path / "both.safetensors")
+    export.join(tmp_path / "c.safetensors", tmp_path / "s.safetensors", tmp_path / "joined.safetensors")
+    pipe = adapted(tmp_path / "joined.safetensors")
+    torch.testing.assert_close(forward(pipe.unet), forward(both.denoiser), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "other, word",
+    [({"seed": 1}, "seed"), ({"rank": 4}, "rank"), ({"base": "b"}, "base"), ({"layers": "cross-attention"}, "layers")],
+)
+def test_halves_that_do_not_belong_together_are_not_joined(tmp_path, other, word):
+    make(tmp_path / "c.safetensors")
+    make(tmp_path / "s.safetensors", **other)
+    with pytest.raises(UserError, match=word):
+        export.join(tmp_path / "c.safetensors", tmp_path / "s.safetensors", tmp_path / "j.safetensors")
+    assert not (tmp_path / "j.safetensors").exists()
+
+
+def test_foreign_files_are_not_joined(tmp_path):
+    make(tmp_path / "c.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "s.safetensors")
+    with pytest.raises(UserError, match="not an adapter made by Joinery"):
+        export.join(tmp_path / "c.safetensors", tmp_path / "s.safetensors", tmp_path / "j.safetensors")
+
+
+def test_a_finished_run_exports_what_it_trained(finished):
+    factors, card = export.read(finished.adapter)
+    assert card.rank == 4 and card.placeholders == {"content": "sks", "style": "zwx"}
+    assert factors.keys() == set(card.layers)

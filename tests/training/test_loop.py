@@ -1,0 +1,339 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter, namedtuple
+
+import psutil
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+from pipelines import UserError
+from tests.tiny import tiny_pipeline
+from tests.training.conftest import optimizers
+from training import Customization, Run, checkpoint, customize
+from training.config import OPTIMIZERS
+from training.loop import (
+    SHORT,
+    Part,
+    choose,
+    keyed,
+    learning_rate_factor,
+    plan,
+    read_all_pictures,
+    stratified_timesteps,
+)
+from training.model import denoising_loss
+from training.optimizers import PACKAGES
+
+TOTAL = 9  # steps of the project in conftest
+
+
+def tensors(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.adapter)
+
+
+def same(first: Run, second: Run) -> bool:
+    a, b = tensors(first), tensors(second)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+class StopAfter:
+    """`should_stop` that lets so many steps pass."""
+
+    def __init__(self, steps: int):
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_the_run_folder_holds_what_the_contract_says(finished):
+    state = finished.read_state()
+    assert (state["status"], state["stage"], state["step"], state["steps"]) == ("done", "export", TOTAL, TOTAL)
+    assert state["pid"] == os.getpid()
+    entries = finished.read_metrics()
+    assert [entry["step"] for entry in entries] == list(range(1, TOTAL + 1))
+    assert [entry["stage"] for entry in entries] == ["content"] * 3 + ["style"] * 3 + ["make"] * 3
+    assert {"steps", "loss", "seconds_per_step", "time_left"} <= entries[0].keys()
+    assert entries[0]["losses"].keys() == {"content", "other styles"}
+    assert finished.sheet.exists() and finished.config.exists() and finished.adapter.exists()
+    assert len(list(finished.checkpoints.iterdir())) == checkpoint.KEEP
+
+
+def test_both_halves_have_learned(finished):
+    for key, value in tensors(finished).items():
+        if key.endswith("lora_up.weight"):
+            assert value[value.shape[0] // 2 :].any()
+        if key.endswith("lora_down.weight"):
+            assert value[:, value.shape[1] // 2 :].any()
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 5, 8])
+def test_a_cancelled_run_goes_on_to_the_same_bits(config, tmp_path, finished, stop):
+    run = customize(config, tmp_path / "run", should_stop=StopAfter(stop))
+    assert run.status == "cancelled" and not run.adapter.exists()
+    assert run.read_state()["pid"] == os.getpid()
+    run = customize(config, tmp_path / "run")
+    assert run.status == "done" and same(run, finished)
+    assert [entry["step"] for entry in run.read_metrics()] == list(range(1, TOTAL + 1))
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(config, project, tmp_path, finished):
+    script = (
+        "import os, signal, sys; from training import Customization, customize\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "def kill(entry):\n"
+        "    if entry['step'] == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "customize(Customization.load(sys.argv[1]), sys.argv[2], progress=kill)"
+    )
+    run = Run(tmp_path / "run")
+    done = subprocess.run([sys.executable, "-c", script, project, run.folder], capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert run.status == "running" and checkpoint.read_last(run.checkpoints).step == 4
+    assert same(customize(config, run.folder), finished)
+
+
+def test_a_run_killed_while_it_writes_a_checkpoint_goes_on(config, tmp_path, finished, monkeypatch):
+    write = checkpoint.write_bytes
+
+    def killed(path, data):
+        if path.name == "manifest.json" and "000006" in str(path):
+            raise KeyboardInterrupt
+        write(path, data)
+
+    monkeypatch.setattr(checkpoint, "write_bytes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        customize(config, tmp_path / "run")
+    assert Run(tmp_path / "run").status == "cancelled"
+    monkeypatch.undo()
+    assert same(customize(config, tmp_path / "run"), finished)
+
+
+def test_a_broken_checkpoint_costs_steps_and_nothing_else(config, tmp_path, finished, caplog):
+    caplog.set_level("INFO", "joinery")
+    run = customize(config, tmp_path / "run", should_stop=StopAfter(5))
+    newest = max(run.checkpoints.iterdir())
+    (newest / "state.safetensors").write_bytes(b"broken")
+    assert same(customize(config, run.folder), finished)
+    assert "step-000005 is broken" in caplog.text and "Going on after step 4" in caplog.text
+
+
+def test_a_done_run_is_done_again_at_once(config, tmp_path, finished):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    run.config.unlink()  # its paths are those of the other project
+    run.adapter.unlink()
+    steps = []
+    customize(config, run.folder, progress=steps.append)
+    assert steps == [] and same(run, finished)
+
+
+def test_make_may_be_left_out(config, tmp_path):
+    config.steps.make = 0
+    run = customize(config, tmp_path / "run")
+    assert run.status == "done" and run.read_metrics()[-1]["stage"] == "style"
+    learned = tensors(run)
+    for key, up in learned.items():
+        if key.endswith("lora_up.weight"):
+            B, D = up[up.shape[0] // 2 :], learned[key.replace("lora_up", "lora_down")]
+            assert B.any() and not (B @ D[:, D.shape[1] // 2 :]).any()  # they meet in make only
+
+
+def test_strips_grow_while_it_trains_and_change_nothing(config, tmp_path, finished):
+    config.samples.every = 2
+    run = customize(config, tmp_path / "run")
+    assert sorted(path.name for path in run.samples.iterdir()) == [
+        "sheet.png",
+        *(f"step-{step:06d}.png" for step in (2, 4, 6, 8)),
+    ]
+    assert same(run, finished)
+
+
+def test_another_customization_is_refused_in_the_same_folder(config, tmp_path):
+    run = customize(config, tmp_path / "run", should_stop=StopAfter(1))
+    config.seed += 1
+    with pytest.raises(UserError, match="holds another customization"):
+        customize(config, run.folder)
+
+
+def test_changed_pictures_are_noticed(config, tmp_path):
+    run = customize(config, tmp_path / "run", should_stop=StopAfter(1))
+    (tmp_path / "style" / "picture-0.txt").write_text("another caption")
+    with pytest.raises(UserError, match="have changed since"):
+        customize(config, run.folder)
+    assert run.status == "failed" and "have changed" in run.read_state()["message"]
+
+
+def test_two_processes_do_not_train_one_run(config, tmp_path):
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        started = psutil.Process(other.pid).create_time()
+        run.state.write_text(json.dumps({"status": "running", "pid": other.pid, "pid_started": started}))
+        with pytest.raises(UserError, match=f"by process {other.pid}"):
+            customize(config, run.folder)
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_full_disk_is_refused_before_the_start(config, tmp_path, monkeypatch):
+    usage = namedtuple("Usage", "total used free")
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage(1, 1, 1000))
+    with pytest.raises(UserError, match="MB are free"):
+        customize(config, tmp_path / "run")
+    assert Run(tmp_path / "run").status == "failed"
+
+
+def test_a_disk_that_fills_up_loses_nothing(config, tmp_path, finished, monkeypatch):
+    def fill(entry):
+        if entry["step"] == 5:
+            usage = namedtuple("Usage", "total used free")
+            monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage(1, 1, 1000))
+
+    with pytest.raises(UserError, match="MB are free"):
+        customize(config, tmp_path / "run", progress=fill)
+    monkeypatch.undo()
+    assert same(customize(config, tmp_path / "run"), finished)
+
+
+def test_a_loss_out_of_bounds_is_told(config, tmp_path, monkeypatch):
+    loop = sys.modules["training.loop"]
+    loss = loop.denoising_loss
+    monkeypatch.setattr(loop, "denoising_loss", lambda *arguments: loss(*arguments) * float("nan"))
+    with pytest.raises(UserError, match=r"out of bounds\. Lower optimizer.lr"):
+        customize(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["nowhere/at-all/or-so", "missing.safetensors"])
+def test_a_missing_base_is_told(config, tmp_path, name):
+    config.base = name
+    with pytest.raises(UserError, match="neither a folder, nor a file, nor a hub model"):
+        customize(config, tmp_path / "run")
+
+
+def test_multi_correspondence_is_off_without_other_pictures_and_the_log_says_so(config, tmp_path, caplog):
+    config.style.others = []
+    caplog.set_level("INFO", "joinery")
+    customize(config, tmp_path / "run", should_stop=StopAfter(1))
+    assert "Multi-correspondence is off for lack of other styles" in caplog.text
+    content, style, _ = plan(config)
+    assert content.parts == (Part("content", 2, ("content",), SHORT),) and content.rates.keys() == {"content"}
+    assert len(style.parts) == 2
+
+
+def test_the_plan_is_break_for_make(config):
+    content, style, make = plan(config)
+    assert content.parts == (Part("content", 2, ("content",), SHORT), Part("other styles", 1, ("style",)))
+    assert style.parts == (Part("style", 2, ("style",)), Part("other contents", 1, ("content",)))
+    assert content.rates == {"content": config.optimizer.lr, "style": config.optimizer.lr * config.optimizer.weak}
+    assert {part.concept: part.moves for part in make.parts} == dict.fromkeys(
+        ("content", "style"), ("content", "style")
+    )
+    assert [stage.first for stage in (content, style, make)] == [0, 3, 6]
+
+
+def test_pictures_are_mirrored_and_captions_shortened_where_asked(config):
+    config.content.caption = "{placeholder} {class_word}, red style"
+    found = read_all_pictures(config)
+    assert (len(found["content"]), len(found["style"]), len(found["other styles"])) == (3, 6, 3)
+    pictures, mirrored = found["style"][:3], found["style"][3:]
+    for one, other in zip(pictures, mirrored, strict=True):
+        assert other.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) == one.image != other.image
+    assert Counter(p.caption for p in found[SHORT]) == {"sks koala, red style": 3, "sks koala": 3}
+    assert plan(config)[2].parts[0].pictures == ""  # make reads the full captions
+    config.content.short_captions, config.style.mirror = False, False
+    found = read_all_pictures(config)
+    assert len(found["style"]) == 3 and SHORT not in found and plan(config)[0].parts[0].pictures == ""
+
+
+@pytest.mark.parametrize("count, size", [(1, 1), (2, 3), (4, 3), (7, 3), (3, 10)])
+def test_every_picture_comes_once_before_one_comes_again(count, size):
+    steps = [choose(0, "content", "content", k, count, size) for k in range(2 * size)]
+    assert all(torch.equal(steps[k], choose(0, "content", "content", k, count, size)) for k in range(2 * size))
+    flat = torch.cat(steps).tolist()
+    for epoch in range(len(flat) // size):
+        assert Counter(flat[epoch * size : (epoch + 1) * size]) == Counter(range(size))
+
+
+def test_keys_make_different_generators():
+    keys = [(0, "content", 1), (1, "content", 1), (0, "style", 1), (0, "content", 2)]
+    assert len({torch.rand(1, generator=keyed(*key)).item() for key in keys}) == len(keys)
+
+
+def test_timesteps_come_one_from_each_stretch():
+    timesteps = stratified_timesteps(8, 1000, keyed(0))
+    assert sorted((timesteps // 125).tolist()) == list(range(8))
+
+
+def test_learning_rate_warms_up_and_falls_to_nothing():
+    factors = [learning_rate_factor(k, 100) for k in range(100)]
+    assert factors[0] == pytest.approx(0.1) and max(factors) > 0.95 and 0 < factors[-1] < 1e-3
+
+
+def test_the_loss_falls(config, tmp_path):
+    config.steps = config.steps.model_copy(update={"break_": 40, "make": 0, "batch_size": 4, "checkpoint_every": 100})
+    config.optimizer.lr = 2e-2
+    config.content.others = config.style.others = []
+    losses = [entry["loss"] for entry in customize(config, tmp_path / "run").read_metrics()[:40]]
+    assert sum(losses[-8:]) < sum(losses[:8])
+
+
+@pytest.mark.parametrize("learned", [{}, {"compander": 0.5}, {"method": "full"}], ids=["plp", "compander", "full"])
+@pytest.mark.parametrize("name", optimizers("adamw", "gradnorm-lorp", "owlore"))
+def test_every_optimizer_trains_and_goes_on_to_the_same_bits(config, tmp_path, name, learned):
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name])
+    if name == "owlore" and not learned.get("method"):
+        pytest.skip("it trains the base's own weights")
+    rates = {} if name == "prodigy" else {"lr": 1e-2, "make_lr": 1e-3}
+    window = {"update_gap": 2} if "update_gap" in OPTIMIZERS[name].model_fields else {}
+    config = Customization(
+        **config.model_dump(by_alias=True)
+        | {"optimizer": {"name": name, **rates, **window}, "adapter": config.adapter.model_dump() | learned}
+    )
+    whole = customize(config, tmp_path / "whole")
+    for steps in (1, 3, 4)[: len(plan(config))]:  # it stops within each stage, and within a window
+        run = customize(config, tmp_path / "run", should_stop=StopAfter(steps))
+        assert run.status == "cancelled"
+    assert same(customize(config, tmp_path / "run"), whole)
+
+
+def test_lora_plus_gives_the_style_a_higher_rate(config):
+    config.optimizer = {"name": "lora-plus", "lr": 1e-2, "make_lr": 1e-3, "ratio": 8, "weak": 0.5}
+    content, style, make = plan(config)
+    assert content.rates == {"content": 1e-2, "style": 4e-2} and style.rates == {"style": 8e-2, "content": 5e-3}
+    assert make.rates == {"content": 1e-3, "style": 8e-3}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", [StableDiffusionPipeline, StableDiffusionXLPipeline])
+def test_every_family_is_customized_in_every_precision(config, tmp_path, family, precision):
+    tiny_pipeline(family).save_pretrained(tmp_path / "base")
+    config.base, config.precision = str(tmp_path / "base"), precision
+    config.steps = config.steps.model_copy(update={"break_": 1, "make": 1})
+    run = customize(config, tmp_path / "run")
+    assert run.status == "done" and {value.dtype for value in tensors(run).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_the_loss_is_that_of_the_prediction_type(prediction):
+    pipe = tiny_pipeline(prediction_type=prediction)
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 4, 8, 8, generator=generator)
+    timesteps = torch.tensor([20, 900])
+    prompt = {"encoder_hidden_states": torch.randn(2, 5, pipe.unet.config.cross_attention_dim, generator=generator)}
+    a = pipe.scheduler.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
+    s = (1 - a**2).sqrt()
+    target = {"epsilon": noise, "v_prediction": a * noise - s * latents, "sample": latents}[prediction]
+    output = pipe.unet(a * latents + s * noise, timesteps, **prompt).sample
+    loss = denoising_loss(pipe, latents, prompt, noise, timesteps)
+    torch.testing.assert_close(loss, (output - target).square().mean())

@@ -1,0 +1,26 @@
+"""What an optimizer keeps, counted and calculated."""
+
+import pytest
+import torch
+
+from training.config import OPTIMIZERS
+from training.optimizers import PACKAGES, build
+from training.optimizers.memory import state_bytes
+
+SHAPES = [(80, 64), (64, 200), (320, 128), (4, 3, 3, 3), (96, 32, 3, 3), (7,), (5000,)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_formula_is_what_the_state_measures(name, shape):
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name])
+    weight = torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    settings = OPTIMIZERS[name]().own_settings()
+    optimizer = build(name, [{"params": [weight], "lr": 0.1}], **settings)
+    for _ in range(2):
+        weight.square().sum().backward()
+        optimizer.step()
+    kept = [value for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor)]
+    own = {key: value for key, value in settings.items() if key in ("rank", "bits")}
+    assert sum(value.numel() * value.element_size() for value in kept) == state_bytes(name, shape, **own)

@@ -1,0 +1,98 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines import UserError
+from training.config import OPTIMIZERS
+from training.optimizers import PACKAGES, at_rest, build, flatten_state, load_state
+from training.optimizers.riemannian import precondition
+
+SETTINGS = {name: settings(weight_decay=0.1).own_settings() for name, settings in OPTIMIZERS.items()}
+
+
+def rand(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@settings(max_examples=20, deadline=None)
+@given(m=st.integers(1, 12), n=st.integers(1, 12), r=st.integers(1, 8), damping=st.sampled_from([1e-6, 1e-4, 1e-2]))
+def test_preconditioning_is_the_formula(m, n, r, damping):
+    up, down, grad_up, grad_down = rand(m, r, seed=1), rand(r, n, seed=2), rand(m, r, seed=3), rand(r, n, seed=4)
+    new_up, new_down = precondition(grad_up, grad_down, up, down, damping)
+    right, left = down @ down.T, up.T @ up
+    right = right + damping * right.trace() / r * torch.eye(r)
+    left = left + damping * left.trace() / r * torch.eye(r)
+    torch.testing.assert_close(new_up, grad_up @ right.inverse(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(new_down, left.inverse() @ grad_down, rtol=1e-6, atol=1e-6)
+
+
+def test_the_preconditioned_step_does_not_depend_on_how_the_product_is_split():
+    up, down, grad = rand(6, 3, seed=1), rand(3, 5, seed=2), rand(6, 5, seed=3)
+    mix = rand(3, 3, seed=4) + 3 * torch.eye(3)
+
+    def step(up, down):
+        new_up, new_down = precondition(grad @ down.T, up.T @ grad, up, down, 1e-12)
+        return new_up @ down + up @ new_down
+
+    torch.testing.assert_close(step(up @ mix, mix.inverse() @ down), step(up, down), rtol=1e-6, atol=1e-6)
+
+
+def test_an_empty_factor_gives_finite_gradients():
+    new_up, new_down = precondition(rand(4, 2), rand(2, 4), torch.zeros(4, 2), torch.zeros(2, 4), 1e-4)
+    assert new_up.isfinite().all() and new_down.isfinite().all()
+
+
+def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(PACKAGES, "prodigy", "not_installed_anywhere")
+    with pytest.raises(UserError, match="pip install not_installed_anywhere"):
+        build("prodigy", [{"params": [torch.nn.Parameter(torch.ones(2))]}], **SETTINGS["prodigy"])
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_quadratic_is_lowered(name):
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name])
+    weight = torch.nn.Parameter(rand(80, 64).float())
+    lr = 1.0 if name == "prodigy" else 0.02
+    optimizer = build(name, [{"params": [weight], "lr": lr}], **SETTINGS[name])
+    for _ in range(150):
+        optimizer.zero_grad()
+        weight.square().sum().backward()
+        optimizer.step()
+    with at_rest(optimizer):
+        assert weight.square().sum() < 0.5 * rand(80, 64).square().sum()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_state_survives_flattening_to_the_bit(name):
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name])
+    rates = (1.0, 1.0) if name == "prodigy" else (0.1, 0.01)
+
+    def start():
+        parameters = [torch.nn.Parameter(rand(80, 64, seed=i).float()) for i in range(3)]
+        groups = [{"params": parameters[:2], "lr": rates[0]}, {"params": parameters[2:], "lr": rates[1]}]
+        return parameters, build(name, groups, **SETTINGS[name])
+
+    def step(parameters, optimizer, k):
+        for i, p in enumerate(parameters):
+            p.grad = rand(80, 64, seed=100 * k + i).float()
+        optimizer.step()
+
+    straight, optimizer = start()
+    for k in range(6):
+        step(straight, optimizer, k)
+    stopped, optimizer = start()
+    for k in range(3):
+        step(stopped, optimizer, k)
+    tensors, numbers = flatten_state(optimizer)
+    resumed, optimizer = start()
+    for p, q in zip(resumed, stopped, strict=True):
+        p.data.copy_(q.data)
+    load_state(optimizer, {k: v.clone() for k, v in tensors.items()}, json.loads(json.dumps(numbers)))
+    for k in range(3, 6):
+        step(resumed, optimizer, k)
+    assert all(torch.equal(p, q) for p, q in zip(resumed, straight, strict=True))

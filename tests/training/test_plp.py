@@ -1,0 +1,159 @@
+import math
+
+import pytest
+import torch
+
+from pipelines import UserError
+from tests.tiny import tiny_pipeline
+from training import plp
+
+RANK = 8
+
+
+@pytest.fixture
+def unet():
+    return tiny_pipeline().unet.requires_grad_(False)
+
+
+def forward(unet, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(2, unet.config.in_channels, 8, 8, generator=generator)
+    prompt = torch.randn(2, 5, unet.config.cross_attention_dim, generator=generator)
+    return unet(latents, torch.tensor([10, 500]), encoder_hidden_states=prompt).sample
+
+
+def fill(adapter, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for concept in ("content", "style"):
+            for parameter in adapter.parameters(concept):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+
+@pytest.mark.parametrize("layers", plp.LAYERS)
+def test_fresh_adapter_is_an_exact_no_op(unet, layers):
+    before = forward(unet)
+    plp.attach(unet, RANK, layers)
+    assert torch.equal(forward(unet), before)
+
+
+def test_released_constant_block_changes_a_fresh_model(unet):
+    before = forward(unet)
+    plp.attach(unet, RANK, constant_block="released")
+    assert not torch.allclose(forward(unet), before, atol=1e-3)
+
+
+@pytest.mark.parametrize("m, n, rank", [(32, 32, 8), (32, 64, 32), (64, 32, 2), (33, 47, 6)])
+def test_constant_block_is_zero_and_the_frozen_halves_are_orthogonal(m, n, rank):
+    A, C = plp.frozen_halves(m, n, rank, "zero", 0, "layer")
+    assert A.shape == (m // 2, rank) and C.shape == (rank, n // 2)
+    assert not (A @ C).any()
+    half = rank // 2
+    torch.testing.assert_close(A[:, :half].T @ A[:, :half] / (m // 2), torch.eye(half))
+    torch.testing.assert_close(C[half:] @ C[half:].T / plp.C_NORM**2, torch.eye(rank - half))
+
+
+@pytest.mark.parametrize("constant_block", ["zero", "released"])
+def test_frozen_halves_depend_on_seed_and_layer_alone(constant_block):
+    first = plp.frozen_halves(32, 32, 8, constant_block, 0, "layer")
+    torch.manual_seed(99)
+    for seed, name, same in [(0, "layer", True), (1, "layer", False), (0, "other", False)]:
+        again = plp.frozen_halves(32, 32, 8, constant_block, seed, name)
+        assert all(torch.equal(a, b) == same for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("content, style", [(1, 1), (0.8, 1), (0, 1), (1, 0), (-0.5, 1.7)])
+def test_scaled_layer_equals_the_block_formula(unet, content, style):
+    adapter = plp.attach(unet, RANK)
+    fill(adapter)
+    adapter.set_scales(content, style)
+    for layer in adapter.layers:
+        A, C = layer.up.parametrizations.weight[0].frozen, layer.down.parametrizations.weight[0].frozen
+        B, D = style * layer.B, content * layer.D
+        blocks = torch.cat([torch.cat([A @ C, A @ D], 1), torch.cat([B @ C, B @ D], 1)])
+        torch.testing.assert_close(layer.up.weight @ layer.down.weight, blocks, atol=1e-5, rtol=1e-5)
+        assert not (A @ C).any()
+
+
+@pytest.mark.parametrize("own, other", [("content", "style"), ("style", "content")])
+def test_a_loss_moves_its_own_half_only(unet, own, other):
+    adapter = plp.attach(unet, RANK)
+    fill(adapter)
+    forward(unet).square().mean().backward(inputs=adapter.parameters(own))
+    assert all(p.grad is not None and p.grad.any() for p in adapter.parameters(own))
+    assert all(p.grad is None for p in adapter.parameters(other))
+
+
+def test_both_halves_learn_from_a_fresh_start(unet):
+    adapter = plp.attach(unet, RANK)
+    forward(unet).square().mean().backward()
+    assert all(p.grad.any() for concept in ("content", "style") for p in adapter.parameters(concept))
+
+
+def test_training_leaves_the_frozen_halves_and_the_base_alone(unet):
+    adapter = plp.attach(unet, RANK)
+    fill(adapter)
+    frozen = {name: buffer.clone() for name, buffer in unet.named_buffers()}
+    base = {name: p.clone() for name, p in unet.named_parameters() if not p.requires_grad}
+    learned = [p for concept in ("content", "style") for p in adapter.parameters(concept)]
+    assert {id(p) for p in learned} == {id(p) for p in unet.parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(learned, lr=0.1, weight_decay=0.5)
+    for _ in range(2):
+        forward(unet).square().mean().backward()
+        optimizer.step()
+    assert frozen and all(torch.equal(buffer, frozen[name]) for name, buffer in unet.named_buffers())
+    assert all(torch.equal(p, base[name]) for name, p in unet.named_parameters() if name in base)
+
+
+def test_removing_the_parametrizations_leaves_the_same_lora(unet):
+    adapter = plp.attach(unet, RANK)
+    fill(adapter)
+    factors, output = adapter.factors(), forward(unet)
+    adapter.remove_parametrizations()
+    for layer in adapter.layers:
+        assert torch.equal(layer.up.weight, factors[layer.name][0])
+        assert torch.equal(layer.down.weight, factors[layer.name][1])
+    assert torch.equal(forward(unet), output)
+
+
+def test_merged_equals_unmerged(unet):
+    adapter = plp.attach(unet, RANK)
+    fill(adapter)
+    before = forward(unet)
+    adapter.remove_parametrizations()
+    unet.fuse_lora()
+    torch.testing.assert_close(forward(unet), before, atol=1e-5, rtol=1e-5)
+
+
+def test_halves_are_put_back(unet):
+    adapter = plp.attach(unet, RANK)
+    fill(adapter)
+    half, output = adapter.half("content"), forward(unet)
+    adapter.load_half("content", None)
+    assert not torch.equal(forward(unet), output)
+    adapter.load_half("content", half)
+    assert torch.equal(forward(unet), output)
+
+
+def test_a_compander_bounds_the_learned_halves_and_folds_into_them(unet):
+    before = forward(unet)
+    adapter = plp.attach(unet, RANK, compander=0.2)
+    assert torch.equal(forward(unet), before)
+    with torch.no_grad():
+        for concept in ("content", "style"):
+            for parameter in adapter.parameters(concept):
+                parameter.copy_(100 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    for layer in adapter.layers:
+        rows, columns = layer.up.weight.shape[0] // 2, layer.down.weight.shape[1] // 2
+        for learned in (layer.up.weight[rows:], layer.down.weight[:, columns:]):
+            assert 0.3 < learned.abs().max() <= 0.2 * math.pi / 2 * (1 + 1e-6)
+    output, half = forward(unet), adapter.half("style")
+    adapter.load_half("style", None)
+    adapter.load_half("style", half)
+    adapter.remove_parametrizations()
+    assert torch.equal(forward(unet), output)
+
+
+def test_a_rank_that_does_not_fit_is_refused(unet):
+    with pytest.raises(UserError, match=r"adapter.rank is 256.*Set adapter.rank to at most"):
+        plp.attach(unet, 256)

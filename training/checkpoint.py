@@ -1,0 +1,131 @@
+"""Files that are whole or not there: the one place that writes what must survive a kill, and reads it back."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from pipelines.errors import UserError
+
+KEEP = 2  # the newest, and one to fall back to
+RESERVE = 32 * 2**20  # bytes that stay free, for logs and samples
+
+log = logging.getLogger("joinery")
+
+
+def check_space(folder: Path, size: int) -> None:
+    """Refuse to go on if `size` bytes do not fit into the folder's disk beside a small reserve."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < size + RESERVE:
+        raise UserError(
+            f"{(size + RESERVE) / 2**20:.0f} MB are needed in {folder}, but {free / 2**20:.0f} MB are free",
+            "Free space there, or choose another run folder; then start the same run again to go on",
+        )
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that at every moment the old content or the new is there, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check_space(path.parent, len(data))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, like `write_bytes`."""
+    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    write_bytes(path, save(contiguous, metadata))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder last. Windows has no such call and needs none."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run after `step` steps: flat tensors, and numbers as JSON has them."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+
+def write(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Add a checkpoint to a folder as `step-000200/`, then remove all but the newest `KEEP`."""
+    target = folder / f"step-{checkpoint.step:06d}"
+    temporary = folder / f".{target.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    write_tensors(temporary / "state.safetensors", checkpoint.tensors)
+    files = {item.name: {"size": item.stat().st_size, "sha256": _sha256(item)} for item in temporary.iterdir()}
+    manifest = {"format": 1, "step": checkpoint.step, "files": files, "numbers": checkpoint.numbers}
+    write_bytes(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
+    shutil.rmtree(target, ignore_errors=True)  # there only if damaged: a good one is resumed after, not repeated
+    os.replace(temporary, target)
+    sync_folder(folder)
+    for old in _steps(folder)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def read_last(folder: Path, accept: Callable[[dict[str, Any]], None] = lambda numbers: None) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None if there is none. Broken ones are named in the log.
+
+    Args:
+        accept: sees the numbers of a whole checkpoint, and raises if it is of another run.
+    """
+    for path in reversed(_steps(folder)):
+        try:
+            checkpoint = read(path)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            log.warning("The checkpoint %s is broken (%s); going back to the one before", path.name, error)
+            continue
+        accept(checkpoint.numbers)
+        return checkpoint
+    return None
+
+
+def read(path: Path) -> Checkpoint:
+    """Read one checkpoint; raises OSError, ValueError, KeyError or SafetensorError if it is not whole."""
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if file.stat().st_size != entry["size"] or _sha256(file) != entry["sha256"]:
+            raise ValueError(f"{name} is not what its manifest says")
+    return Checkpoint(manifest["step"], load_file(path / "state.safetensors"), manifest["numbers"])
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"))
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,0 +1,417 @@
+"""One strict description of a customization: read from TOML, checked at once, written back beside the run."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, Union
+
+import tomlkit
+from annotated_types import Ge, Gt, Le, Lt, MultipleOf
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from pipelines.errors import UserError
+
+HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/emoji" is found from any folder
+
+# What differs from the defaults below, which suit the embedded base (64 px pictures, 11 M parameters). The learning
+# rates of the large bases are the paper's 1e-4, divided by about what the frozen halves are larger here; not tried yet.
+PRESETS: dict[str, dict[str, Any]] = {
+    "emoji": {},
+    "sd15": {
+        "base": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "resolution": 512,
+        "adapter": {"rank": 32, "layers": "attention"},
+        "optimizer": {"lr": 4e-5, "make_lr": 1e-5},
+        "steps": {"break": 500, "make": 200, "batch_size": 2, "others_batch_size": 1},
+        "samples": {"every": 100, "inference_steps": 25},
+    },
+    "sdxl": {
+        "base": "stabilityai/stable-diffusion-xl-base-1.0",
+        "precision": "bf16",
+        "resolution": 1024,
+        "adapter": {"rank": 64, "layers": "attention"},
+        "optimizer": {"lr": 2e-5, "make_lr": 5e-6},
+        "steps": {"break": 1000, "make": 300, "batch_size": 1, "others_batch_size": 1},
+        "samples": {"every": 250, "inference_steps": 25},
+    },
+}
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, populate_by_name=True, allow_inf_nan=False)
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, (str, Path)) else value
+
+
+Pictures = Annotated[list[Path], BeforeValidator(_as_list)]
+Placeholder = Annotated[str, Field(pattern=r"^[^\s{}]+$", max_length=32)]
+
+
+class Content(Strict):
+    """What is shown: a thing, an animal, a person."""
+
+    pictures: Pictures = Field(min_length=1, description="a folder, or a list of picture files")
+    placeholder: Placeholder = Field("sks", description="the word that will stand for it in prompts")
+    class_word: str = Field("", description="what kind of thing it is, in a word the base knows, for example dog")
+    caption: str = Field("{placeholder} {class_word}", description="for pictures without a .txt of the same name")
+    short_captions: bool = Field(
+        True,
+        description="learn each picture also under its caption up to the first comma, so that the rest is not needed",
+    )
+    mirror: bool = Field(False, description="learn the pictures' mirror images too; not for what has a left and right")
+    others: Pictures = Field([], description="pictures of other contents, with captions: the style run needs them")
+
+
+class Style(Strict):
+    """How it is shown."""
+
+    pictures: Pictures = Field(min_length=1, description="a folder, or a list of picture files")
+    placeholder: Placeholder = Field("zwx", description="the word that will stand for it in prompts")
+    class_word: str = Field("", description="the nearest style that the base knows, for example watercolour")
+    caption: str = Field("{placeholder} {class_word} style", description="for pictures without a .txt of the same name")
+    mirror: bool = Field(True, description="learn the pictures' mirror images too")
+    others: Pictures = Field([], description="pictures in other styles, with captions: the content run needs them")
+
+
+class Adapter(Strict):
+    method: Literal["plp", "full"] = Field(
+        "plp", description="plp: partly learnable projections; full: the base's own weights, cut to a LoRA of this rank"
+    )
+    rank: int = Field(96, ge=2, le=512, multiple_of=2)
+    layers: Literal["cross-attention", "attention", "attention+feedforward"] = "attention+feedforward"
+    constant_block: Literal["zero", "released"] = Field(
+        "zero", description="zero: a fresh adapter changes nothing; released: as the authors' code has it"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="of the frozen halves; adapters join only if theirs agree")
+    compander: float = Field(
+        0.0, ge=0, le=100, description="a of a Weight Compander on the learned halves, bounded by 1.57 a; 0: none"
+    )
+
+
+class Learning(Strict):
+    """What every optimizer has; each adds its own settings, and `Optimizer` is the union of all."""
+
+    lr: float = Field(1e-3, gt=0, le=1)
+    make_lr: float = Field(3e-4, gt=0, le=1, description="learning rate of make, which starts from learned halves")
+    weak: float = Field(0.1, ge=0, le=1, description="share of lr with which the other half learns on `others`")
+    damping: float = Field(1e-4, ge=1e-6, le=1e-1, description="of make's preconditioner, relative to the mean trace")
+    weight_decay: float = Field(0.0, ge=0, le=1)
+
+    decays: ClassVar[bool] = True  # whether the rate falls to zero over a stage
+    independent: ClassVar[bool] = True  # whether a weight's update depends on that weight's gradient alone
+
+    def rates(self, rates: dict[str, float]) -> dict[str, float]:
+        """The learning rates of the halves of a concept each, from what the stage gives them."""
+        return rates
+
+    def own_settings(self) -> dict[str, Any]:
+        """What the optimizer itself is built with; the rates go to its parameter groups."""
+        others = {"name", "lr", "make_lr", "weak", "damping", "ratio", "active", "every", "floor", "sampling"}
+        return self.model_dump(exclude=others)
+
+
+class AdamLike(Learning):
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0, le=1e-2)
+
+
+class AdamW(AdamLike):
+    name: Literal["adamw"] = "adamw"
+
+
+class AdamW8bit(AdamLike):
+    """bitsandbytes' AdamW with moments in eight bits."""
+
+    name: Literal["adamw-8bit"] = "adamw-8bit"
+
+
+class LoRAPlus(AdamLike):
+    """AdamW with a higher rate for the up factors, which are the style's (arXiv 2402.12354)."""
+
+    name: Literal["lora-plus"] = "lora-plus"
+    ratio: float = Field(4.0, gt=0, le=100, description="of the style's rate to the content's")
+
+    def rates(self, rates: dict[str, float]) -> dict[str, float]:
+        return {concept: rate * (self.ratio if concept == "style" else 1) for concept, rate in rates.items()}
+
+
+class Adafactor(Learning):
+    """Second moments as rows and columns (arXiv 1804.04235)."""
+
+    name: Literal["adafactor"] = "adafactor"
+    beta2_decay: float = Field(-0.8, ge=-1, lt=0)
+    clip: float = Field(1.0, gt=0, le=100, description="of the update's root mean square")
+
+
+class ScheduleFree(AdamLike):
+    """AdamW whose weights are averages along the way, so that no rate has to fall (arXiv 2405.15682)."""
+
+    name: Literal["schedule-free"] = "schedule-free"
+    decays: ClassVar[bool] = False
+    independent: ClassVar[bool] = False
+
+
+class Prodigy(AdamLike):
+    """AdamW that finds its own rate; lr and make_lr multiply it (arXiv 2306.06101)."""
+
+    name: Literal["prodigy"] = "prodigy"
+    lr: float = Field(1.0, gt=0, le=100)
+    make_lr: float = Field(1.0, gt=0, le=100)
+    weak: float = Field(1.0, ge=1, le=1, description="it has one rate for all")
+
+    independent: ClassVar[bool] = False
+
+
+class ProjectedAdamW(AdamLike):
+    """AdamW in a low-rank projection of the gradient (GaLore)."""
+
+    name: Literal["projected-adamw"] = "projected-adamw"
+    rank: float = Field(0.25, gt=0, le=4096, description="of the projection: a number, or a share of the shorter side")
+    update_gap: int = Field(50, ge=1, le=100_000, description="steps between two bases of a weight")
+    scale: float = Field(1.0, gt=0, le=10, description="of the projected update beside lr")
+    basis: Literal["svd", "randomized"] = "svd"
+    on_refresh: Literal["keep", "rotate", "reset"] = Field("keep", description="what becomes of the moments then")
+    bits: Literal[8, 32] = Field(32, description="of the moments")
+
+
+class GradNormLoRP(ProjectedAdamW):
+    """Weight normalization and low-rank gradient projection."""
+
+    name: Literal["gradnorm-lorp"] = "gradnorm-lorp"
+    bits: Literal[8, 32] = Field(8, description="of the moments")
+
+
+class OwLore(ProjectedAdamW):
+    """A few blocks of the base's own weights at a time, those with many outliers more often (arXiv 2405.18380)."""
+
+    name: Literal["owlore"] = "owlore"
+    active: int = Field(2, ge=1, le=1000, description="blocks that learn at a time")
+    every: int = Field(50, ge=1, le=100_000, description="steps between two draws of blocks")
+    floor: float = Field(0.1, ge=0, le=1, description="share of the probability that is spread evenly")
+    sampling: Literal["outliers", "uniform"] = Field("outliers", description="by what blocks are drawn")
+
+
+KINDS = (AdamW, AdamW8bit, LoRAPlus, Adafactor, ScheduleFree, Prodigy, ProjectedAdamW, GradNormLoRP, OwLore)
+OPTIMIZERS: dict[str, type[Learning]] = {kind.model_fields["name"].default: kind for kind in KINDS}
+
+
+def _optimizer_name(value: Any) -> Any:
+    """By what the union chooses; AdamW where no name is given."""
+    return value.get("name", "adamw") if isinstance(value, dict) else getattr(value, "name", None)
+
+
+Optimizer = Annotated[
+    Union[tuple(Annotated[kind, Tag(name)] for name, kind in OPTIMIZERS.items())],  # noqa: UP007 (made from a list)
+    Discriminator(_optimizer_name),
+]
+
+
+class Steps(Strict):
+    break_: int = Field(180, ge=1, le=100_000, alias="break", description="of each break run: content, then style")
+    make: int = Field(100, ge=0, le=100_000)
+    batch_size: int = Field(8, ge=1, le=256)
+    others_batch_size: int = Field(4, ge=1, le=256, description="pictures of others a step, where there are any")
+    checkpoint_every: int = Field(50, ge=1, le=100_000)
+
+
+class Samples(Strict):
+    prompt: str = Field("", description="shown while training; empty: both placeholders together")
+    every: int = Field(50, ge=0, le=100_000, description="steps between strips; 0: only the final sheet")
+    guidance_scale: float = Field(5.0, ge=1, le=30)
+    inference_steps: int = Field(15, ge=1, le=1000)
+
+
+class Customization(Strict):
+    """Everything that decides a run. `load` reads it from TOML, `save` writes it back."""
+
+    name: str = Field("", pattern=r"^[^/\\]*$", description="of the run; empty: the folder's name")
+    preset: Literal["emoji", "sd15", "sdxl"] = "emoji"
+    base: str = Field("models/emoji", min_length=1, description="a diffusers folder, one safetensors file, or a hub id")
+    content: Content
+    style: Style
+    adapter: Adapter = Adapter()
+    optimizer: Optimizer = AdamW()
+    steps: Steps = Steps()
+    samples: Samples = Samples()
+    seed: int = Field(0, ge=0, lt=2**63)
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the frozen base; what is learned stays fp32")
+    resolution: int = Field(64, ge=32, le=2048, multiple_of=8)
+
+    def __init__(self, **data: Any):
+        """Raises `UserError` with the key's path, the value seen and the allowed range."""
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise _explain(error, type(self)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, data: Any) -> Any:
+        preset = data.get("preset", "emoji")
+        return _merge(PRESETS[preset], data) if isinstance(preset, str) and preset in PRESETS else data
+
+    @model_validator(mode="after")
+    def _check_placeholders(self) -> Self:
+        if self.content.placeholder.lower() == self.style.placeholder.lower():
+            raise UserError(
+                f"content.placeholder and style.placeholder are both {self.content.placeholder!r}",
+                "Give them two different words",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_method(self) -> Self:
+        full = self.adapter.method == "full"
+        if self.optimizer.name == "owlore" and not full:
+            raise UserError("optimizer.name is 'owlore', which trains the base's own weights", FULL)
+        if full and self.adapter.compander:
+            raise UserError("adapter.compander is for the halves of an adapter", 'Leave it out with method = "full"')
+        if full and self.precision != "fp32":
+            raise UserError(f"precision is {self.precision!r}, in which weights lose small steps", 'Set it to "fp32"')
+        return self
+
+    @property
+    def sample_prompt(self) -> str:
+        if self.samples.prompt:
+            return self.samples.prompt
+        thing = f"{self.content.placeholder} {self.content.class_word}".strip()
+        return f"{thing}, {self.style.placeholder} {self.style.class_word}".strip() + " style"
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a TOML file; relative paths in it start at its own folder.
+
+        Raises:
+            UserError: no such file, not TOML, an unknown key, a value out of range.
+        """
+        path = Path(path)
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror})", "Name an existing project file") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid TOML ({error})", "Mend that line") from None
+        config = cls(**data)
+        folder = path.resolve().parent
+        config.name = config.name or folder.name or "customization"
+        for concept in (config.content, config.style):
+            concept.pictures = [folder / item for item in concept.pictures]
+            concept.others = [folder / item for item in concept.others]
+        if (folder / config.base).exists():
+            config.base = str(folder / config.base)
+        return config
+
+    def save(self, path: str | Path) -> None:
+        """Write all values to a TOML file that `load` reads to an equal customization."""
+        folder = Path(path).resolve().parent
+        data = self.model_dump(mode="json", by_alias=True)
+        for concept in (data["content"], data["style"]):
+            for key in ("pictures", "others"):
+                concept[key] = [_relative(item, folder) for item in concept[key]]
+        if os.path.isabs(data["base"]):
+            data["base"] = _relative(data["base"], folder)
+        Path(path).write_text(tomlkit.dumps(data), encoding="utf-8")
+
+    def resolved_base(self) -> str:
+        """The base as a path if it is one on this machine, else as given (a hub id)."""
+        for start in (Path.cwd(), HOUSE):
+            if (start / self.base).exists():
+                return str(start / self.base)
+        return self.base
+
+
+FULL = 'Set adapter.method to "full", or choose another optimizer'
+OTHER_SHAPES = {
+    "model_type": "a table",
+    "union_tag_not_found": "a table",
+    "model_attributes_type": "a table",
+    "list_type": "a folder, or a list of picture files",
+    "too_short": "a folder, or a list of picture files",
+    "path_type": "a folder, or a list of picture files",
+    "string_pattern_mismatch": "one word, without spaces, slashes or braces",
+    "finite_number": "a finite number",
+}
+
+
+def _relative(item: str, folder: Path) -> str:
+    """A project folder can be moved as a whole; across drives there is no relative path."""
+    try:
+        return Path(os.path.relpath(item, folder)).as_posix()
+    except ValueError:
+        return str(item)
+
+
+def _merge(defaults: dict, values: dict) -> dict:
+    """Values over defaults, table by table. Values that are not tables are left for the validation to refuse."""
+    merged = {**defaults, **values}
+    for key, value in defaults.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            merged[key] = {**value, **values[key]}
+    return merged
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> UserError:
+    """The first fault of a validation, in the user's words: key path, value seen, what is allowed."""
+    fault = error.errors()[0]
+    if isinstance(fault.get("ctx", {}).get("error"), UserError):
+        return fault["ctx"]["error"]
+    loc = fault["loc"]
+    # Pydantic names the member of the union after the key; the file does not.
+    shown = (*loc[:1], *loc[2:]) if loc[:1] == ("optimizer",) and loc[1:2] and loc[1] in OPTIMIZERS else loc
+    path = ".".join(str(part) for part in shown)
+    if fault["type"] == "union_tag_invalid":
+        return UserError(f"{path}.name is {fault['ctx']['tag']!r}", f"Set it to one of {', '.join(OPTIMIZERS)}")
+    if fault["type"] == "extra_forbidden":
+        table = _table(model, fault["loc"][:-1])
+        keys = ", ".join(sorted(field.alias or name for name, field in table.model_fields.items()))
+        return UserError(f"{path} is not a key that is known here", f"Remove it or use one of: {keys}")
+    if fault["type"] == "missing":
+        return UserError(f"{path} is missing", f"Add {path} to the project file")
+    return UserError(f"{path} is {fault['input']!r}", f"Set it to {_allowed(model, fault)}")
+
+
+def _table(model: type[BaseModel], path: tuple) -> type[BaseModel]:
+    for key in path:
+        if key in OPTIMIZERS:  # which of the union the fault is in
+            model = OPTIMIZERS[key]
+            continue
+        model = next(field.annotation for name, field in model.model_fields.items() if key in (name, field.alias))
+    return model
+
+
+def _allowed(model: type[BaseModel], fault: dict) -> str:
+    """What a key allows, for example "a whole number, at least 2, at most 512, a multiple of 2"."""
+    *path, key = [part for part in fault["loc"] if isinstance(part, str)]
+    table = _table(model, tuple(path))
+    field = next(field for name, field in table.model_fields.items() if key in (name, field.alias))
+    if fault["type"] == "literal_error":
+        return f"one of {fault['ctx']['expected']}"
+    if fault["type"] in OTHER_SHAPES:
+        return OTHER_SHAPES[fault["type"]]
+    kinds = {int: "a whole number", float: "a number", str: "a text"}
+    words = [kinds[field.annotation]] if field.annotation in kinds else []
+    for mark in field.metadata:
+        match mark:
+            case Ge(ge=low):
+                words.append(f"at least {low:g}")
+            case Gt(gt=low):
+                words.append(f"more than {low:g}")
+            case Le(le=high):
+                words.append(f"at most {high:g}")
+            case Lt(lt=high):
+                words.append(f"less than {high:g}")
+            case MultipleOf(multiple_of=step):
+                words.append(f"a multiple of {step:g}")
+    return ", ".join(words)

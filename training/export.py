@@ -1,0 +1,144 @@
+"""Adapter files that other programs load: one ordinary LoRA, which also says where its halves lie."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from pipelines.errors import UserError
+from training import checkpoint
+
+Format = Literal["kohya", "peft"]
+Factors = dict[str, tuple[Tensor, Tensor]]  # layer name in the denoiser -> up (m, r), down (r, n)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What an adapter file says about itself, in its safetensors metadata under the key "joinery"."""
+
+    base: str
+    base_hash: str
+    rank: int
+    seed: int  # of the frozen halves
+    constant_block: str
+    placeholders: dict[str, str]  # "content" and "style"
+    layers: tuple[str, ...]  # names in the denoiser: kohya's keys do not say which underscore was a dot
+    format: int = 1
+    # The learned half is the second one: rows m // 2 on of up for the style, columns n // 2 on of down for the content.
+    # With "first rank" and "second rank" a concept has that half of the rank instead.
+    halves: tuple[tuple[str, str], ...] = (("content", "down"), ("style", "up"))
+    scales: tuple[tuple[str, float], ...] = (("content", 1.0), ("style", 1.0))  # baked into the weights
+
+    def metadata(self) -> dict[str, str]:
+        data = asdict(self) | {"halves": dict(self.halves), "scales": dict(self.scales)}
+        words = self.placeholders
+        return {
+            "joinery": json.dumps(data, sort_keys=True),
+            # Names that web UIs show.
+            "ss_network_module": "networks.lora",
+            "ss_network_dim": str(self.rank),
+            "ss_network_alpha": str(self.rank),
+            "ss_sd_model_name": self.base,
+            "modelspec.title": " + ".join(words.values()),
+            "modelspec.trigger_phrase": ", ".join(words.values()),
+        }
+
+
+def write(path: Path, factors: Factors, card: Card, style: Format = "kohya") -> None:
+    """Write an adapter with alpha = rank.
+
+    Args:
+        style: of the keys; "kohya" for web UIs, "peft" for PEFT. diffusers loads both.
+    """
+    tensors, metadata = {}, card.metadata()
+    for name, (up, down) in factors.items():
+        if style == "kohya":
+            key = "lora_unet_" + name.replace(".", "_")
+            tensors |= {
+                f"{key}.lora_up.weight": up,
+                f"{key}.lora_down.weight": down,
+                # Readers differ in what they assume where alpha is missing.
+                f"{key}.alpha": torch.tensor(float(card.rank)),
+            }
+        else:
+            tensors |= {f"unet.{name}.lora_B.weight": up, f"unet.{name}.lora_A.weight": down}
+    if style == "peft":
+        # peft's keys hold no alpha; this is where diffusers looks for it.
+        settings = {"r": card.rank, "lora_alpha": card.rank, "target_modules": list(card.layers)}
+        metadata["lora_adapter_metadata"] = json.dumps({f"unet.{key}": value for key, value in settings.items()})
+    checkpoint.write_tensors(path, tensors, metadata)
+
+
+def read(path: Path) -> tuple[Factors, Card]:
+    """Read one of our files, in either format.
+
+    Raises:
+        UserError: it is not there, is no safetensors file, or is not one of ours.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            data = json.loads((file.metadata() or {})["joinery"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise UserError(f"The adapter {path} does not exist", "Mend the path") from None
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{path} is not an adapter made by Joinery ({type(error).__name__}: {error})",
+            "Name an adapter.safetensors file of a finished run",
+        ) from None
+    data["halves"], data["scales"] = (tuple((k, v) for k, v in data[key].items()) for key in ("halves", "scales"))
+    card = Card(**data | {"layers": tuple(data["layers"])})
+    factors = {}
+    for name in card.layers:
+        kohya, peft = f"lora_unet_{name.replace('.', '_')}", f"unet.{name}"
+        up, down = (
+            (f"{kohya}.lora_up.weight", f"{kohya}.lora_down.weight")
+            if f"{kohya}.alpha" in tensors
+            else (f"{peft}.lora_B.weight", f"{peft}.lora_A.weight")
+        )
+        factors[name] = tensors[up], tensors[down]
+    return factors, card
+
+
+def convert(source: Path, target: Path, style: Format) -> None:
+    """Write one of our files anew in another format."""
+    factors, card = read(source)
+    write(target, factors, card, style)
+
+
+def join(content: Path, style: Path, target: Path) -> None:
+    """Join the content half of one file with the style half of another, without training.
+
+    Raises:
+        UserError: the two differ in base, rank, layers, or the seed or kind of their frozen halves.
+    """
+    (factors_c, card_c), (factors_s, card_s) = read(content), read(style)
+    for what in ("base_hash", "rank", "seed", "constant_block", "halves"):
+        first, second = getattr(card_c, what), getattr(card_s, what)
+        if first != second:
+            raise UserError(
+                f"{content} and {style} differ in {what.replace('_', ' ')} ({first} and {second})",
+                "Join adapters that were trained on the same base with the same rank, adapter.seed and constant_block",
+            )
+    if card_c.layers != card_s.layers:
+        raise UserError(
+            f"{content} and {style} adapt different layers",
+            "Join adapters that were trained with the same adapter.layers",
+        )
+    words = {"content": card_c.placeholders["content"], "style": card_s.placeholders["style"]}
+    scales = ("content", dict(card_c.scales)["content"]), ("style", dict(card_s.scales)["style"])
+    joined = {name: (factors_s[name][0], factors_c[name][1]) for name in card_c.layers}
+    if dict(card_c.halves)["content"] == "first rank":
+        k = card_c.rank // 2
+        joined = {
+            name: tuple(
+                torch.cat([ours.narrow(dim, 0, k), theirs.narrow(dim, k, k)], dim)
+                for ours, theirs, dim in zip(factors_c[name], factors_s[name], (1, 0), strict=True)
+            )
+            for name in card_c.layers
+        }
+    write(target, joined, replace(card_c, placeholders=words, scales=scales))

@@ -1,0 +1,351 @@
+"""Break and make: learn a content and a style apart, join them in one adapter, fine-tune it. The one training loop.
+
+Break-for-Make (arXiv 2403.19456). The content run learns D of every layer on the content's pictures, the style run B on
+the style's. In each the other half learns too, weakly, on pictures of *other* styles or contents (multi-correspondence
+projection), so that a concept does not bind to the one partner it was seen with. Make joins both halves and trains
+them on both concepts' pictures with preconditioned gradients.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import ImageOps
+from torch import Tensor
+
+from pipelines.adapters import fingerprint
+from pipelines.errors import UserError
+from training import checkpoint, export, full, plp, sheet
+from training.concepts import Concept, prepare, read_pictures
+from training.config import Customization
+from training.model import denoising_loss, open_base, timestep_count
+from training.optimizers import at_rest, build, flatten_state, load_state, require
+from training.optimizers.backward import StepInBackward
+from training.optimizers.outlier import OutlierLayerSampler, blocks_of, choose_scores, outlier_shares
+from training.optimizers.riemannian import precondition
+from training.run import Run, decisive, runs_folder
+from training.sampling import guided_pipeline
+
+SHORT = "content, captions short"
+WARM_UP = 10  # steps: Adam's second moment is a guess before
+
+log = logging.getLogger("joinery")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One loss of a step: whose pictures, how many, and which learned halves it moves."""
+
+    concept: str  # "content", "style", "other contents" or "other styles"
+    count: int
+    moves: tuple[str, ...]
+    pictures: str = ""  # by another name than the concept's
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the run. `rates` are the learning rates of the halves; a half without one stays as it is."""
+
+    name: str
+    first: int  # the run's step with which it begins
+    steps: int
+    parts: tuple[Part, ...]
+    rates: dict[str, float]
+
+
+def plan(config: Customization) -> list[Stage]:
+    """The stages of a customization, in order."""
+    steps, settings = config.steps, config.optimizer
+    if config.adapter.method == "full":
+        return [
+            Stage(c, i * steps.break_, steps.break_, (_own_part(config, c),), settings.rates({c: settings.lr}))
+            for i, c in enumerate(("content", "style"))
+        ]
+    stages = []
+    for own, other, others in (("content", "style", config.style.others), ("style", "content", config.content.others)):
+        parts, rates = [_own_part(config, own)], {own: settings.lr}
+        if others and settings.weak > 0:
+            parts.append(Part(f"other {other}s", steps.others_batch_size, (other,)))
+            rates[other] = settings.lr * settings.weak
+        stages.append(Stage(own, len(stages) * steps.break_, steps.break_, tuple(parts), settings.rates(rates)))
+    both, half = ("content", "style"), max(1, steps.batch_size // 2)
+    parts = tuple(Part(concept, half, both) for concept in both)
+    rates = settings.rates(dict.fromkeys(both, settings.make_lr))
+    stages.append(Stage("make", 2 * steps.break_, steps.make, parts, rates))
+    return stages
+
+
+def _own_part(config: Customization, concept: str) -> Part:
+    short = SHORT if concept == "content" and config.content.short_captions else ""
+    return Part(concept, config.steps.batch_size, (concept,), short)
+
+
+def keyed(*key: str | int) -> torch.Generator:
+    """A CPU generator that is a function of its key alone: what makes a resumed run equal to one that never stopped."""
+    digest = hashlib.sha256(json.dumps(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def choose(seed: int, stage: str, concept: str, step: int, count: int, size: int) -> Tensor:
+    """The indices of a step's pictures: all `size` pictures come once before one comes again, in an order anew each
+    time."""
+    positions = range(step * count, (step + 1) * count)
+    orders = {
+        e: torch.randperm(size, generator=keyed(seed, stage, concept, "order", e)) for e in _epochs(positions, size)
+    }
+    return torch.stack([orders[position // size][position % size] for position in positions])
+
+
+def _epochs(positions: range, size: int) -> range:
+    return range(positions[0] // size, positions[-1] // size + 1)
+
+
+def stratified_timesteps(count: int, total: int, generator: torch.Generator) -> Tensor:
+    """One timestep from each of `count` equal stretches of the schedule, in random order: a steadier loss."""
+    strata = torch.randperm(count, generator=generator)
+    return ((strata + torch.rand(count, generator=generator)) / count * total).long().clamp(max=total - 1)
+
+
+def learning_rate_factor(step: int, steps: int, decays: bool = True) -> float:
+    """Linear warm-up, then half a cosine down to zero, or a plateau."""
+    return min(1.0, (step + 1) / WARM_UP) * (0.5 * (1 + math.cos(math.pi * step / steps)) if decays else 1.0)
+
+
+def customize(
+    config: Customization,
+    run_dir: str | Path | None = None,
+    progress: Callable[[dict], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Run:
+    """Train an adapter as the customization says; the same call again goes on where the last one ended.
+
+    Args:
+        run_dir: the run's folder; by default the customization's name in `runs_folder()`.
+        progress: called after every step with the entry that `metrics.jsonl` gets.
+        should_stop: asked before every step; True ends the run with a checkpoint and the status "cancelled".
+    Raises:
+        UserError: for everything in pictures, configuration, base model, disk or run folder that a user can mend.
+    """
+    run = Run(Path(run_dir) if run_dir else runs_folder() / (config.name or "customization"))
+    run.begin(config)
+    try:
+        _train(config, run, progress, should_stop)
+    except BaseException as error:
+        cancelled = isinstance(error, KeyboardInterrupt)
+        message = str(error) or type(error).__name__
+        run.write_state(status="cancelled" if cancelled else "failed", message=message, time_left=None)
+        raise
+    return run
+
+
+def _train(config: Customization, run: Run, progress: Callable | None, should_stop: Callable[[], bool]) -> None:
+    # Pictures first: they are quick to read, and a base model is not quick to open.
+    stages = plan(config)
+    total = sum(stage.steps for stage in stages)
+    require(config.optimizer.name)
+    words = {"content": config.content.placeholder, "style": config.style.placeholder}
+    pictures = read_all_pictures(config)
+    for name, missing in (("style", "other styles"), ("content", "other contents")):
+        if missing not in pictures:
+            log.info("Multi-correspondence is off for lack of %s: set %s.others to pictures of some", missing, name)
+
+    pipe = guided_pipeline(open_base(config.resolved_base(), config.precision))
+    base_hash = fingerprint(pipe.unet)
+    device = pipe.device
+    concepts = {name: prepare(pipe, found, run.cache) for name, found in pictures.items()}
+    identity = _identity(config, base_hash, concepts)
+    concepts = {name: concept.to(device) for name, concept in concepts.items()}
+
+    settings, own = config.adapter, config.optimizer
+    adapter = (
+        full.attach(pipe.unet, settings.rank, settings.layers)
+        if settings.method == "full"
+        else plp.attach(
+            pipe.unet, settings.rank, settings.layers, settings.constant_block, settings.seed, settings.compander
+        )
+    )
+    learned_bytes = 4 * sum(p.numel() for concept in words for p in adapter.parameters(concept))
+    checkpoint.check_space(run.folder, learned_bytes * (4 * (checkpoint.KEEP + 1) + 2))
+    strips = sheet.Strips(pipe, adapter, config, run)
+
+    # The state of a run: how many steps are done, the halves, the halves with which earlier stages ended, and the
+    # optimizer's moments. Everything else is a function of the configuration and the step.
+    saved = checkpoint.read_last(run.checkpoints, accept=lambda numbers: _check_identity(run, numbers, identity))
+    step, done = 0, {}
+    if saved:
+        step, done = saved.step, {c: half for c in words if (half := checkpoint.under(saved.tensors, f"done.{c}."))}
+        log.info("Going on after step %d of %d", step, total)
+    run.rewind_metrics(step)
+    started, first, last_saved = time.monotonic(), step, step if saved else None
+
+    def save_checkpoint() -> None:
+        nonlocal last_saved
+        if step == last_saved:
+            return
+        tensors = {f"half.{c}.{name}": half for c in words for name, half in adapter.half(c).items()}
+        tensors |= {f"done.{c}.{name}": half for c in done for name, half in done[c].items()}
+        moments, numbers = flatten_state(optimizer)
+        tensors |= {f"optimizer.{key}": value for key, value in moments.items()}
+        kept = {"identity": identity, "optimizer": numbers, "sampler": sampler.state_dict() if sampler else None}
+        checkpoint.write(run.checkpoints, checkpoint.Checkpoint(step, tensors, kept))
+        last_saved = step
+
+    for stage in stages:
+        end = stage.first + stage.steps
+        if step >= end:
+            continue
+        groups = [{"params": adapter.parameters(c), "lr": rate, "peak": rate} for c, rate in stage.rates.items()]
+        optimizer = build(own.name, groups, **own.own_settings())
+        resumed = step > stage.first
+        for concept in words:
+            if resumed:
+                adapter.load_half(concept, checkpoint.under(saved.tensors, f"half.{concept}."))
+            elif stage.name == "make":
+                adapter.load_half(concept, done[concept])  # make starts from what the break runs ended with
+            else:
+                adapter.load_half(concept, adapter.fresh() if concept in stage.rates else None)
+        sampler = _layer_sampler(config, pipe, concepts[stage.name], optimizer) if own.name == "owlore" else None
+        # Of the base's own weights one gradient at a time is enough; an adapter's gradients are changed between.
+        in_backward = StepInBackward(optimizer) if settings.method == "full" and own.independent else None
+        if resumed:
+            load_state(optimizer, checkpoint.under(saved.tensors, "optimizer."), saved.numbers["optimizer"])
+            if sampler:
+                sampler.load_state_dict(saved.numbers["sampler"])
+
+        while step < end:
+            if should_stop():
+                save_checkpoint()
+                run.write_state(status="cancelled", time_left=None, message="Cancelled. Start it again to go on.")
+                return
+            began, k, losses = time.monotonic(), step - stage.first, {}
+
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * learning_rate_factor(k, stage.steps, own.decays)
+            if sampler:
+                sampler.before_step(k)
+            for part in stage.parts:
+                concept = concepts[part.pictures or part.concept]
+                generator = keyed(config.seed, stage.name, part.concept, k)
+                index = choose(config.seed, stage.name, part.concept, k, part.count, len(concept))
+                latents, conditions = concept[index.to(device)]
+                noise = torch.randn(latents.shape, generator=generator).to(device)
+                timesteps = stratified_timesteps(part.count, timestep_count(pipe), generator).to(device)
+                loss = denoising_loss(pipe, latents, conditions, noise, timesteps)
+                losses[part.concept] = loss.item()
+                if not math.isfinite(losses[part.concept]):
+                    raise UserError(
+                        f"The loss at step {step + 1} is {losses}: the learned weights have grown out of bounds",
+                        "Lower optimizer.lr and start a new run",
+                    )
+                # `inputs` keeps a loss from moving a half that is not its own. One pass for each loss gives the same
+                # gradients as one batched pass with two backward passes through all of it, for less work.
+                moved = [p for half in part.moves for p in adapter.parameters(half) if p.requires_grad]
+                loss.backward(inputs=moved)
+            if not in_backward:
+                if stage.name == "make":
+                    _precondition(adapter, own.damping)
+                else:
+                    adapter.drop_gradients_of_interaction()
+                optimizer.step()
+            step += 1
+
+            if step == end:
+                with at_rest(optimizer):
+                    done |= {c: adapter.half(c) for c in words if stage.name in (c, "make")}
+            entry = {
+                "stage": stage.name,
+                "step": step,
+                "steps": total,
+                "loss": sum(losses[c] for c in words if c in losses) / sum(c in losses for c in words),
+                "losses": losses,
+                "seconds_per_step": time.monotonic() - began,
+                "time_left": (time.monotonic() - started) / (step - first) * (total - step),
+            }
+            run.append_metrics(**entry)
+            run.write_state(status="running", **{k: entry[k] for k in ("stage", "step", "steps", "loss", "time_left")})
+            if progress:
+                progress(entry)
+            if config.samples.every and step % config.samples.every == 0 and step < total:
+                with at_rest(optimizer):
+                    strips.draw(stage.name, step, done)
+            if step % config.steps.checkpoint_every == 0 or step == end:
+                save_checkpoint()
+        if in_backward:
+            in_backward.remove()
+
+    run.write_state(stage="export", step=total, steps=total, time_left=0)
+    for concept in words:
+        adapter.load_half(concept, done[concept])
+    factors = adapter.factors()
+    card = export.Card(
+        Path(config.base).name, base_hash, settings.rank, settings.seed, settings.constant_block, words, tuple(factors)
+    )
+    if isinstance(adapter, full.FullWeights):
+        card = replace(card, constant_block="none", halves=full.HALVES)
+        adapter.load_factors(factors)  # the sheet shows what the file does
+    export.write(run.adapter, factors, card)
+    strips.finish()
+    run.write_state(status="done", message="")
+
+
+def _precondition(adapter: plp.PartlyLearnable, damping: float) -> None:
+    for layer in adapter.layers:
+        up, down = layer.up.weight.detach(), layer.down.weight.detach()
+        layer.B.grad, layer.D.grad = precondition(layer.B.grad, layer.D.grad, up, down, damping)
+
+
+def _layer_sampler(config: Customization, pipe, concept: Concept, optimizer) -> OutlierLayerSampler:
+    """OwLore's choice of blocks, calibrated on the pictures that are to be learned."""
+    own, blocks = config.optimizer, blocks_of(pipe.unet)
+    scores = dict.fromkeys(blocks, 1.0)
+    if own.sampling == "outliers":
+
+        def calibrate() -> None:
+            generator = keyed(config.seed, "calibration")
+            noise = torch.randn(concept.latents.shape, generator=generator).to(pipe.device)
+            timesteps = stratified_timesteps(len(concept), timestep_count(pipe), generator).to(pipe.device)
+            for one in torch.arange(len(concept), device=pipe.device).split(config.steps.batch_size):
+                denoising_loss(pipe, *concept[one], noise[one], timesteps[one])
+
+        scores = choose_scores(outlier_shares(blocks, calibrate))
+    return OutlierLayerSampler(
+        optimizer, blocks, scores, min(own.active, len(blocks)), own.every, own.floor, config.seed
+    )
+
+
+def read_all_pictures(config: Customization) -> dict[str, list]:
+    """Pictures by what the stages call them; `others` only where there are some."""
+    found = {}
+    for name, concept in (("content", config.content), ("style", config.style)):
+        words = {"placeholder": concept.placeholder, "class_word": concept.class_word}
+        found[name] = read_pictures(concept.pictures, config.resolution, concept.caption, words)
+        if concept.mirror:
+            found[name] += [replace(picture, image=ImageOps.mirror(picture.image)) for picture in found[name]]
+        if name == "content" and concept.short_captions:
+            # In make the full captions alone, so that what they say of a style is not taken for the content's own.
+            short = [replace(p, caption=p.caption.split(",")[0]) for p in found[name] if "," in p.caption]
+            found[SHORT] = found[name] + short
+        if concept.others:
+            found[f"other {name}s"] = read_pictures(concept.others, config.resolution, None)
+    return found
+
+
+def _identity(config: Customization, base_hash: str, concepts: dict[str, Concept]) -> str:
+    """What a checkpoint must have been made from to be gone on with."""
+    digests = {name: concept.digest for name, concept in concepts.items()}
+    return hashlib.sha256(json.dumps([decisive(config), base_hash, digests], sort_keys=True).encode()).hexdigest()
+
+
+def _check_identity(run: Run, numbers: dict, identity: str) -> None:
+    if numbers["identity"] != identity:
+        raise UserError(
+            f"The pictures, captions or base model have changed since the run {run.folder} began",
+            "Choose another run folder, or remove this one to start anew",
+        )

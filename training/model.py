@@ -1,0 +1,127 @@
+"""The base model as training sees it: opened from a folder, a file or the hub; pictures, prompts, and its own loss."""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from pipelines.attention import set_attention
+from pipelines.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+FAMILIES = (StableDiffusionPipeline, StableDiffusionXLPipeline)
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def open_base(base: str, precision: str = "fp32") -> DiffusionPipeline:
+    """Open a base model, frozen, for inference.
+
+    Args:
+        base: a diffusers folder, one safetensors file, or a hub id.
+    Raises:
+        UserError: it is not there, cannot be read, or is of a family that cannot be customized yet.
+    """
+    path, dtype = Path(base), DTYPES[precision]
+    try:
+        if path.is_file():
+            family = StableDiffusionXLPipeline if _is_sdxl(path) else StableDiffusionPipeline
+            pipe = family.from_single_file(base, dtype=dtype)
+        else:
+            # Safetensors only: a pickle from a stranger runs whatever its author liked.
+            pipe = DiffusionPipeline.from_pretrained(base, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        kind = "cannot be opened" if path.exists() else "is neither a folder, nor a file, nor a hub model within reach"
+        raise UserError(
+            f"The base model {base!r} {kind} ({str(error).strip().splitlines()[0][:200].rstrip('.')})",
+            "Set base to a diffusers folder, a .safetensors file, or a hub id",
+        ) from None
+    if not isinstance(pipe, FAMILIES) or pipe.scheduler.config.get("prediction_type") not in PREDICTIONS:
+        raise UserError(
+            f"The base model {base!r} is a {type(pipe).__name__}, which cannot be customized yet",
+            "Choose a Stable Diffusion 1, 2 or XL base",
+        )
+    pipe.set_progress_bar_config(disable=True)
+    for module in pipe.components.values():
+        if isinstance(module, nn.Module):
+            module.requires_grad_(False).eval()
+    pipe.to(device())
+    set_attention(pipe, "auto")
+    return pipe
+
+
+def _is_sdxl(path: Path) -> bool:
+    with safe_open(path, "pt") as file:
+        return any(key.startswith("conditioner.embedders.1") for key in file.keys())  # noqa: SIM118 (not a dict)
+
+
+@torch.no_grad()
+def encode_pictures(pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
+    """Pictures, (n, 3, h, w) in [-1, 1], to scaled latents, (n, c, h / f, w / f), float32 on the CPU.
+
+    The mean of the autoencoder's posterior: the same picture always gives the same latents.
+    """
+    vae = pipe.vae
+    latents = [vae.encode(one[None].to(vae.device, vae.dtype)).latent_dist.mean for one in pixels]
+    return (torch.cat(latents).float() * vae.config.scaling_factor).cpu()
+
+
+@torch.no_grad()
+def encode_prompts(pipe: DiffusionPipeline, prompts: list[str], resolution: int) -> dict[str, Tensor]:
+    """Prompts to what the denoiser takes beside latents and timestep, each entry with n rows, on the CPU."""
+    encoded = pipe.encode_prompt(
+        prompts, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    conditions = {"encoder_hidden_states": encoded[0]}
+    if isinstance(pipe, StableDiffusionXLPipeline):
+        time_ids = torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]], dtype=encoded[2].dtype)
+        conditions |= {"text_embeds": encoded[2], "time_ids": time_ids.repeat(len(prompts), 1)}
+    return {key: value.cpu().contiguous() for key, value in conditions.items()}
+
+
+def denoising_loss(
+    pipe: DiffusionPipeline, latents: Tensor, conditions: dict[str, Tensor], noise: Tensor, timesteps: Tensor
+) -> Tensor:
+    """The base's own training loss, a mean over the batch: the squared error of what its network predicts.
+
+    For v-prediction this is a constant weight of v, which stays sound at a terminal signal-to-noise ratio of zero.
+
+    Args:
+        latents, noise: (n, c, h, w), float32.
+        timesteps: (n,), whole numbers.
+    """
+    unet, schedule = pipe.unet, _schedule(pipe.scheduler)
+    noisy = schedule.add_noise(latents, noise, timesteps)
+    match schedule.config.prediction_type:
+        case "epsilon":
+            target = noise
+        case "v_prediction":
+            target = schedule.get_velocity(latents, noise, timesteps)
+        case "sample":
+            target = latents
+    added = {key: conditions[key] for key in ("text_embeds", "time_ids") if key in conditions}
+    output = unet(
+        noisy.to(unet.dtype),
+        timesteps,
+        encoder_hidden_states=conditions["encoder_hidden_states"],
+        added_cond_kwargs=added or None,
+        return_dict=False,
+    )[0]
+    # Inpainting and learned-variance networks have more channels than they are trained to predict here.
+    return (output[:, : target.shape[1]].float() - target).square().mean()
+
+
+@cache
+def _schedule(scheduler) -> DDPMScheduler:
+    """The noise schedule of training behind any sampling scheduler."""
+    return DDPMScheduler.from_config(scheduler.config)
+
+
+def timestep_count(pipe: DiffusionPipeline) -> int:
+    return pipe.scheduler.config.num_train_timesteps

@@ -1,0 +1,62 @@
+"""Optimizer state in eight bits: blocks of 256 values, each value one of 256 codes times its block's largest.
+
+Dynamic codes (arXiv 2110.02861): an exponent counted in leading zeros, and what bits are left for an evenly spaced
+fraction, so that small values keep their relative precision. The codes are those of bitsandbytes; its functions do the
+work where it is installed, and ours, to the same codes, where not.
+"""
+
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+BLOCK = 256
+SMALLEST = 4096  # elements; smaller tensors stay in 32 bits, where eight would save nothing that counts
+
+
+@cache
+def _bitsandbytes() -> ModuleType | None:
+    """Imported when first needed, for it takes long; None where it is not installed."""
+    try:
+        return import_module("bitsandbytes.functional")
+    except ImportError:
+        return None
+
+
+@cache
+def codes(signed: bool) -> Tensor:
+    """The 256 values in -1..1 (or 0..1) that a byte stands for, ascending."""
+    values = [0.0, 1.0]
+    for exponent in range(7):
+        fractions = 2 ** (exponent + (0 if signed else 1))
+        edges = torch.linspace(0.1, 1, fractions + 1, dtype=torch.float64)
+        means = (edges[:-1] + edges[1:]) / 2 * 10.0 ** (exponent - 6)
+        values += means.tolist()
+        if signed:
+            values += (-means).tolist()
+    return torch.tensor(sorted(values), dtype=torch.float32)
+
+
+def quantize(values: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
+    """Nearest codes of a tensor: uint8 of the same shape, and the largest magnitude of each block, float32 [blocks]."""
+    code = codes(signed).to(values.device)
+    if bnb := _bitsandbytes():
+        packed, state = bnb.quantize_blockwise(values.float().contiguous(), code=code, blocksize=BLOCK)
+        return packed.view(values.shape), state.absmax
+    flat = values.float().flatten()
+    padded = torch.cat([flat, flat.new_zeros(-len(flat) % BLOCK)]).view(-1, BLOCK)
+    largest = padded.abs().amax(1)
+    scaled = padded / torch.where(largest > 0, largest, 1)[:, None]
+    packed = torch.bucketize(scaled, (code[:-1] + code[1:]) / 2).to(torch.uint8)
+    return packed.flatten()[: len(flat)].view(values.shape), largest
+
+
+def dequantize(packed: Tensor, largest: Tensor, signed: bool) -> Tensor:
+    """The values that `quantize` packed, float32, of the same shape."""
+    code = codes(signed).to(packed.device)
+    if bnb := _bitsandbytes():
+        return bnb.dequantize_blockwise(packed, absmax=largest, code=code, blocksize=BLOCK).view(packed.shape)
+    scales = largest.repeat_interleave(BLOCK)[: packed.numel()].view(packed.shape)
+    return code[packed.long()] * scales

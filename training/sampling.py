@@ -1,0 +1,62 @@
+"""A run's pipeline, ready to draw: its base, guided, with its adapter on."""
+
+import shutil
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+
+from pipelines import UserError, guided
+from training import checkpoint, full
+from training.config import Customization
+from training.model import open_base
+from training.run import Run
+
+
+def open_run(folder: Path) -> tuple[DiffusionPipeline, Customization]:
+    """Open the base of a finished run with its adapter.
+
+    Raises:
+        UserError: there is no such run, or it has no adapter yet.
+    """
+    run = Run(folder)
+    if not run.config.exists():
+        raise UserError(f"{folder} is no run folder: it has no {run.config.name}", "Name the folder of a run")
+    if not run.adapter.exists():
+        raise UserError(f"The run {folder} has no adapter yet", "Start its customization again and let it end")
+    config = Customization.load(run.config)
+    pipe = guided_pipeline(open_base(config.resolved_base(), config.precision))
+    pipe.load_adapter(run.adapter)
+    return pipe, config
+
+
+def write_model(folder: Path, out: Path) -> None:
+    """Write a finished run's base with what was learned merged into its weights, as a diffusers folder.
+
+    The differences of a run that trained the base's own weights are taken whole where its last checkpoint is still
+    there, not as the adapter's rank cuts them.
+
+    Raises:
+        UserError: there is no such run, it has no adapter yet, or the folder to write exists.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists", "Choose a folder that does not exist yet")
+    pipe, config = open_run(folder)
+    last = checkpoint.read_last(Run(folder).checkpoints) if config.adapter.method == "full" else None
+    if last is None:
+        pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    if last is not None:
+        adapter = full.attach(pipe.unet, config.adapter.rank, config.adapter.layers)
+        for concept in ("content", "style"):
+            adapter.load_half(concept, checkpoint.under(last.tensors, f"done.{concept}."))
+    fresh = out.with_name(f".{out.name}.new")  # whole or not there
+    shutil.rmtree(fresh, ignore_errors=True)
+    pipe.save_pretrained(fresh, safe_serialization=True)
+    fresh.rename(out)
+
+
+def guided_pipeline(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    """The same components, shared, in the guided class of the same family."""
+    pipe = guided(type(pipe)).from_pipe(pipe)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
