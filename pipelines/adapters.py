@@ -119,7 +119,7 @@ class _Half:
     """A concept's learned half of one factor of one layer, and a copy of it as in the file."""
 
     concept: str
-    factor: nn.Linear
+    factor: nn.Module
     dim: int
     start: int
     original: Tensor

@@ -24,9 +24,14 @@ HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/emo
 
 # What differs from the defaults below, which suit the embedded base (64 px pictures, 11 M parameters). The learning
 # rates of the large bases are the paper's 1e-4, divided by about what the frozen halves are larger here; not tried yet.
+PHOTOGRAPHED = {
+    "contents": ["a dog", "a cat", "a house", "a car", "a tree", "a chair", "a boat", "a flower", "a bird", "a cup"],
+    "styles": ["photo", "watercolor", "oil painting", "pencil sketch", "3d render", "pixel art", "charcoal", "anime"],
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "emoji": {},
     "sd15": {
+        "others": PHOTOGRAPHED,
         "base": "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "resolution": 512,
         "adapter": {"rank": 32, "layers": "attention"},
@@ -35,8 +40,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "samples": {"every": 100, "inference_steps": 25},
     },
     "sdxl": {
+        "others": PHOTOGRAPHED,
         "base": "stabilityai/stable-diffusion-xl-base-1.0",
-        "precision": "bf16",
         "resolution": 1024,
         "adapter": {"rank": 64, "layers": "attention"},
         "optimizer": {"lr": 2e-5, "make_lr": 5e-6},
@@ -70,7 +75,9 @@ class Content(Strict):
         description="learn each picture also under its caption up to the first comma, so that the rest is not needed",
     )
     mirror: bool = Field(False, description="learn the pictures' mirror images too; not for what has a left and right")
-    others: Pictures = Field([], description="pictures of other contents, with captions: the style run needs them")
+    others: Pictures = Field(
+        [], description="pictures of other contents, for the style run; empty: the base draws some"
+    )
 
 
 class Style(Strict):
@@ -81,7 +88,18 @@ class Style(Strict):
     class_word: str = Field("", description="the nearest style that the base knows, for example watercolour")
     caption: str = Field("{placeholder} {class_word} style", description="for pictures without a .txt of the same name")
     mirror: bool = Field(True, description="learn the pictures' mirror images too")
-    others: Pictures = Field([], description="pictures in other styles, with captions: the content run needs them")
+    others: Pictures = Field(
+        [], description="pictures in other styles, for the content run; empty: the base draws some"
+    )
+
+
+class Others(Strict):
+    """What the base draws for multi-correspondence where a concept names no `others`: words that it knows."""
+
+    contents: list[str] = ["dog face", "fox", "fish", "butterfly", "house", "bus", "star", "red apple", "bell", "robot"]
+    styles: list[str] = ["noto", "blob", "twemoji", "fluent 3d", "fluent flat", "emojione", "fxemoji", "sepia"]
+    caption: str = Field("{content}, {style} style", pattern=r"^[^{}]*\{content\}[^{}]*\{style\}[^{}]*$")
+    count: int = Field(24, ge=0, le=1000, description="pictures drawn; 0: none, each concept is learned alone")
 
 
 class Adapter(Strict):
@@ -89,7 +107,9 @@ class Adapter(Strict):
         "plp", description="plp: partly learnable projections; full: the base's own weights, cut to a LoRA of this rank"
     )
     rank: int = Field(96, ge=2, le=512, multiple_of=2)
-    layers: Literal["cross-attention", "attention", "attention+feedforward"] = "attention+feedforward"
+    layers: Literal["cross-attention", "attention", "attention+feedforward", "all"] = Field(
+        "attention+feedforward", description="all: the residual blocks' convolutions too"
+    )
     constant_block: Literal["zero", "released"] = Field(
         "zero", description="zero: a fresh adapter changes nothing; released: as the authors' code has it"
     )
@@ -222,6 +242,7 @@ class Steps(Strict):
     break_: int = Field(180, ge=1, le=100_000, alias="break", description="of each break run: content, then style")
     make: int = Field(100, ge=0, le=100_000)
     batch_size: int = Field(8, ge=1, le=256)
+    accumulation: int = Field(1, ge=1, le=256, description="batches whose gradients make one step")
     others_batch_size: int = Field(4, ge=1, le=256, description="pictures of others a step, where there are any")
     checkpoint_every: int = Field(50, ge=1, le=100_000)
 
@@ -241,12 +262,15 @@ class Customization(Strict):
     base: str = Field("models/emoji", min_length=1, description="a diffusers folder, one safetensors file, or a hub id")
     content: Content
     style: Style
+    others: Others = Others()
     adapter: Adapter = Adapter()
     optimizer: Optimizer = AdamW()
     steps: Steps = Steps()
     samples: Samples = Samples()
     seed: int = Field(0, ge=0, lt=2**63)
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the frozen base; what is learned stays fp32")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of the frozen base; what is learned stays fp32. auto: bf16 on a GPU"
+    )
     resolution: int = Field(64, ge=32, le=2048, multiple_of=8)
 
     def __init__(self, **data: Any):
@@ -278,8 +302,8 @@ class Customization(Strict):
             raise UserError("optimizer.name is 'owlore', which trains the base's own weights", FULL)
         if full and self.adapter.compander:
             raise UserError("adapter.compander is for the halves of an adapter", 'Leave it out with method = "full"')
-        if full and self.precision != "fp32":
-            raise UserError(f"precision is {self.precision!r}, in which weights lose small steps", 'Set it to "fp32"')
+        if full and self.precision == "bf16":
+            raise UserError("precision is 'bf16', in which weights lose small steps", 'Set it to "fp32"')
         return self
 
     @property

@@ -13,7 +13,7 @@ from pipelines.errors import UserError
 from training import checkpoint
 
 Format = Literal["kohya", "peft"]
-Factors = dict[str, tuple[Tensor, Tensor]]  # layer name in the denoiser -> up (m, r), down (r, n)
+Factors = dict[str, tuple[Tensor, Tensor]]  # layer name in the denoiser -> up (m, r), down (r, n, ...)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from PIL import ImageOps
 from torch import Tensor
 
@@ -29,6 +30,7 @@ from training.optimizers import at_rest, build, flatten_state, load_state, requi
 from training.optimizers.backward import StepInBackward
 from training.optimizers.outlier import OutlierLayerSampler, blocks_of, choose_scores, outlier_shares
 from training.optimizers.riemannian import precondition
+from training.others import draw_others
 from training.run import Run, decisive, runs_folder
 from training.sampling import guided_pipeline
 
@@ -70,7 +72,7 @@ def plan(config: Customization) -> list[Stage]:
     stages = []
     for own, other, others in (("content", "style", config.style.others), ("style", "content", config.content.others)):
         parts, rates = [_own_part(config, own)], {own: settings.lr}
-        if others and settings.weak > 0:
+        if (others or config.others.count) and settings.weak > 0:
             parts.append(Part(f"other {other}s", steps.others_batch_size, (other,)))
             rates[other] = settings.lr * settings.weak
         stages.append(Stage(own, len(stages) * steps.break_, steps.break_, tuple(parts), settings.rates(rates)))
@@ -151,12 +153,11 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
     require(config.optimizer.name)
     words = {"content": config.content.placeholder, "style": config.style.placeholder}
     pictures = read_all_pictures(config)
-    for name, missing in (("style", "other styles"), ("content", "other contents")):
-        if missing not in pictures:
-            log.info("Multi-correspondence is off for lack of %s: set %s.others to pictures of some", missing, name)
-
-    pipe = guided_pipeline(open_base(config.resolved_base(), config.precision))
+    accelerator = Accelerator(gradient_accumulation_steps=config.steps.accumulation)
+    pipe = guided_pipeline(open_base(config.resolved_base(), _precision(config)))
     base_hash = fingerprint(pipe.unet)
+    for missing in {part.concept for stage in stages for part in stage.parts} - pictures.keys():
+        pictures[missing] = draw_others(pipe, config, run.cache)
     device = pipe.device
     concepts = {name: prepare(pipe, found, run.cache) for name, found in pictures.items()}
     identity = _identity(config, base_hash, concepts)
@@ -212,7 +213,8 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
                 adapter.load_half(concept, adapter.fresh() if concept in stage.rates else None)
         sampler = _layer_sampler(config, pipe, concepts[stage.name], optimizer) if own.name == "owlore" else None
         # Of the base's own weights one gradient at a time is enough; an adapter's gradients are changed between.
-        in_backward = StepInBackward(optimizer) if settings.method == "full" and own.independent else None
+        alone = settings.method == "full" and own.independent and config.steps.accumulation == 1
+        in_backward = StepInBackward(optimizer) if alone else None
         if resumed:
             load_state(optimizer, checkpoint.under(saved.tensors, "optimizer."), saved.numbers["optimizer"])
             if sampler:
@@ -232,22 +234,24 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
                 sampler.before_step(k)
             for part in stage.parts:
                 concept = concepts[part.pictures or part.concept]
+                count = part.count * config.steps.accumulation
                 generator = keyed(config.seed, stage.name, part.concept, k)
-                index = choose(config.seed, stage.name, part.concept, k, part.count, len(concept))
-                latents, conditions = concept[index.to(device)]
-                noise = torch.randn(latents.shape, generator=generator).to(device)
-                timesteps = stratified_timesteps(part.count, timestep_count(pipe), generator).to(device)
-                loss = denoising_loss(pipe, latents, conditions, noise, timesteps)
-                losses[part.concept] = loss.item()
+                index = choose(config.seed, stage.name, part.concept, k, count, len(concept)).to(device)
+                noise = torch.randn((count, *concept.latents.shape[1:]), generator=generator).to(device)
+                timesteps = stratified_timesteps(count, timestep_count(pipe), generator).to(device)
+                # `inputs` keeps a loss from moving a half that is not its own. One pass for each loss gives the same
+                # gradients as one batched pass with two backward passes through all of it, for less work.
+                moved = [p for half in part.moves for p in adapter.parameters(half) if p.requires_grad]
+                losses[part.concept] = 0.0
+                for some in torch.arange(count, device=device).split(part.count):
+                    loss = denoising_loss(pipe, *concept[index[some]], noise[some], timesteps[some])
+                    losses[part.concept] += loss.item() / config.steps.accumulation
+                    accelerator.backward(loss, inputs=moved)
                 if not math.isfinite(losses[part.concept]):
                     raise UserError(
                         f"The loss at step {step + 1} is {losses}: the learned weights have grown out of bounds",
                         "Lower optimizer.lr and start a new run",
                     )
-                # `inputs` keeps a loss from moving a half that is not its own. One pass for each loss gives the same
-                # gradients as one batched pass with two backward passes through all of it, for less work.
-                moved = [p for half in part.moves for p in adapter.parameters(half) if p.requires_grad]
-                loss.backward(inputs=moved)
             if not in_backward:
                 if stage.name == "make":
                     _precondition(adapter, own.damping)
@@ -293,6 +297,11 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
     export.write(run.adapter, factors, card)
     strips.finish()
     run.write_state(status="done", message="")
+
+
+def _precision(config: Customization) -> str:
+    """Of the base in training: weights that learn themselves want fp32."""
+    return "fp32" if config.adapter.method == "full" else config.precision
 
 
 def _precondition(adapter: plp.PartlyLearnable, damping: float) -> None:

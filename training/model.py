@@ -4,6 +4,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from diffusers import DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -11,16 +12,22 @@ from torch import Tensor, nn
 from pipelines.attention import set_attention
 from pipelines.errors import UserError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FAMILIES = (StableDiffusionPipeline, StableDiffusionXLPipeline)
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Where accelerate computes: the GPU if there is one."""
+    return PartialState().device
 
 
-def open_base(base: str, precision: str = "fp32") -> DiffusionPipeline:
+def dtype(precision: str) -> torch.dtype:
+    """Of the frozen base: "auto" is bf16 on a GPU."""
+    whole = precision == "fp32" or (precision == "auto" and device().type != "cuda")
+    return torch.float32 if whole else torch.bfloat16
+
+
+def open_base(base: str, precision: str = "auto") -> DiffusionPipeline:
     """Open a base model, frozen, for inference.
 
     Args:
@@ -28,14 +35,14 @@ def open_base(base: str, precision: str = "fp32") -> DiffusionPipeline:
     Raises:
         UserError: it is not there, cannot be read, or is of a family that cannot be customized yet.
     """
-    path, dtype = Path(base), DTYPES[precision]
+    path = Path(base)
     try:
         if path.is_file():
             family = StableDiffusionXLPipeline if _is_sdxl(path) else StableDiffusionPipeline
-            pipe = family.from_single_file(base, dtype=dtype)
+            pipe = family.from_single_file(base, dtype=dtype(precision))
         else:
             # Safetensors only: a pickle from a stranger runs whatever its author liked.
-            pipe = DiffusionPipeline.from_pretrained(base, dtype=dtype, use_safetensors=True)
+            pipe = DiffusionPipeline.from_pretrained(base, dtype=dtype(precision), use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:
         kind = "cannot be opened" if path.exists() else "is neither a folder, nor a file, nor a hub model within reach"
         raise UserError(

@@ -31,22 +31,27 @@ LAYERS = {
     "cross-attention": r".*\.attn2\.(to_q|to_k|to_v|to_out\.0)",
     "attention": r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)",
     "attention+feedforward": r".*\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))",
+    "all": r".*\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2)|resnets\.\d+\.conv[12])",
 }
 
 
-def frozen_halves(m: int, n: int, rank: int, constant_block: str, seed: int, name: str) -> tuple[Tensor, Tensor]:
+def frozen_halves(
+    m: int, n: int, rank: int, constant_block: str, seed: int, name: str, kernel: tuple[int, ...] = ()
+) -> tuple[Tensor, Tensor]:
     """A and C of one layer, functions of the seed and the layer's name alone.
+
+    A convolution's inputs are its channels, each with the elements of the kernel.
 
     Both come from one random orthogonal basis: the columns of A are orthogonal, so are the rows of C, and
     with "zero" they use different coordinates of the rank, A the first half and C the second, so that A C = 0.
     There they are also large, so that D and B stay small beside what they do. With "released" they are orthonormal.
 
     Returns:
-        A, (m // 2, rank), and C, (rank, n // 2), float32.
+        A, (m // 2, rank), and C, (rank, n // 2, *kernel), float32; A too has four dimensions with a kernel.
     """
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    rows, columns, half = m // 2, n // 2, rank // 2
+    rows, columns, half = m // 2, n // 2 * math.prod(kernel), rank // 2
     # float64, so that the float32 bits do not depend on the number of threads.
     gaussian = torch.randn(max(rows, columns, rank), rank, generator=generator, dtype=torch.float64)
     basis = torch.linalg.qr(gaussian).Q
@@ -56,7 +61,7 @@ def frozen_halves(m: int, n: int, rank: int, constant_block: str, seed: int, nam
         C[half:] = C_NORM * _orthonormal(basis[:columns, half:]).T
     else:
         A, C = _orthonormal(basis[:rows]).float(), _orthonormal(basis[:columns]).T.float()
-    return A, C.contiguous()
+    return A.reshape(rows, rank, *[1] * len(kernel)), C.reshape(rank, n // 2, *kernel).contiguous()
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
@@ -92,8 +97,8 @@ class Layer:
     """One adapted layer: its name in the denoiser, and the two parametrized factors."""
 
     name: str
-    up: nn.Linear  # peft's lora_B, weight m x r
-    down: nn.Linear  # peft's lora_A, weight r x n
+    up: nn.Module  # peft's lora_B, weight m x r
+    down: nn.Module  # peft's lora_A, weight r x n; of a convolution r x n x its kernel
 
     @property
     def B(self) -> nn.Parameter:
@@ -152,7 +157,7 @@ class PartlyLearnable:
             parameter.zero_() if half is None else parameter.copy_(half[layer.name])
 
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Layer name -> up, (m, r), and down, (r, n), of the whole adapter at the present scales."""
+        """Layer name -> up, (m, r), and down, (r, n) or (r, n, *kernel), of the whole adapter at the present scales."""
         return {layer.name: (layer.up.weight.detach(), layer.down.weight.detach()) for layer in self.layers}
 
     def remove_parametrizations(self) -> None:
@@ -196,16 +201,18 @@ def attach(
         if not isinstance(module, LoraLayer):
             continue
         up, down = module.lora_B[ADAPTER].float(), module.lora_A[ADAPTER].float()
-        m, n = up.weight.shape[0], down.weight.shape[1]
+        m, n, *kernel = up.weight.shape[0], *down.weight.shape[1:]
         if rank > min(m, n):
             raise UserError(
                 f"adapter.rank is {rank}, but layer {name} is {m} x {n}",
                 f"Set adapter.rank to at most {min(m, n) // 2 * 2}",
             )
-        A, C = (half.to(up.weight.device) for half in frozen_halves(m, n, rank, constant_block, seed, name))
+        A, C = (
+            half.to(up.weight.device) for half in frozen_halves(m, n, rank, constant_block, seed, name, tuple(kernel))
+        )
         with torch.no_grad():
-            up.weight.copy_(torch.cat([A, A.new_zeros(m - m // 2, rank)]))
-            down.weight.copy_(torch.cat([C, C.new_zeros(rank, n - n // 2)], dim=1))
+            up.weight.copy_(torch.cat([A, A.new_zeros(m - m // 2, *A.shape[1:])]))
+            down.weight.copy_(torch.cat([C, C.new_zeros(rank, n - n // 2, *kernel)], dim=1))
         for factor, frozen, dim in ((up, A, 0), (down, C, 1)):
             bounded = WeightCompander(compander, compander).to(frozen.device) if compander else None
             parametrize.register_parametrization(factor, "weight", Half(frozen, dim, bounded))

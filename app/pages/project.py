@@ -37,6 +37,7 @@ LAYERS = [
     ("Cross-attention only", "cross-attention"),
     ("All attention", "attention"),
     ("Attention and feed-forward", "attention+feedforward"),
+    ("These and convolutions", "all"),
 ]
 
 

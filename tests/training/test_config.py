@@ -17,7 +17,7 @@ FAULTS = {
     "optimizer.bits is not a key .* eps": {"optimizer": {"bits": 8}},
     "optimizer.bits is 4. Set it to one of 8 or 32": {"optimizer": {"name": "gradnorm-lorp", "bits": 4}},
     "optimizer.update_gap is 0. Set it to a whole": {"optimizer": {"name": "gradnorm-lorp", "update_gap": 0}},
-    "adapter.layers is 'all'. Set it to one of 'cross-attention'": {"adapter": {"layers": "all"}},
+    "adapter.layers is 'some'. Set it to one of 'cross-attention'": {"adapter": {"layers": "some"}},
     "steps.break is 0. Set it to a whole number, at least 1": {"steps": {"break": 0}},
     "adapter is 3. Set it to a table": {"adapter": 3},
     "preset is 'x'. Set it to one of 'emoji'": {"preset": "x"},

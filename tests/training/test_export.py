@@ -52,9 +52,10 @@ def adapted(path=None):
     return pipe
 
 
+@pytest.mark.parametrize("layers", ["attention+feedforward", "all"])
 @pytest.mark.parametrize("style", FORMATS)
-def test_plain_diffusers_loads_the_same_model(tmp_path, style):
-    adapter = make(tmp_path / "a.safetensors", style)
+def test_plain_diffusers_loads_the_same_model(tmp_path, style, layers):
+    adapter = make(tmp_path / "a.safetensors", style, layers=layers)
     pipe = tiny_pipeline()
     before = forward(pipe.unet)
     pipe.load_lora_weights(tmp_path, weight_name="a.safetensors")

@@ -220,16 +220,6 @@ def test_a_missing_base_is_told(config, tmp_path, name):
         customize(config, tmp_path / "run")
 
 
-def test_multi_correspondence_is_off_without_other_pictures_and_the_log_says_so(config, tmp_path, caplog):
-    config.style.others = []
-    caplog.set_level("INFO", "joinery")
-    customize(config, tmp_path / "run", should_stop=StopAfter(1))
-    assert "Multi-correspondence is off for lack of other styles" in caplog.text
-    content, style, _ = plan(config)
-    assert content.parts == (Part("content", 2, ("content",), SHORT),) and content.rates.keys() == {"content"}
-    assert len(style.parts) == 2
-
-
 def test_the_plan_is_break_for_make(config):
     content, style, make = plan(config)
     assert content.parts == (Part("content", 2, ("content",), SHORT), Part("other styles", 1, ("style",)))
@@ -279,10 +269,20 @@ def test_learning_rate_warms_up_and_falls_to_nothing():
     assert factors[0] == pytest.approx(0.1) and max(factors) > 0.95 and 0 < factors[-1] < 1e-3
 
 
+def test_accumulated_batches_make_the_step_of_one_large_batch(config, tmp_path):
+    config.steps.make = 0
+    config.steps.batch_size, config.steps.others_batch_size = 4, 2
+    whole = customize(config, tmp_path / "whole")
+    config.steps.batch_size, config.steps.others_batch_size, config.steps.accumulation = 2, 1, 2
+    parts = customize(config, tmp_path / "parts")
+    for one, other in zip(whole.read_metrics(), parts.read_metrics(), strict=True):
+        assert one["losses"] == pytest.approx(other["losses"], rel=1e-4)
+
+
 def test_the_loss_falls(config, tmp_path):
     config.steps = config.steps.model_copy(update={"break_": 40, "make": 0, "batch_size": 4, "checkpoint_every": 100})
     config.optimizer.lr = 2e-2
-    config.content.others = config.style.others = []
+    config.optimizer.weak = 0
     losses = [entry["loss"] for entry in customize(config, tmp_path / "run").read_metrics()[:40]]
     assert sum(losses[-8:]) < sum(losses[:8])
 

@@ -40,6 +40,18 @@ def test_the_preconditioned_step_does_not_depend_on_how_the_product_is_split():
     torch.testing.assert_close(step(up @ mix, mix.inverse() @ down), step(up, down), rtol=1e-6, atol=1e-6)
 
 
+def test_a_convolution_is_preconditioned_as_its_matrix():
+    up, down, grad_up, grad_down = (
+        rand(6, 3, seed=1),
+        rand(3, 4, 2, 2, seed=2),
+        rand(6, 3, seed=3),
+        rand(3, 4, 2, 2, seed=4),
+    )
+    new_up, new_down = precondition(grad_up[..., None, None], grad_down, up[..., None, None], down, 1e-4)
+    flat_up, flat_down = precondition(grad_up, grad_down.flatten(1), up, down.flatten(1), 1e-4)
+    assert torch.equal(new_up[..., 0, 0], flat_up) and torch.equal(new_down.flatten(1), flat_down)
+
+
 def test_an_empty_factor_gives_finite_gradients():
     new_up, new_down = precondition(rand(4, 2), rand(2, 4), torch.zeros(4, 2), torch.zeros(2, 4), 1e-4)
     assert new_up.isfinite().all() and new_down.isfinite().all()

@@ -17,15 +17,16 @@ def precondition(grad_up: Tensor, grad_down: Tensor, up: Tensor, down: Tensor, d
     Solved in float32 or better, with d = damping * trace / rank of the matrix that is inverted.
 
     Args:
-        grad_up, grad_down: (rows, r) and (r, columns).
-        up, down: the whole factors, (m, r) and (r, n).
+        grad_up, grad_down: (rows, r) and (r, columns); of a convolution with its kernel behind.
+        up, down: the whole factors, (m, r) and (r, n), likewise.
         damping: relative, 1e-6 to 1e-1.
     """
+    up, down = up.flatten(1), down.flatten(1)
     right = _damped(down @ down.T, damping)
     left = _damped(up.T @ up, damping)
-    new_up = torch.linalg.solve(right, grad_up.to(right.dtype), left=False)
-    new_down = torch.linalg.solve(left, grad_down.to(left.dtype))
-    return new_up.to(grad_up.dtype), new_down.to(grad_down.dtype)
+    new_up = torch.linalg.solve(right, grad_up.flatten(1).to(right.dtype), left=False)
+    new_down = torch.linalg.solve(left, grad_down.flatten(1).to(left.dtype))
+    return new_up.to(grad_up.dtype).view_as(grad_up), new_down.to(grad_down.dtype).view_as(grad_down)
 
 
 def _damped(gram: Tensor, damping: float) -> Tensor:

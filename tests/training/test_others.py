@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from pipelines import UserError
+from training import Customization, customize
+from training.loop import plan
+from training.model import open_base
+from training.others import draw_others
+from training.sampling import guided_pipeline
+
+
+@pytest.fixture
+def alone(config):
+    """A project that names no other pictures."""
+    config.content.others = config.style.others = []
+    config.others.contents, config.others.styles, config.others.count = ["dog", "cat", "bus"], ["noto", "sepia"], 3
+    return config
+
+
+def pixels(pictures):
+    return [np.asarray(picture.image).tobytes() for picture in pictures]
+
+
+def test_the_base_draws_them_once_and_always_the_same(alone, tmp_path):
+    pipe = guided_pipeline(open_base(alone.resolved_base()))
+    drawn = draw_others(pipe, alone, tmp_path / "a")
+    captions = [picture.caption for picture in drawn]
+    assert len(set(captions)) == 3 and all(c.endswith((", noto style", ", sepia style")) for c in captions)
+    assert drawn[0].image.size == (32, 32) and len(set(pixels(drawn))) == 3
+    written = [picture.path.stat().st_mtime_ns for picture in drawn]
+    drawn[1].path.touch()
+    again = draw_others(pipe, alone, tmp_path / "a")
+    assert pixels(again) == pixels(drawn) and again[0].path.stat().st_mtime_ns == written[0]
+    drawn[2].path.unlink()  # killed in between
+    assert pixels(draw_others(pipe, alone, tmp_path / "a")) == pixels(drawn)
+
+
+def test_a_project_without_others_trains_on_them(alone, tmp_path):
+    run = customize(alone, tmp_path / "run")
+    entries = run.read_metrics()
+    assert entries[0]["losses"].keys() == {"content", "other styles"}
+    assert entries[3]["losses"].keys() == {"style", "other contents"}
+
+
+def test_none_are_drawn_where_none_are_wanted(alone, tmp_path):
+    alone.others.count = 0
+    assert [len(stage.parts) for stage in plan(alone)] == [1, 1, 2]
+    run = customize(alone, tmp_path / "run")
+    assert not list(run.cache.glob("others-*"))
+
+
+def test_a_caption_that_names_no_content_is_refused(alone):
+    with pytest.raises(UserError, match=r"others.caption"):
+        Customization(**alone.model_dump(by_alias=True) | {"others": {"caption": "a picture"}})

@@ -1,0 +1,55 @@
+"""The other contents and styles that multi-correspondence needs: drawn by the base where a project names none."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+
+from pipelines import CFG
+from pipelines.adapters import fingerprint
+from training import sheet
+from training.concepts import Picture, open_picture
+from training.config import Customization
+
+GUIDANCE_SCALE, STEPS = 2.0, 15  # little guidance: the pictures should be what the base itself would draw
+AT_ONCE = 8
+
+log = logging.getLogger("joinery")
+
+
+def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> list[Picture]:
+    """Pictures of contents in styles, both named in `others`, each pair at most once; drawn once, then kept as PNG.
+
+    A function of the base, the words and the resolution alone, so that every run of a base finds them.
+
+    Args:
+        pipe: the guided base, without an adapter.
+        cache: the folder that keeps them.
+    """
+    settings = config.others
+    pairs = [(content, style) for content in settings.contents for style in settings.styles]
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[: settings.count]
+    captions = [settings.caption.format(content=c, style=s) for c, s in (pairs[i] for i in order)]
+    identity = json.dumps([fingerprint(pipe.unet), captions, config.resolution, GUIDANCE_SCALE, STEPS])
+    folder = cache / f"others-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    paths = [folder / f"{number:03d}.png" for number in range(len(captions))]
+    painter = None
+    for first in range(0, len(paths), AT_ONCE):  # always the same batches, so that the bits are the same
+        chunk = range(first, min(first + AT_ONCE, len(paths)))
+        if all(paths[number].exists() for number in chunk):
+            continue
+        if painter is None:
+            log.info("Drawing %d pictures of other contents in other styles", len(paths))
+            painter = type(pipe).from_pipe(
+                pipe, scheduler=DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+            )
+            painter.set_progress_bar_config(disable=True)
+            painter.guidance = CFG()
+        prompts = [captions[number] for number in chunk]
+        drawn = sheet.draw(painter, prompts, tuple(chunk), config.resolution, GUIDANCE_SCALE, STEPS)
+        for number, picture in zip(chunk, drawn, strict=True):
+            sheet.save(picture, paths[number])
+    return [Picture(path, open_picture(path), caption) for path, caption in zip(paths, captions, strict=True)]
