@@ -101,14 +101,14 @@ def _copy_others(source: Path, target: Path) -> Path:
 def _workload(config: Customization) -> tuple:
     """What decides the seconds of a step."""
     steps, adapter = config.steps, config.adapter
-    others = bool(config.content.others), bool(config.style.others)
     return (
         Path(config.base).name,
         config.resolution,
         config.precision,
         steps.batch_size,
+        steps.accumulation,
         steps.others_batch_size,
-        others,
+        [len(stage.parts) for stage in plan(config)],
         adapter.layers,
         adapter.method,
     )

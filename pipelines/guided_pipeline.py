@@ -52,7 +52,13 @@ class GuidedMixin(AdapterMixin):
         """As in diffusers, in the pipeline's own precision: diffusers would cast the shared weights to float32."""
         if not {"dtype", "torch_dtype"} & kwargs.keys():
             kwargs["dtype"] = pipeline.dtype
-        return super().from_pipe(pipeline, **kwargs)
+        # It would warn of a cast, which this is not.
+        models = logging.getLogger("diffusers.models.modeling_utils")
+        models.addFilter(quiet := lambda record: record.levelno >= logging.ERROR)
+        try:
+            return super().from_pipe(pipeline, **kwargs)
+        finally:
+            models.removeFilter(quiet)
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
         """As in diffusers, but under the stock class's name, so that every stock tool opens the folder."""

@@ -3,7 +3,7 @@
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, Union
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args
 
 import tomlkit
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
@@ -260,8 +260,8 @@ class Customization(Strict):
     name: str = Field("", pattern=r"^[^/\\]*$", description="of the run; empty: the folder's name")
     preset: Literal["emoji", "sd15", "sdxl"] = "emoji"
     base: str = Field("models/emoji", min_length=1, description="a diffusers folder, one safetensors file, or a hub id")
-    content: Content
-    style: Style
+    content: Content | None = Field(None, description="left out: only the style is learned")
+    style: Style | None = Field(None, description="left out: only the content is learned")
     others: Others = Others()
     adapter: Adapter = Adapter()
     optimizer: Optimizer = AdamW()
@@ -286,9 +286,16 @@ class Customization(Strict):
         preset = data.get("preset", "emoji")
         return _merge(PRESETS[preset], data) if isinstance(preset, str) and preset in PRESETS else data
 
+    @property
+    def concepts(self) -> dict[str, Content | Style]:
+        """What is to be learned, by name: content, style, or both."""
+        return {name: one for name, one in (("content", self.content), ("style", self.style)) if one is not None}
+
     @model_validator(mode="after")
     def _check_placeholders(self) -> Self:
-        if self.content.placeholder.lower() == self.style.placeholder.lower():
+        if not self.concepts:
+            raise UserError("There is nothing to learn: content and style are both missing", "Add [content] or [style]")
+        if len(self.concepts) == 2 and self.content.placeholder.lower() == self.style.placeholder.lower():
             raise UserError(
                 f"content.placeholder and style.placeholder are both {self.content.placeholder!r}",
                 "Give them two different words",
@@ -310,8 +317,9 @@ class Customization(Strict):
     def sample_prompt(self) -> str:
         if self.samples.prompt:
             return self.samples.prompt
-        thing = f"{self.content.placeholder} {self.content.class_word}".strip()
-        return f"{thing}, {self.style.placeholder} {self.style.class_word}".strip() + " style"
+        words = {n: f"{one.placeholder} {one.class_word}".strip() for n, one in self.concepts.items()}
+        thing = words.get("content") or next(iter(self.others.contents), "a picture")
+        return f"{thing}, {words['style']} style" if "style" in words else thing
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -330,7 +338,7 @@ class Customization(Strict):
         config = cls(**data)
         folder = path.resolve().parent
         config.name = config.name or folder.name or "customization"
-        for concept in (config.content, config.style):
+        for concept in config.concepts.values():
             concept.pictures = [folder / item for item in concept.pictures]
             concept.others = [folder / item for item in concept.others]
         if (folder / config.base).exists():
@@ -340,10 +348,10 @@ class Customization(Strict):
     def save(self, path: str | Path) -> None:
         """Write all values to a TOML file that `load` reads to an equal customization."""
         folder = Path(path).resolve().parent
-        data = self.model_dump(mode="json", by_alias=True)
-        for concept in (data["content"], data["style"]):
+        data = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for name in self.concepts:
             for key in ("pictures", "others"):
-                concept[key] = [_relative(item, folder) for item in concept[key]]
+                data[name][key] = [_relative(item, folder) for item in data[name][key]]
         if os.path.isabs(data["base"]):
             data["base"] = _relative(data["base"], folder)
         Path(path).write_text(tomlkit.dumps(data), encoding="utf-8")
@@ -411,7 +419,8 @@ def _table(model: type[BaseModel], path: tuple) -> type[BaseModel]:
         if key in OPTIMIZERS:  # which of the union the fault is in
             model = OPTIMIZERS[key]
             continue
-        model = next(field.annotation for name, field in model.model_fields.items() if key in (name, field.alias))
+        annotation = next(field.annotation for name, field in model.model_fields.items() if key in (name, field.alias))
+        model = next((one for one in get_args(annotation) if one is not type(None)), annotation)
     return model
 
 

@@ -94,7 +94,7 @@ def estimate(config: Customization) -> Estimate:
         cached = _size(run.cache)
     halves = {c: checkpoint.under(state.tensors, f"half.{c}.") for c in ("content", "style")}
     if config.adapter.method == "full":  # a concept that is done is kept beside the one that learns
-        halves["content"] = checkpoint.under(state.tensors, "done.content.")
+        halves["content"] = checkpoint.under(state.tensors, "done.content.") or halves["content"]
     learned = sum(half.numel() for concept in halves.values() for half in concept.values())
     sampled = _sampled_rows(config) * (pauses[-1] if probe.samples.every else 0.0)
     return Estimate(

@@ -87,7 +87,8 @@ class FullWeights:
         for concept in ("content", "style"):
             left, whole = 0.0, 0.0
             for name in self.layers:
-                difference = (self.parts[concept][name] - self.base[name]).float()
+                learned = self.parts.get(concept, self.base)
+                difference = (learned[name] - self.base[name]).float()
                 up, down = truncate(difference, self.rank // 2)
                 found[name].append((up, down))
                 left += (difference - up @ down).square().sum().item()

@@ -34,6 +34,7 @@ from training.others import draw_others
 from training.run import Run, decisive, runs_folder
 from training.sampling import guided_pipeline
 
+BOTH = ("content", "style")
 SHORT = "content, captions short"
 WARM_UP = 10  # steps: Adam's second moment is a guess before
 
@@ -67,19 +68,22 @@ def plan(config: Customization) -> list[Stage]:
     if config.adapter.method == "full":
         return [
             Stage(c, i * steps.break_, steps.break_, (_own_part(config, c),), settings.rates({c: settings.lr}))
-            for i, c in enumerate(("content", "style"))
+            for i, c in enumerate(config.concepts)
         ]
     stages = []
-    for own, other, others in (("content", "style", config.style.others), ("style", "content", config.content.others)):
+    for own in config.concepts:
         parts, rates = [_own_part(config, own)], {own: settings.lr}
-        if (others or config.others.count) and settings.weak > 0:
+        other = "style" if own == "content" else "content"
+        given = other in config.concepts and config.concepts[other].others
+        if (given or config.others.count) and settings.weak > 0:
             parts.append(Part(f"other {other}s", steps.others_batch_size, (other,)))
             rates[other] = settings.lr * settings.weak
         stages.append(Stage(own, len(stages) * steps.break_, steps.break_, tuple(parts), settings.rates(rates)))
-    both, half = ("content", "style"), max(1, steps.batch_size // 2)
-    parts = tuple(Part(concept, half, both) for concept in both)
-    rates = settings.rates(dict.fromkeys(both, settings.make_lr))
-    stages.append(Stage("make", 2 * steps.break_, steps.make, parts, rates))
+    if len(config.concepts) == 2:
+        half = max(1, steps.batch_size // 2)
+        parts = tuple(Part(concept, half, BOTH) for concept in BOTH)
+        rates = settings.rates(dict.fromkeys(BOTH, settings.make_lr))
+        stages.append(Stage("make", 2 * steps.break_, steps.make, parts, rates))
     return stages
 
 
@@ -151,7 +155,7 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
     stages = plan(config)
     total = sum(stage.steps for stage in stages)
     require(config.optimizer.name)
-    words = {"content": config.content.placeholder, "style": config.style.placeholder}
+    words = {name: concept.placeholder for name, concept in config.concepts.items()}
     pictures = read_all_pictures(config)
     accelerator = Accelerator(gradient_accumulation_steps=config.steps.accumulation)
     pipe = guided_pipeline(open_base(config.resolved_base(), _precision(config)))
@@ -171,7 +175,7 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
             pipe.unet, settings.rank, settings.layers, settings.constant_block, settings.seed, settings.compander
         )
     )
-    learned_bytes = 4 * sum(p.numel() for concept in words for p in adapter.parameters(concept))
+    learned_bytes = 4 * sum(p.numel() for concept in BOTH for p in adapter.parameters(concept))
     checkpoint.check_space(run.folder, learned_bytes * (4 * (checkpoint.KEEP + 1) + 2))
     strips = sheet.Strips(pipe, adapter, config, run)
 
@@ -189,7 +193,7 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
         nonlocal last_saved
         if step == last_saved:
             return
-        tensors = {f"half.{c}.{name}": half for c in words for name, half in adapter.half(c).items()}
+        tensors = {f"half.{c}.{name}": half for c in BOTH for name, half in adapter.half(c).items()}
         tensors |= {f"done.{c}.{name}": half for c in done for name, half in done[c].items()}
         moments, numbers = flatten_state(optimizer)
         tensors |= {f"optimizer.{key}": value for key, value in moments.items()}
@@ -204,7 +208,7 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
         groups = [{"params": adapter.parameters(c), "lr": rate, "peak": rate} for c, rate in stage.rates.items()]
         optimizer = build(own.name, groups, **own.own_settings())
         resumed = step > stage.first
-        for concept in words:
+        for concept in BOTH:
             if resumed:
                 adapter.load_half(concept, checkpoint.under(saved.tensors, f"half.{concept}."))
             elif stage.name == "make":
@@ -285,8 +289,8 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
             in_backward.remove()
 
     run.write_state(stage="export", step=total, steps=total, time_left=0)
-    for concept in words:
-        adapter.load_half(concept, done[concept])
+    for concept in BOTH:
+        adapter.load_half(concept, done.get(concept))
     factors = adapter.factors()
     card = export.Card(
         Path(config.base).name, base_hash, settings.rank, settings.seed, settings.constant_block, words, tuple(factors)
@@ -295,7 +299,7 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
         card = replace(card, constant_block="none", halves=full.HALVES)
         adapter.load_factors(factors)  # the sheet shows what the file does
     export.write(run.adapter, factors, card)
-    strips.finish()
+    strips.finish(done.keys())
     run.write_state(status="done", message="")
 
 
@@ -332,7 +336,7 @@ def _layer_sampler(config: Customization, pipe, concept: Concept, optimizer) -> 
 def read_all_pictures(config: Customization) -> dict[str, list]:
     """Pictures by what the stages call them; `others` only where there are some."""
     found = {}
-    for name, concept in (("content", config.content), ("style", config.style)):
+    for name, concept in config.concepts.items():
         words = {"placeholder": concept.placeholder, "class_word": concept.class_word}
         found[name] = read_pictures(concept.pictures, config.resolution, concept.caption, words)
         if concept.mirror:

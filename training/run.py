@@ -132,8 +132,8 @@ def decisive(config: Customization) -> dict[str, Any]:
     """
     data = config.model_dump(mode="json", exclude={"name", "preset", "base", "samples"})
     del data["steps"]["checkpoint_every"]
-    for concept in (data["content"], data["style"]):
-        del concept["pictures"], concept["others"]
+    for name in config.concepts:
+        del data[name]["pictures"], data[name]["others"]
     return data
 
 

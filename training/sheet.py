@@ -1,6 +1,7 @@
 """Labelled sheets of sample pictures: the same seeds for the base, each concept alone, and both joined."""
 
 import io
+from collections.abc import Set
 from pathlib import Path
 
 import torch
@@ -64,6 +65,11 @@ def save(image: Image.Image, path: Path) -> None:
     checkpoint.write_bytes(path, buffer.getvalue())
 
 
+def _needs(row: str) -> set[str]:
+    """The concepts that a row shows."""
+    return {concept for concept, scale in zip(("content", "style"), SCALES[row], strict=True) if scale}
+
+
 class Strips:
     """The sample sheets of one training run."""
 
@@ -82,8 +88,7 @@ class Strips:
         halves |= {concept: half for concept, half in now.items() if stage in (concept, "make")}
         changed = {"content": {"content"}, "style": {"style", "joined"}, "make": set(SCALES) - {"base"}}[stage]
         for row in SCALES:
-            needed = {"base": set(), "joined": {"content", "style"}}.get(row, {row})
-            if needed <= halves.keys() and (row in changed or row not in self.rows):
+            if _needs(row) <= halves.keys() and (row in changed or row not in self.rows):
                 for concept in now:
                     self.adapter.load_half(concept, halves.get(concept))
                 self.rows[row] = self._pictures(row)
@@ -91,9 +96,9 @@ class Strips:
             self.adapter.load_half(concept, half)
         self._save(self.run.samples / f"step-{step:06d}.png", f"{stage}, step {step}: {self.config.sample_prompt}")
 
-    def finish(self) -> None:
-        """Write `samples/sheet.png` of the adapter as it now is."""
-        self.rows = {row: self._pictures(row) for row in SCALES}
+    def finish(self, learned: Set[str]) -> None:
+        """Write `samples/sheet.png` of the adapter as it now is, with what was learned."""
+        self.rows = {row: self._pictures(row) for row in SCALES if _needs(row) <= learned}
         self._save(self.run.sheet, self.config.sample_prompt)
 
     def _pictures(self, row: str) -> list[Image.Image]:

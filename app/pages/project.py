@@ -82,9 +82,8 @@ class ProjectForm:
             UserError: a value is out of range.
         """
         pictures = {"content": _files(content_pictures), "style": _files(style_pictures)}
-        for concept, files in pictures.items():
-            if not files:
-                raise UserError(f"There are no pictures of the {concept} yet", "Add some")
+        if not any(pictures.values()):
+            raise UserError("There are no pictures yet", "Add some of a content, of a style, or of both")
         # What the page does not show comes from the sample project, or from another preset's own defaults.
         data: dict[str, Any] = self.sample.model_dump(by_alias=True) if preset == self.sample.preset else {}
         for table in ("adapter", "steps", "optimizer"):
@@ -94,6 +93,9 @@ class ProjectForm:
             "style": (self.sample.style, style_word, style_placeholder, style_caption),
         }
         for concept, (sample, word, placeholder, caption) in concepts.items():
+            if not pictures[concept]:  # the other is learned alone
+                data[concept] = None
+                continue
             own = word.strip() != sample.class_word  # what suits the sample's concept may not suit another
             data[concept] = sample.model_dump(exclude={"mirror", "short_captions"} if own else None) | {
                 "pictures": [path for path, _ in pictures[concept]],
@@ -110,7 +112,7 @@ class ProjectForm:
         data["optimizer"] |= {"lr": lr, "make_lr": make_lr}
         if (word, placeholder) != (self.sample.content.class_word, self.sample.content.placeholder):
             data.get("samples", {}).pop("prompt", None)  # the sample project's prompt names its own content
-        return Customization(**data), pictures
+        return Customization(**data), {concept: files for concept, files in pictures.items() if files}
 
     def numbers(self, preset: str) -> tuple:
         """What the advanced fields start with, from `base` on."""

@@ -271,9 +271,11 @@ def test_from_pipe_shares_weights_both_ways(pipe):
     assert torch.equal(call(back), call(pipe))
 
 
-def test_from_pipe_keeps_half_precision():
+def test_from_pipe_keeps_half_precision(caplog):
     half = tiny_pipeline(StableDiffusionPipeline).to(torch.bfloat16)
+    caplog.clear()
     assert APGStableDiffusionPipeline.from_pipe(half).unet.dtype == torch.bfloat16 == half.unet.dtype
+    assert "Casting" not in caplog.text
     assert APGStableDiffusionPipeline.from_pipe(half, torch_dtype=torch.float32).unet.dtype == torch.float32
 
 

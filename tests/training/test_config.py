@@ -25,6 +25,7 @@ FAULTS = {
     "content.pictures is missing": {"content": {}},
     "content.placeholder is 'a b'. Set it to one word": {"content": {"pictures": "c", "placeholder": "a b"}},
     "are both 'zwx'. Give them two": {"content": {"pictures": "c", "placeholder": "zwx"}},
+    "content and style are both missing": {"content": None, "style": None},
     "resolution is 60. Set it to .* a multiple of 8": {"resolution": 60},
 }
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from pipelines import UserError
 from tests.tiny import tiny_pipeline
 from tests.training.conftest import optimizers
-from training import Customization, Run, checkpoint, customize
+from training import Customization, Run, checkpoint, customize, export, sheet
 from training.config import OPTIMIZERS
 from training.loop import (
     SHORT,
@@ -218,6 +218,26 @@ def test_a_missing_base_is_told(config, tmp_path, name):
     config.base = name
     with pytest.raises(UserError, match="neither a folder, nor a file, nor a hub model"):
         customize(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", ["plp", "full"])
+@pytest.mark.parametrize("own, prompt", [("content", "sks koala"), ("style", "dog face, zwx style")])
+def test_one_concept_alone_can_be_learned(config, tmp_path, own, prompt, method):
+    setattr(config, "style" if own == "content" else "content", None)
+    config.adapter.method = method
+    config.samples.every = 2
+    run = customize(config, tmp_path / "run", should_stop=StopAfter(2))
+    assert run.status == "cancelled"
+    run = customize(config, tmp_path / "run")
+    assert {entry["stage"] for entry in run.read_metrics()} == {own} and run.status == "done"
+    assert config.sample_prompt == prompt and Customization.load(run.config).concepts.keys() == {own}
+    factors, card = export.read(run.adapter)
+    assert card.placeholders.keys() == {own}
+    up, down = next(iter(factors.values()))
+    learned = {"content": down[:, down.shape[1] // 2 :], "style": up[up.shape[0] // 2 :]}
+    if method == "plp":
+        assert [concept for concept, half in learned.items() if half.any()] == [own]
+    assert Image.open(run.sheet).height == 2 * sheet.CELL + 24  # base, and what was learned
 
 
 def test_the_plan_is_break_for_make(config):
