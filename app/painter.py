@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from app.recipe import Recipe, file_hash
-from pipelines import APG, CFG
+from pipelines import APG, CFG, GuidanceRule
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
 from training import Customization, Run
@@ -36,13 +36,14 @@ class Model:
     base: str
     precision: str
     resolution: int
+    preset: str
     run: Run | None = None
 
     @classmethod
     def of(cls, config: Customization, run: Run | None = None) -> "Model":
         base = config.resolved_base()
         name = Path(base).name if Path(base).exists() else base
-        return cls(name, base, config.precision, config.resolution, run)
+        return cls(name, base, config.precision, config.resolution, config.preset, run)
 
 
 class Painter:
@@ -111,7 +112,7 @@ class Painter:
         """The pipeline for a model, and the recipe with what only the opened files can tell."""
         if self._base != (model.base, model.precision):
             self._base = self._pipe = None  # two large bases at once may not fit
-            self._pipe = guided_pipeline(open_base(model.base, model.precision))
+            self._pipe = guided_pipeline(open_base(model.base, model.precision), model.preset)
             self._base, self._adapter = (model.base, model.precision), None
             self._base_hash = fingerprint(self._pipe.unet)
         wanted = None
@@ -125,13 +126,18 @@ class Painter:
             if wanted:
                 self._pipe.load_adapter(model.run.adapter)
             self._adapter = wanted
-        settings = recipe.guidance_settings or _plain(asdict(RULES[recipe.guidance]()))
+        settings = recipe.guidance_settings or settings_of(default_rule(recipe.guidance, model.preset))
         known = {"base": model.name, "base_hash": self._base_hash, "adapter_hash": wanted or ""}
         return self._pipe, replace(
             recipe, **known, adapter=model.run.folder.name if model.run else "", guidance_settings=settings
         )
 
 
-def _plain(settings: dict) -> dict:
-    """Settings as JSON gives them back, so that a recipe equals the one read from its picture."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+def default_rule(name: str, preset: str) -> GuidanceRule:
+    """The rule of this name that suits a base."""
+    return APG.preset(preset) if name == "APG" else RULES[name]()
+
+
+def settings_of(rule: GuidanceRule) -> dict:
+    """A rule's settings as JSON gives them back, so that a recipe equals the one read from its picture."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(rule).items()}

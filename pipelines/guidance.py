@@ -126,7 +126,7 @@ class APG(GuidanceRule):
 
     @classmethod
     def preset(cls, name: str) -> "APG":
-        """What suits a base: "emoji" is the embedded one (benchmarks/guidance/sweep.py), "sdxl" the paper's."""
+        """What suits a base: "emoji" is the embedded one (benchmarks/guidance/sweep.py); "sd15", "sdxl" as published."""
         return cls(**_named(PRESETS, name, "preset"))
 
     @property
@@ -146,7 +146,7 @@ class APG(GuidanceRule):
         return clipped - parallel + self.eta * parallel
 
 
-PRESETS = {"emoji": {"eta": 0.0, "norm_threshold": 0.06, "momentum": 0.0}, "sdxl": {}}
+PRESETS = {"emoji": {"eta": 0.0, "norm_threshold": 0.06, "momentum": 0.0}, "sd15": {}, "sdxl": {}}
 
 
 def _named(table: dict, name: str, what: str):

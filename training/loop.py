@@ -158,7 +158,7 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
     words = {name: concept.placeholder for name, concept in config.concepts.items()}
     pictures = read_all_pictures(config)
     accelerator = Accelerator(gradient_accumulation_steps=config.steps.accumulation)
-    pipe = guided_pipeline(open_base(config.resolved_base(), _precision(config)))
+    pipe = guided_pipeline(open_base(config.resolved_base(), _precision(config)), config.preset)
     base_hash = fingerprint(pipe.unet)
     for missing in {part.concept for stage in stages for part in stage.parts} - pictures.keys():
         pictures[missing] = draw_others(pipe, config, run.cache)

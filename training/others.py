@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+from diffusers import DiffusionPipeline
 
 from pipelines import CFG
 from pipelines.adapters import fingerprint
@@ -36,20 +36,14 @@ def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> 
     identity = json.dumps([fingerprint(pipe.unet), captions, config.resolution, GUIDANCE_SCALE, STEPS])
     folder = cache / f"others-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     paths = [folder / f"{number:03d}.png" for number in range(len(captions))]
-    painter = None
+    if not all(path.exists() for path in paths):
+        log.info("Drawing %d pictures of other contents in other styles", len(paths))
     for first in range(0, len(paths), AT_ONCE):  # always the same batches, so that the bits are the same
         chunk = range(first, min(first + AT_ONCE, len(paths)))
         if all(paths[number].exists() for number in chunk):
             continue
-        if painter is None:
-            log.info("Drawing %d pictures of other contents in other styles", len(paths))
-            painter = type(pipe).from_pipe(
-                pipe, scheduler=DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
-            )
-            painter.set_progress_bar_config(disable=True)
-            painter.guidance = CFG()
         prompts = [captions[number] for number in chunk]
-        drawn = sheet.draw(painter, prompts, tuple(chunk), config.resolution, GUIDANCE_SCALE, STEPS)
+        drawn = sheet.draw(pipe, prompts, tuple(chunk), config.resolution, GUIDANCE_SCALE, STEPS, CFG())
         for number, picture in zip(chunk, drawn, strict=True):
             sheet.save(picture, paths[number])
     return [Picture(path, open_picture(path), caption) for path, caption in zip(paths, captions, strict=True)]

@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 
-from pipelines import UserError, guided
+from pipelines import APG, UserError, guided
 from training import checkpoint, full
 from training.config import Customization
 from training.model import open_base
@@ -24,7 +24,7 @@ def open_run(folder: Path) -> tuple[DiffusionPipeline, Customization]:
     if not run.adapter.exists():
         raise UserError(f"The run {folder} has no adapter yet", "Start its customization again and let it end")
     config = Customization.load(run.config)
-    pipe = guided_pipeline(open_base(config.resolved_base(), config.precision))
+    pipe = guided_pipeline(open_base(config.resolved_base(), config.precision), config.preset)
     pipe.load_adapter(run.adapter)
     return pipe, config
 
@@ -55,8 +55,9 @@ def write_model(folder: Path, out: Path) -> None:
     fresh.rename(out)
 
 
-def guided_pipeline(pipe: DiffusionPipeline) -> DiffusionPipeline:
-    """The same components, shared, in the guided class of the same family."""
-    pipe = guided(type(pipe)).from_pipe(pipe)
+def guided_pipeline(pipe: DiffusionPipeline, preset: str) -> DiffusionPipeline:
+    """The same components, shared, in the guided class of the same family, with the preset's rule and DPM++ 2M."""
+    pipe = guided(type(pipe)).from_pipe(pipe, scheduler=DPMSolverMultistepScheduler.from_config(pipe.scheduler.config))
+    pipe.guidance = APG.preset(preset)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -8,6 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 
+from pipelines import GuidanceRule
 from training import checkpoint
 from training.config import Customization
 from training.plp import PartlyLearnable
@@ -28,8 +29,13 @@ def draw(
     resolution: int,
     guidance_scale: float,
     steps: int,
+    guidance: GuidanceRule | None = None,
 ) -> list[Image.Image]:
-    """One picture per seed, whichever other seeds are drawn with it; of one prompt, or of one each."""
+    """One picture per seed, whichever other seeds are drawn with it; of one prompt, or of one each.
+
+    Args:
+        pipe: a guided one; `guidance` is its own rule if not given.
+    """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with torch.no_grad():
         return pipe(
@@ -38,6 +44,7 @@ def draw(
             width=resolution,
             guidance_scale=guidance_scale,
             num_inference_steps=steps,
+            guidance=guidance,
             generator=generators,
         ).images
 

@@ -14,9 +14,9 @@ import gradio as gr
 from app import figures
 from app.library import Library
 from app.pages import QUICK
-from app.painter import LARGEST_SEED, Model, Painter, Stopped
+from app.painter import LARGEST_SEED, RULES, Model, Painter, Stopped, default_rule, settings_of
 from app.recipe import Recipe
-from pipelines.errors import UserError
+from pipelines import APG, CFG, UserError
 from training import Customization
 from training.sheet import SCALES
 
@@ -61,13 +61,23 @@ def build(library: Library, sample: Customization, painter: Painter) -> PlayPage
                 seed = gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed")
                 fresh = gr.Checkbox(True, label="New seed each time", min_width=120)
             with gr.Accordion("Guidance", open=False):
-                rule = gr.Radio(["APG", "CFG"], value="APG", label="Rule", info="CFG is there for comparison.")
+                rule = gr.Radio(list(RULES), value="APG", label="Rule", info="CFG is there for comparison.")
                 scale = gr.Slider(1, 15, sample.samples.guidance_scale, step=0.5, label="Scale", info="1 is none.")
                 negative = gr.Textbox("", label="Keep away from", info="A negative prompt; may stay empty.")
+                own = default_rule("APG", sample.preset)
+                with gr.Accordion("Finer", open=False):
+                    with gr.Row():
+                        eta = _fine(0, 1, own.eta, 0.05, "Eta", "Share kept of what oversaturates.")
+                        limit = _fine(0, 0.5, own.norm_threshold or 0, 0.005, "Limit", "Norm threshold; 0 is none.")
+                        momentum = _fine(-0.9, 0, own.momentum, 0.05, "Momentum", "Away from the last steps.")
+                    with gr.Row():
+                        start = _fine(0, 0.95, 0, 0.05, "Guide from", "Share of the steps.")
+                        end = _fine(0.05, 1, 1, 0.05, "Guide until", "Share of the steps.")
         with gr.Column(scale=3, min_width=320):
             with gr.Row():
                 draw = gr.Button("Draw", variant="primary", elem_id="draw", min_width=80)
                 compare = gr.Button("Compare", elem_id="compare", min_width=80)
+                rules = gr.Button("APG beside CFG", elem_id="rules", min_width=80)
                 stop = gr.Button("Stop", elem_id="stop", min_width=60)
             note = gr.HTML(padding=False, elem_id="play-note")
             pictures = gr.Gallery(
@@ -87,9 +97,10 @@ def build(library: Library, sample: Customization, painter: Painter) -> PlayPage
                 gr.Markdown("Every picture carries its recipe. Drop one here to set all fields as it was drawn.")
                 source = gr.File(label="A PNG made by Joinery", file_types=[".png"], height=110, elem_id="recipe")
 
-    def drawing(compare_all: bool):
+    def drawing(show_what: str):
         def handler(
             name, text, content, style, count, steps, seed, fresh, rule, scale, negative,
+            eta, limit, momentum, start, end,
             request: gr.Request, progress=gr.Progress(),  # noqa: B008 (Gradio finds it by its default)
         ):  # fmt: skip
             stop = stops.setdefault(request.session_hash, threading.Event())
@@ -99,16 +110,24 @@ def build(library: Library, sample: Customization, painter: Painter) -> PlayPage
                 model, _ = model_of(name)
                 if not text.strip():
                     raise UserError("The prompt is empty", "Say what to draw")
-                if compare_all and not model.run:
+                if show_what == "scales" and not model.run:
                     raise UserError("The base alone has nothing to compare", "Choose a finished run")
+                settings = {
+                    "APG": APG(eta, limit or None, momentum, interval=(start, end)),
+                    "CFG": CFG(interval=(start, end)),
+                }
                 recipe = Recipe(
-                    text.strip(), seed, content, style, rule, {}, scale, steps, model.resolution, model.name,
-                    negative_prompt=negative.strip(),
+                    text.strip(), seed, content, style, rule, settings_of(settings[rule]), scale, steps,
+                    model.resolution, model.name, negative_prompt=negative.strip(),
                 )  # fmt: skip
-                rows = SCALES if compare_all else {"": (content, style)}
+                rows = {
+                    "pictures": {"": {}},
+                    "scales": {label: {"content": c, "style": s} for label, (c, s) in SCALES.items()},
+                    "rules": {n: {"guidance": n, "guidance_settings": settings_of(r)} for n, r in settings.items()},
+                }[show_what]
                 drawn = []
-                for number, (label, (row_content, row_style)) in enumerate(rows.items()):
-                    wish = replace(recipe, content=row_content, style=row_style)
+                for number, (label, change) in enumerate(rows.items()):
+                    wish = replace(recipe, **change)
 
                     def show(done, total, number=number):
                         progress((number * total + done) / (total * len(rows)), desc="Drawing")
@@ -159,11 +178,11 @@ def build(library: Library, sample: Customization, painter: Painter) -> PlayPage
 
     def set_from(path: str | None, runs_name: str):
         if not path:
-            return [gr.skip()] * 12
+            return [gr.skip()] * 17
         try:
             recipe = Recipe.read(Path(path))
         except UserError as error:
-            return [*[gr.skip()] * 11, figures.note(str(error), "error")]
+            return [*[gr.skip()] * 16, figures.note(str(error), "error")]
         known = recipe.adapter in [run.folder.name for run in library.finished()] or not recipe.adapter
         said = (
             figures.note("All fields are as the picture was drawn.", "good")
@@ -173,13 +192,15 @@ def build(library: Library, sample: Customization, painter: Painter) -> PlayPage
         return (
             recipe.adapter if known else runs_name, recipe.prompt, recipe.content, recipe.style, recipe.steps,
             recipe.seed, False, recipe.guidance, recipe.guidance_scale, recipe.negative_prompt,
+            *_finer(recipe),
             _download(recipe.adapter) if known and recipe.adapter else gr.skip(), said,
         )  # fmt: skip
 
-    fields = [run, prompt, content, style, count, steps, seed, fresh, rule, scale, negative]
-    for button, handler in ((draw, drawing(False)), (compare, drawing(True))):
+    finer = [eta, limit, momentum, start, end]
+    fields = [run, prompt, content, style, count, steps, seed, fresh, rule, scale, negative, *finer]
+    for button, what in ((draw, "pictures"), (compare, "scales"), (rules, "rules")):
         button.click(
-            handler,
+            drawing(what),
             fields,
             [pictures, note, seed],
             concurrency_id="device",
@@ -196,7 +217,7 @@ def build(library: Library, sample: Customization, painter: Painter) -> PlayPage
     stop.click(ask_to_stop, None, None, **QUICK)
     # `input`, not `change`: a recipe sets the run and the prompt, and the prompt must stay.
     run.input(choose, run, [prompt, content, style, adapter], **QUICK)
-    recipe_fields = [run, prompt, content, style, steps, seed, fresh, rule, scale, negative]
+    recipe_fields = [run, prompt, content, style, steps, seed, fresh, rule, scale, negative, *finer]
     source.upload(set_from, [source, run], [*recipe_fields, adapter, note], **QUICK)
     return PlayPage(run, [run, prompt, content, style, adapter], offer, add_new)
 
@@ -206,6 +227,20 @@ def _download(name: str) -> str:
         f'<a class="download" href="adapters/{quote(name)}.safetensors" download>Download the adapter</a>'
         f"<span>One LoRA file, {escape(name)}.safetensors, for diffusers and the common web UIs.</span>"
     )
+
+
+def _fine(low: float, high: float, value: float, step: float, label: str, info: str) -> gr.Slider:
+    return gr.Slider(low, high, value, step=step, label=label, info=info, min_width=140)
+
+
+def _finer(recipe: Recipe) -> list:
+    """The fields of the rule's settings as a recipe has them; those that its rule lacks stay."""
+    settings = recipe.guidance_settings
+    if "eta" in settings:
+        first = settings["eta"], settings["norm_threshold"] or 0, settings["momentum"]
+    else:
+        first = [gr.skip()] * 3
+    return [*first, *settings["interval"]]
 
 
 def _whole_seed(seed: float | None) -> int:

@@ -69,8 +69,7 @@ def main(steps: int = 15) -> None:
     real = [open_picture(file) for file in files]
     rows, shown = [{"rule": "real pictures", **looks(real)}], {"real": real}
     for w, rule in settings():
-        pipe.guidance = rule
-        pictures = draw(pipe, PROMPTS, tuple(range(len(PROMPTS))), 64, w, steps)
+        pictures = draw(pipe, PROMPTS, tuple(range(len(PROMPTS))), 64, w, steps, rule)
         rows.append({"rule": type(rule).__name__, "guidance_scale": w, **asdict(rule), **looks(pictures)})
         print(json.dumps(rows[-1]), flush=True)
         if isinstance(rule, CFG):

@@ -122,6 +122,17 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
     for label in ("base", "content", "style", "joined"):
         expect(page.locator("#pictures").get_by_text(label, exact=True)).to_have_count(4)
 
+    page.click("#rules")
+    expect(page.locator("#pictures img")).to_have_count(8)
+    for label in ("APG", "CFG"):
+        expect(page.locator("#pictures").get_by_text(label, exact=True)).to_have_count(4)
+
+    page.get_by_label("range slider for Content").fill("0.5")
+    page.click("#draw")
+    expect(page.locator("#pictures img")).to_have_count(4)
+    picture.write_bytes(page.request.get(page.locator("#pictures img").first.get_attribute("src")).body())
+    assert Recipe.read(picture).content == 0.5
+
     page.fill("#prompt textarea", " ")
     page.click("#draw")
     expect(page.locator("#play-note .error")).to_contain_text("The prompt is empty")
@@ -137,7 +148,7 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
 def test_only_drawing_waits_in_line(config, library):
     page = studio_page(library, config)
     queued = [event for event in page.fns.values() if event.queue is not False]
-    assert {event.concurrency_id for event in queued} == {"device"} and len(queued) == 2
+    assert {event.concurrency_id for event in queued} == {"device"} and len(queued) == 3
 
 
 def test_it_fits_a_telephone(studio, page):

@@ -22,7 +22,7 @@ def pixels(pictures):
 
 
 def test_the_base_draws_them_once_and_always_the_same(alone, tmp_path):
-    pipe = guided_pipeline(open_base(alone.resolved_base()))
+    pipe = guided_pipeline(open_base(alone.resolved_base()), alone.preset)
     drawn = draw_others(pipe, alone, tmp_path / "a")
     captions = [picture.caption for picture in drawn]
     assert len(set(captions)) == 3 and all(c.endswith((", noto style", ", sepia style")) for c in captions)
