@@ -20,7 +20,8 @@ class Finding:
 def check(concept: str, paths: list[Path], resolution: int) -> list[Finding]:
     """Look at the pictures of a content or a style: unreadable, too few, too small, the same twice."""
     if not paths:
-        return [Finding(f"There are no pictures of the {concept} yet. Add some.", True)]
+        other = "style" if concept == "content" else "content"
+        return [Finding(f"There are no pictures of the {concept}, so the {other} will be learned alone.", False)]
     findings, seen = [], {}
     for path in paths:
         try:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from pipelines.errors import UserError
 
 ADAPTER = "joinery"  # the name under which diffusers and peft know the adapter
 
-log = logging.getLogger("joinery")
-
 
 class AdapterMixin:
     """Gives a diffusers pipeline `load_adapter` and `set_scales`.
@@ -24,20 +21,25 @@ class AdapterMixin:
     What they need to know is kept on the denoiser, so that pipelines made by `from_pipe` share it.
     """
 
-    def load_adapter(self, path: str | Path) -> None:
+    def load_adapter(self, path: str | Path, any_base: bool = False) -> None:
         """Load an adapter in place of an earlier one, at content and style scale 1.
 
         Args:
             path: a safetensors file. One of Joinery's has a content half and a style half; any other LoRA that
                 diffusers reads is loaded too, with one scale for all of it.
+            any_base: also on another base than it was trained on, a relative of it for example.
         Raises:
-            UserError: it is not there, is not safetensors (a pickle, whatever its name), or does not fit the base.
+            UserError: it is not there, is not safetensors (a pickle, whatever its name), or was trained on another
+                base or does not fit this one; an earlier adapter then stays.
         """
         path, card = Path(path), read_card(path)
-        self.unload_adapter()
         denoiser = _denoiser(self)
-        if card and card["base_hash"] != fingerprint(denoiser):
-            log.warning("%s was trained on %s, not on this base; expect weaker results", path.name, card["base"])
+        if card and not any_base and card["base_hash"] != fingerprint(denoiser):
+            raise UserError(
+                f"The adapter {path} was trained on {card['base']}, not on this base",
+                "Load it there, or try it here all the same with any_base=True",
+            )
+        self.unload_adapter()
         try:
             self.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER, use_safetensors=True)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -101,16 +103,16 @@ def read_card(path: Path) -> dict | None:
 def fingerprint(module: nn.Module) -> str:
     """A hash of a module's weights, the same for every file format and precision, with an adapter on or not.
 
-    A thousand elements of each tensor, rounded to float16, stand for all: hashing every byte of a large base takes
-    longer than opening it.
+    The signs of some sixty elements of each tensor stand for all: no rounding changes them, the smallest further
+    training does, and hashing every byte of a large base takes longer than opening it.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         if "lora_" in name:
             continue
         sample = tensor.detach().flatten()
-        sample = sample[:: max(1, sample.numel() // 1024)].to("cpu", torch.float16)
-        digest.update(f"{name.replace('base_layer.', '')}{tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
+        signs = (sample[:: max(1, sample.numel() // 64)] > 0).cpu()
+        digest.update(f"{name.replace('base_layer.', '')}{tuple(tensor.shape)}".encode() + signs.numpy().tobytes())
     return digest.hexdigest()
 
 

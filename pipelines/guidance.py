@@ -126,7 +126,7 @@ class APG(GuidanceRule):
 
     @classmethod
     def preset(cls, name: str) -> "APG":
-        """What suits a base: "emoji" is the embedded one (benchmarks/guidance/sweep.py); "sd15", "sdxl" as published."""
+        """What suits a base: "emoji" the embedded one (benchmarks/guidance/sweep.py); "sd15", "sdxl" as published."""
         return cls(**_named(PRESETS, name, "preset"))
 
     @property

@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -60,13 +61,29 @@ def _as_list(value: Any) -> Any:
 
 
 Pictures = Annotated[list[Path], BeforeValidator(_as_list)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Placeholder = Annotated[str, Field(pattern=r"^[^\s{}]+$", max_length=32)]
 
 
-class Content(Strict):
-    """What is shown: a thing, an animal, a person."""
+class Concept(Strict):
+    """What a content and a style have in common."""
 
     pictures: Pictures = Field(min_length=1, description="a folder, or a list of picture files")
+    noise: tuple[Share, Share] = Field(
+        (0.0, 1.0), description="stretch of the noise schedule on which it is learned, 1 the noisiest"
+    )
+
+    @field_validator("noise")
+    @classmethod
+    def _check_noise(cls, noise: tuple[float, float]) -> tuple[float, float]:
+        if noise[0] >= noise[1]:
+            raise UserError(f"noise is {list(noise)}", "Give a lower and a higher share, for example [0.0, 0.8]")
+        return noise
+
+
+class Content(Concept):
+    """What is shown: a thing, an animal, a person."""
+
     placeholder: Placeholder = Field("sks", description="the word that will stand for it in prompts")
     class_word: str = Field("", description="what kind of thing it is, in a word the base knows, for example dog")
     caption: str = Field("{placeholder} {class_word}", description="for pictures without a .txt of the same name")
@@ -80,10 +97,9 @@ class Content(Strict):
     )
 
 
-class Style(Strict):
+class Style(Concept):
     """How it is shown."""
 
-    pictures: Pictures = Field(min_length=1, description="a folder, or a list of picture files")
     placeholder: Placeholder = Field("zwx", description="the word that will stand for it in prompts")
     class_word: str = Field("", description="the nearest style that the base knows, for example watercolour")
     caption: str = Field("{placeholder} {class_word} style", description="for pictures without a .txt of the same name")

@@ -112,10 +112,18 @@ def _epochs(positions: range, size: int) -> range:
     return range(positions[0] // size, positions[-1] // size + 1)
 
 
-def stratified_timesteps(count: int, total: int, generator: torch.Generator) -> Tensor:
-    """One timestep from each of `count` equal stretches of the schedule, in random order: a steadier loss."""
+def stratified_timesteps(
+    count: int, total: int, generator: torch.Generator, noise: tuple[float, float] = (0.0, 1.0)
+) -> Tensor:
+    """One timestep from each of `count` equal stretches of the schedule, in random order: a steadier loss.
+
+    Args:
+        noise: the share of the schedule that they come from, 1 the noisiest end.
+    """
+    low, high = noise
     strata = torch.randperm(count, generator=generator)
-    return ((strata + torch.rand(count, generator=generator)) / count * total).long().clamp(max=total - 1)
+    shares = low + (high - low) * (strata + torch.rand(count, generator=generator)) / count
+    return (shares * total).long().clamp(max=total - 1)
 
 
 def learning_rate_factor(step: int, steps: int, decays: bool = True) -> float:
@@ -242,7 +250,9 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
                 generator = keyed(config.seed, stage.name, part.concept, k)
                 index = choose(config.seed, stage.name, part.concept, k, count, len(concept)).to(device)
                 noise = torch.randn((count, *concept.latents.shape[1:]), generator=generator).to(device)
-                timesteps = stratified_timesteps(count, timestep_count(pipe), generator).to(device)
+                learned = config.concepts.get(part.concept)  # None for others
+                stretch = learned.noise if learned else (0.0, 1.0)
+                timesteps = stratified_timesteps(count, timestep_count(pipe), generator, stretch).to(device)
                 # `inputs` keeps a loss from moving a half that is not its own. One pass for each loss gives the same
                 # gradients as one batched pass with two backward passes through all of it, for less work.
                 moved = [p for half in part.moves for p in adapter.parameters(half) if p.requires_grad]

@@ -26,6 +26,8 @@ FAULTS = {
     "content.placeholder is 'a b'. Set it to one word": {"content": {"pictures": "c", "placeholder": "a b"}},
     "are both 'zwx'. Give them two": {"content": {"pictures": "c", "placeholder": "zwx"}},
     "content and style are both missing": {"content": None, "style": None},
+    r"noise is \[0.5, 0.5\]. Give a lower and a higher share": {"content": {"pictures": "c", "noise": [0.5, 0.5]}},
+    "content.noise.1 is 1.5": {"content": {"pictures": "c", "noise": [0.5, 1.5]}},
     "resolution is 60. Set it to .* a multiple of 8": {"resolution": 60},
 }
 

@@ -172,10 +172,29 @@ def test_files_that_cannot_be_used_are_told_and_leave_the_base_alone(tmp_path, w
         pipe.set_scales()
 
 
-def test_an_adapter_of_another_base_is_noticed(tmp_path, caplog):
+def test_an_adapter_of_another_base_is_refused_unless_asked_for(tmp_path):
     make(tmp_path / "a.safetensors", base="other")
-    adapted(tmp_path / "a.safetensors")
-    assert "not on this base" in caplog.text
+    pipe = adapted()
+    base = forward(pipe.unet)
+    with pytest.raises(UserError, match=r"trained on tiny, not on this base\. Load it there"):
+        pipe.load_adapter(tmp_path / "a.safetensors")
+    assert torch.equal(forward(pipe.unet), base)
+    pipe.load_adapter(tmp_path / "a.safetensors", any_base=True)
+    assert not torch.equal(forward(pipe.unet), base)
+
+
+def test_a_base_s_fingerprint_is_that_of_its_weights():
+    unet = tiny_pipeline().unet
+    found = fingerprint(unet)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert fingerprint(tiny_pipeline().unet.to(dtype)) == found
+    plp.attach(unet, RANK)
+    assert fingerprint(unet) == found
+    assert fingerprint(tiny_pipeline(seed=1).unet) != found
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter += 1e-3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    assert fingerprint(unet) != found
 
 
 def test_halves_join_without_training(tmp_path):

@@ -237,7 +237,8 @@ def test_one_concept_alone_can_be_learned(config, tmp_path, own, prompt, method)
     learned = {"content": down[:, down.shape[1] // 2 :], "style": up[up.shape[0] // 2 :]}
     if method == "plp":
         assert [concept for concept, half in learned.items() if half.any()] == [own]
-    assert Image.open(run.sheet).height == 2 * sheet.CELL + 24  # base, and what was learned
+    strip = Image.open(run.samples / "step-000002.png")
+    assert strip.width == sheet.LABEL + 2 * sheet.CELL  # base, and what was learned
 
 
 def test_the_plan_is_break_for_make(config):
@@ -282,6 +283,8 @@ def test_keys_make_different_generators():
 def test_timesteps_come_one_from_each_stretch():
     timesteps = stratified_timesteps(8, 1000, keyed(0))
     assert sorted((timesteps // 125).tolist()) == list(range(8))
+    some = stratified_timesteps(8, 1000, keyed(0), (0.2, 0.6))
+    assert sorted(((some - 200) // 50).tolist()) == list(range(8))
 
 
 def test_learning_rate_warms_up_and_falls_to_nothing():
