@@ -146,7 +146,7 @@ class APG(GuidanceRule):
         return clipped - parallel + self.eta * parallel
 
 
-PRESETS = {"emoji": {"eta": 0.0, "norm_threshold": 0.06, "momentum": 0.0}, "sd15": {}, "sdxl": {}}
+PRESETS = {"emoji": {"eta": 0.0, "norm_threshold": 0.06, "momentum": -0.5}, "sd15": {}, "sdxl": {}}
 
 
 def _named(table: dict, name: str, what: str):

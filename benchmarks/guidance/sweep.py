@@ -81,7 +81,7 @@ def main(steps: int = 15) -> None:
     result = environment() | {"prompts": len(PROMPTS), "steps": steps, "scheduler": "DPM++ 2M", "rows": rows}
     (HERE / "results" / "sweep.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     cell = compose(
-        {label: pictures[::2] for label, pictures in shown.items()}, "Guidance scale 8 where not said", cell=96
+        {label: pictures[::4] for label, pictures in shown.items()}, "Guidance scale 8 where not said", cell=72
     )
     save(cell, HERE.parents[1] / "docs" / "pictures" / "sweep.png")
 

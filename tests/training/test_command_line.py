@@ -1,12 +1,17 @@
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from training import Run, checkpoint
+import training.__main__ as command_line
+from tests.tiny import tiny_pipeline
+from training import Customization, Run, checkpoint
 
 COMMAND = [sys.executable, "-m", "training"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -34,6 +39,59 @@ def test_what_a_user_can_mend_is_one_sentence_and_exit_2(project):
     done = run("customize", project)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "adapter.rank is 0. Set it to a whole number" in done.stderr.splitlines()[-1]
+
+
+def edit(old: str, new: str):
+    return lambda project: project.write_text(project.read_text().replace(old, new))
+
+
+def spoil_a_picture(project):
+    (project.parent / "content" / "picture-0.png").write_bytes(b"\x89PNG and no more")
+
+
+def empty_a_folder(project):
+    for picture in (project.parent / "style").iterdir():
+        picture.unlink()
+
+
+BAD_INPUT = {
+    "colour is not a key that is known here. Remove it": edit("resolution", 'colour = "red"\nresolution'),
+    "picture-0.png cannot be opened .* Save it anew as PNG or JPEG": spoil_a_picture,
+    "No pictures were found in .*style. Put PNG or JPEG": empty_a_folder,
+    "The base model 'nowhere' is neither a folder, .* Set base to": lambda project: project.write_text(
+        'base = "nowhere"' + project.read_text()[project.read_text().index("\nresolution") :]
+    ),
+    "optimizer.name is 'sgd'. Set it to one of": edit("[steps]", '[optimizer]\nname = "sgd"\n[steps]'),
+    "project.toml is not valid TOML": edit("[steps]", "[steps"),
+}
+
+
+@pytest.mark.parametrize("said", BAD_INPUT)
+def test_bad_input_is_told_before_work_starts(project, tmp_path, said, monkeypatch, capsys):
+    BAD_INPUT[said](project)
+    assert call(monkeypatch, "customize", project, "--run", tmp_path / "run") == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert re.search(said, sentence)
+    assert not (tmp_path / "run" / "adapter.safetensors").exists()
+
+
+def test_a_run_whose_base_has_changed_is_told(finished, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    tiny_pipeline(prediction_type="v_prediction", seed=1).save_pretrained(tmp_path / "base")
+    config = Customization.load(folder / "config.toml")
+    config.base = str(tmp_path / "base")
+    config.save(folder / "config.toml")
+    assert call(monkeypatch, "sample", folder, "--out", tmp_path / "sheet.png") == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "was trained on base, not on this base. Load it there" in sentence
+    assert not (tmp_path / "sheet.png").exists()
+
+
+def call(monkeypatch, *arguments) -> int:
+    """The command line in this process, which leaves signals as they were."""
+    monkeypatch.setattr(sys, "argv", ["training", *map(str, arguments)])
+    monkeypatch.setattr(command_line, "_StopOnSignal", lambda: SimpleNamespace(asked=False))
+    return command_line.main()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
