@@ -24,10 +24,10 @@ demo: $(VENV)/.installed ## Learn the sample content and style, join them, and d
 	$(PY) -m training customize samples/project.toml $(ARGS)
 
 test: $(VENV)/.installed-dev browser ## Run the tests (a selection: ARGS="-k apg")
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.installed-dev browser ## Run every test, the slow ones too
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check the code's form
 	$(PY) -m ruff check --no-cache .

@@ -65,5 +65,6 @@ def test_pictures_are_judged_in_words(tmp_path):
     assert tiny.startswith("tiny.png is 8 x 8 pixels") and broken.startswith("broken.png cannot be opened")
     assert few.startswith("Only 2 pictures of the content")
     assert str(tmp_path) not in "".join(finding.text for finding in findings)
-    assert check("style", [], 32)[0].blocks
+    (missing,) = check("style", [], 32)
+    assert not missing.blocks and "content will be learned alone" in missing.text
     assert check("style", [paths["one"]], 32) == []
