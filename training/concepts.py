@@ -110,7 +110,8 @@ def read_pictures(
         for key, word in (words or {}).items():
             text = text.replace("{" + key + "}", word)
         digest = hashlib.sha256(image.tobytes()).hexdigest()
-        pictures.append(Picture(path, image, " ".join(text.split()), seen.get(digest)))
+        text = " ".join(text.split()).replace(" ,", ",")  # a word may be empty
+        pictures.append(Picture(path, image, text, seen.get(digest)))
         seen.setdefault(digest, path)
     return pictures
 

@@ -129,6 +129,9 @@ class Adapter(Strict):
     constant_block: Literal["zero", "released"] = Field(
         "zero", description="zero: a fresh adapter changes nothing; released: as the authors' code has it"
     )
+    content_half: Literal["down", "up"] = Field(
+        "down", description="the factor whose learned half is the content's; the style has the other's"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="of the frozen halves; adapters join only if theirs agree")
     compander: float = Field(
         0.0, ge=0, le=100, description="a of a Weight Compander on the learned halves, bounded by 1.57 a; 0: none"

@@ -28,8 +28,8 @@ class Card:
     placeholders: dict[str, str]  # "content" and "style"
     layers: tuple[str, ...]  # names in the denoiser: kohya's keys do not say which underscore was a dot
     format: int = 1
-    # The learned half is the second one: rows m // 2 on of up for the style, columns n // 2 on of down for the content.
-    # With "first rank" and "second rank" a concept has that half of the rank instead.
+    # Whose the learned halves are: "up" is rows m // 2 on of up, "down" is columns n // 2 on of down. With "first rank"
+    # and "second rank" a concept has that half of the rank instead.
     halves: tuple[tuple[str, str], ...] = (("content", "down"), ("style", "up"))
     scales: tuple[tuple[str, float], ...] = (("content", 1.0), ("style", 1.0))  # baked into the weights
 
@@ -131,7 +131,8 @@ def join(content: Path, style: Path, target: Path) -> None:
         )
     words = {"content": card_c.placeholders["content"], "style": card_s.placeholders["style"]}
     scales = ("content", dict(card_c.scales)["content"]), ("style", dict(card_s.scales)["style"])
-    joined = {name: (factors_s[name][0], factors_c[name][1]) for name in card_c.layers}
+    ups, downs = (factors_c, factors_s) if dict(card_c.halves)["content"] == "up" else (factors_s, factors_c)
+    joined = {name: (ups[name][0], downs[name][1]) for name in card_c.layers}
     if dict(card_c.halves)["content"] == "first rank":
         k = card_c.rank // 2
         joined = {

@@ -11,6 +11,7 @@ up = [U_c, U_s], down = [V_c; V_s]. Nothing is trained after joining: there is n
 import logging
 import math
 import re
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,6 @@ from torch.nn.functional import pad
 
 from pipelines.errors import UserError
 from training.plp import LAYERS
-
-HALVES = (("content", "first rank"), ("style", "second rank"))  # where an adapter file of ours has them
 
 log = logging.getLogger("joinery")
 
@@ -29,6 +28,8 @@ class FullWeights:
 
     A "half" here is a concept's whole weights by layer name.
     """
+
+    halves: ClassVar[dict[str, str]] = {"content": "first rank", "style": "second rank"}  # in an adapter file of ours
 
     def __init__(self, layers: dict[str, nn.Linear], rank: int):
         self.layers, self.rank = layers, rank

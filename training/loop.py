@@ -179,9 +179,7 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
     adapter = (
         full.attach(pipe.unet, settings.rank, settings.layers)
         if settings.method == "full"
-        else plp.attach(
-            pipe.unet, settings.rank, settings.layers, settings.constant_block, settings.seed, settings.compander
-        )
+        else plp.attach(pipe.unet, **settings.model_dump(exclude={"method"}))
     )
     learned_bytes = 4 * sum(p.numel() for concept in BOTH for p in adapter.parameters(concept))
     checkpoint.check_space(run.folder, learned_bytes * (4 * (checkpoint.KEEP + 1) + 2))
@@ -303,10 +301,17 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
         adapter.load_half(concept, done.get(concept))
     factors = adapter.factors()
     card = export.Card(
-        Path(config.base).name, base_hash, settings.rank, settings.seed, settings.constant_block, words, tuple(factors)
+        Path(config.base).name,
+        base_hash,
+        settings.rank,
+        settings.seed,
+        settings.constant_block,
+        words,
+        tuple(factors),
+        halves=tuple(adapter.halves.items()),
     )
     if isinstance(adapter, full.FullWeights):
-        card = replace(card, constant_block="none", halves=full.HALVES)
+        card = replace(card, constant_block="none")
         adapter.load_factors(factors)  # the sheet shows what the file does
     export.write(run.adapter, factors, card)
     strips.finish(done.keys())

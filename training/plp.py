@@ -2,9 +2,11 @@
 
 Break-for-Make (arXiv 2403.19456). Of a linear layer with m outputs and n inputs, rank r:
 
-    up   = [A ; B]    m x r    A: the first m // 2 rows, frozen       B: the other rows, learned (style)
-    down = [C , D]    r x n    C: the first n // 2 columns, frozen    D: the other columns, learned (content)
+    up   = [A ; B]    m x r    A: the first m // 2 rows, frozen       B: the other rows, learned
+    down = [C , D]    r x n    C: the first n // 2 columns, frozen    D: the other columns, learned
     up down = [[A C, A D], [B C, B D]]
+
+One of B and D is the content's, the other the style's; the paper's figure and its code disagree on which.
 
 The halves sit as parametrizations on the weights of peft's LoRA layers, so that peft's forward, scaling and merging
 stay as they are, and removing the parametrizations leaves an ordinary LoRA.
@@ -112,13 +114,14 @@ class Layer:
 class PartlyLearnable:
     """The partly learnable adapter on a denoiser. Made by `attach`."""
 
-    def __init__(self, denoiser: nn.Module, layers: list[Layer], apart: bool):
+    def __init__(self, denoiser: nn.Module, layers: list[Layer], halves: dict[str, str], apart: bool):
         self.denoiser, self.layers = denoiser, layers
+        self.halves = halves  # concept -> the factor, "up" or "down", whose learned half is its own
         self.apart = apart  # A and C use different coordinates of the rank
 
     def parameters(self, concept: str) -> list[nn.Parameter]:
-        """The learned half of a concept: D of every layer for "content", B for "style"."""
-        return [layer.D if concept == "content" else layer.B for layer in self.layers]
+        """The learned half of a concept, "content" or "style": D of every layer or B."""
+        return [layer.D if self.halves[concept] == "down" else layer.B for layer in self.layers]
 
     def fresh(self) -> None:
         """What a concept starts from: zeros, with which it does nothing."""
@@ -140,10 +143,11 @@ class PartlyLearnable:
                 layer.B.grad[:, : rank // 2] = 0
 
     def set_scales(self, content: float = 1.0, style: float = 1.0) -> None:
-        """Multiply D by `content` and B by `style`, in the forward pass only."""
+        """Multiply the learned halves, in the forward pass only."""
         for layer in self.layers:
-            layer.down.parametrizations.weight[0].scale = content
-            layer.up.parametrizations.weight[0].scale = style
+            for concept, scale in (("content", content), ("style", style)):
+                factor = layer.up if self.halves[concept] == "up" else layer.down
+                factor.parametrizations.weight[0].scale = scale
 
     def half(self, concept: str) -> dict[str, Tensor]:
         """A copy of a concept's learned half by layer name."""
@@ -174,6 +178,7 @@ def attach(
     constant_block: str = "zero",
     seed: int = 0,
     compander: float = 0.0,
+    content_half: str = "down",
 ) -> PartlyLearnable:
     """Add a fresh partly learnable adapter to a denoiser and freeze everything else.
 
@@ -183,6 +188,7 @@ def attach(
         rank: even, at most the shorter side of the narrowest layer.
         layers: a key of `LAYERS`.
         seed: of the frozen halves.
+        content_half: "down" gives D to the content and B to the style, "up" the other way round.
         compander: a of a Weight Compander on the learned halves, whose entries then stay within a pi / 2; 0 for none.
     Raises:
         UserError: the rank does not fit, or the denoiser has no such layers.
@@ -217,4 +223,5 @@ def attach(
             bounded = WeightCompander(compander, compander).to(frozen.device) if compander else None
             parametrize.register_parametrization(factor, "weight", Half(frozen, dim, bounded))
         found.append(Layer(name, up, down))
-    return PartlyLearnable(denoiser, found, apart=constant_block == "zero")
+    halves = {"content": content_half, "style": "up" if content_half == "down" else "down"}
+    return PartlyLearnable(denoiser, found, halves, apart=constant_block == "zero")

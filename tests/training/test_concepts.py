@@ -62,7 +62,7 @@ def test_captions_come_from_beside_then_from_the_concept_then_from_the_name(tmp_
     (tmp_path / "a.txt").write_text("{placeholder} {class_word}, noto style\n")
     words = {"placeholder": "sks", "class_word": ""}
     read = concepts.read_pictures([tmp_path], 32, "a {class_word} {placeholder}", words)
-    assert [p.caption for p in read] == ["sks , noto style", "a sks", "a sks"]
+    assert [p.caption for p in read] == ["sks, noto style", "a sks", "a sks"]
     assert concepts.read_pictures([tmp_path / "red-car.png"], 32, None)[0].caption == "red car"
 
 

@@ -27,11 +27,11 @@ def forward(unet):
         return unet(latents, torch.tensor([10, 500]), encoder_hidden_states=prompt).sample
 
 
-def make(path, style="kohya", rank=RANK, seed=0, layers="attention+feedforward", only=None, base=None):
+def make(path, style="kohya", rank=RANK, seed=0, layers="attention+feedforward", only=None, base=None, half="down"):
     """A trained adapter's file, and the model as training sees it."""
     unet = tiny_pipeline().unet
     card_hash = base or fingerprint(unet)
-    adapter = plp.attach(unet, rank, layers, seed=seed)
+    adapter = plp.attach(unet, rank, layers, seed=seed, content_half=half)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for concept in ("content", "style"):
@@ -40,7 +40,9 @@ def make(path, style="kohya", rank=RANK, seed=0, layers="attention+feedforward",
                 parameter.copy_(value if only in (None, concept) else torch.zeros_like(value))
     words = {"content": "sks", "style": "zwx"}
     factors = adapter.factors()
-    export.write(path, factors, export.Card("tiny", card_hash, rank, seed, "zero", words, tuple(factors)), style)
+    halves = tuple(adapter.halves.items())
+    card = export.Card("tiny", card_hash, rank, seed, "zero", words, tuple(factors), halves=halves)
+    export.write(path, factors, card, style)
     return adapter
 
 
@@ -88,9 +90,9 @@ def test_formats_convert_into_each_other_to_the_bit(tmp_path, first, second):
     assert card_a == card_c and all(torch.equal(x, y) for k in a for x, y in zip(a[k], c[k], strict=True))
 
 
-@pytest.mark.parametrize("style", FORMATS)
-def test_scales_equal_those_of_training_and_do_not_drift(tmp_path, style):
-    adapter = make(tmp_path / "a.safetensors", style)
+@pytest.mark.parametrize("style, half", zip(FORMATS, ["down", "up"], strict=True))
+def test_scales_equal_those_of_training_and_do_not_drift(tmp_path, style, half):
+    adapter = make(tmp_path / "a.safetensors", style, half=half)
     pipe = adapted(tmp_path / "a.safetensors")
     fresh = forward(pipe.unet)
     torch.testing.assert_close(fresh, forward(adapter.denoiser), atol=1e-5, rtol=1e-5)
@@ -197,10 +199,11 @@ def test_a_base_s_fingerprint_is_that_of_its_weights():
     assert fingerprint(unet) != found
 
 
-def test_halves_join_without_training(tmp_path):
-    make(tmp_path / "c.safetensors", only="content")
-    make(tmp_path / "s.safetensors", "peft", only="style")
-    both = make(tmp_path / "both.safetensors")
+@pytest.mark.parametrize("half", ["down", "up"])
+def test_halves_join_without_training(tmp_path, half):
+    make(tmp_path / "c.safetensors", only="content", half=half)
+    make(tmp_path / "s.safetensors", "peft", only="style", half=half)
+    both = make(tmp_path / "both.safetensors", half=half)
     export.join(tmp_path / "c.safetensors", tmp_path / "s.safetensors", tmp_path / "joined.safetensors")
     pipe = adapted(tmp_path / "joined.safetensors")
     torch.testing.assert_close(forward(pipe.unet), forward(both.denoiser), atol=1e-5, rtol=1e-5)
@@ -208,7 +211,13 @@ def test_halves_join_without_training(tmp_path):
 
 @pytest.mark.parametrize(
     "other, word",
-    [({"seed": 1}, "seed"), ({"rank": 4}, "rank"), ({"base": "b"}, "base"), ({"layers": "cross-attention"}, "layers")],
+    [
+        ({"seed": 1}, "seed"),
+        ({"rank": 4}, "rank"),
+        ({"base": "b"}, "base"),
+        ({"layers": "cross-attention"}, "layers"),
+        ({"half": "up"}, "halves"),
+    ],
 )
 def test_halves_that_do_not_belong_together_are_not_joined(tmp_path, other, word):
     make(tmp_path / "c.safetensors")

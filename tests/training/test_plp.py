@@ -72,13 +72,15 @@ def test_a_convolution_s_constant_block_is_zero_and_its_halves_orthogonal():
 
 
 @pytest.mark.parametrize("content, style", [(1, 1), (0.8, 1), (0, 1), (1, 0), (-0.5, 1.7)])
-def test_scaled_layer_equals_the_block_formula(unet, content, style):
-    adapter = plp.attach(unet, RANK)
+@pytest.mark.parametrize("half", ["down", "up"])
+def test_scaled_layer_equals_the_block_formula(unet, content, style, half):
+    adapter = plp.attach(unet, RANK, content_half=half)
     fill(adapter)
     adapter.set_scales(content, style)
     for layer in adapter.layers:
         A, C = layer.up.parametrizations.weight[0].frozen, layer.down.parametrizations.weight[0].frozen
-        B, D = style * layer.B, content * layer.D
+        scale_up, scale_down = (style, content) if half == "down" else (content, style)
+        B, D = scale_up * layer.B, scale_down * layer.D
         blocks = torch.cat([torch.cat([A @ C, A @ D], 1), torch.cat([B @ C, B @ D], 1)])
         torch.testing.assert_close(layer.up.weight @ layer.down.weight, blocks, atol=1e-5, rtol=1e-5)
         assert not (A @ C).any()
