@@ -133,9 +133,8 @@ class Adapter(Strict):
         "down", description="the factor whose learned half is the content's; the style has the other's"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of the frozen halves; adapters join only if theirs agree")
-    compander: float = Field(
-        0.0, ge=0, le=100, description="a of a Weight Compander on the learned halves, bounded by 1.57 a; 0: none"
-    )
+    compander: bool = Field(False, description="a Weight Compander on the learned halves")
+    compander_scale: float = Field(0.5, gt=0, le=100, description="its a: the halves' entries stay within 1.57 a")
 
 
 class Learning(Strict):
@@ -144,7 +143,6 @@ class Learning(Strict):
     lr: float = Field(1e-3, gt=0, le=1)
     make_lr: float = Field(3e-4, gt=0, le=1, description="learning rate of make, which starts from learned halves")
     weak: float = Field(0.1, ge=0, le=1, description="share of lr with which the other half learns on `others`")
-    damping: float = Field(1e-4, ge=1e-6, le=1e-1, description="of make's preconditioner, relative to the mean trace")
     weight_decay: float = Field(0.0, ge=0, le=1)
 
     decays: ClassVar[bool] = True  # whether the rate falls to zero over a stage
@@ -156,7 +154,7 @@ class Learning(Strict):
 
     def own_settings(self) -> dict[str, Any]:
         """What the optimizer itself is built with; the rates go to its parameter groups."""
-        others = {"name", "lr", "make_lr", "weak", "damping", "ratio", "active", "every", "floor", "sampling"}
+        others = {"name", "lr", "make_lr", "weak", "ratio", "active", "every", "floor", "sampling"}
         return self.model_dump(exclude=others)
 
 
@@ -266,6 +264,13 @@ class Steps(Strict):
     checkpoint_every: int = Field(50, ge=1, le=100_000)
 
 
+class Make(Strict):
+    """How the joined halves are fine-tuned, beside `steps.make` and `optimizer.make_lr`."""
+
+    precondition: bool = Field(True, description="Riemannian preconditioning of the gradients")
+    damping: float = Field(1e-4, ge=1e-6, le=1e-1, description="of the preconditioner, relative to the mean trace")
+
+
 class Samples(Strict):
     prompt: str = Field("", description="shown while training; empty: both placeholders together")
     every: int = Field(50, ge=0, le=100_000, description="steps between strips; 0: only the final sheet")
@@ -285,6 +290,7 @@ class Customization(Strict):
     adapter: Adapter = Adapter()
     optimizer: Optimizer = AdamW()
     steps: Steps = Steps()
+    make: Make = Make()
     samples: Samples = Samples()
     seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["auto", "fp32", "bf16"] = Field(

@@ -26,7 +26,7 @@ from training import checkpoint, export, full, plp, sheet
 from training.concepts import Concept, prepare, read_pictures
 from training.config import Customization
 from training.model import denoising_loss, open_base, timestep_count
-from training.optimizers import at_rest, build, flatten_state, load_state, require
+from training.optimizers import at_rest, flatten_state, load_state, make_optimizer, require
 from training.optimizers.backward import StepInBackward
 from training.optimizers.outlier import OutlierLayerSampler, blocks_of, choose_scores, outlier_shares
 from training.optimizers.riemannian import precondition
@@ -179,7 +179,15 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
     adapter = (
         full.attach(pipe.unet, settings.rank, settings.layers)
         if settings.method == "full"
-        else plp.attach(pipe.unet, **settings.model_dump(exclude={"method"}))
+        else plp.attach(
+            pipe.unet,
+            settings.rank,
+            settings.layers,
+            settings.constant_block,
+            settings.seed,
+            settings.compander_scale if settings.compander else 0.0,
+            settings.content_half,
+        )
     )
     learned_bytes = 4 * sum(p.numel() for concept in BOTH for p in adapter.parameters(concept))
     checkpoint.check_space(run.folder, learned_bytes * (4 * (checkpoint.KEEP + 1) + 2))
@@ -212,7 +220,7 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
         if step >= end:
             continue
         groups = [{"params": adapter.parameters(c), "lr": rate, "peak": rate} for c, rate in stage.rates.items()]
-        optimizer = build(own.name, groups, **own.own_settings())
+        optimizer = make_optimizer(own.name, groups, **own.own_settings())
         resumed = step > stage.first
         for concept in BOTH:
             if resumed:
@@ -265,9 +273,9 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
                         "Lower optimizer.lr and start a new run",
                     )
             if not in_backward:
-                if stage.name == "make":
-                    _precondition(adapter, own.damping)
-                else:
+                if stage.name == "make" and config.make.precondition:
+                    _precondition(adapter, config.make.damping)
+                elif stage.name != "make":
                     adapter.drop_gradients_of_interaction()
                 optimizer.step()
             step += 1

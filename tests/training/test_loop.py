@@ -146,6 +146,13 @@ def test_make_may_be_left_out(config, tmp_path):
             assert B.any() and not (B @ D[:, D.shape[1] // 2 :]).any()  # they meet in make only
 
 
+def test_make_preconditions_unless_told_not_to(config, tmp_path, finished):
+    config.make.precondition = False
+    plain = customize(config, tmp_path / "run")
+    ends = [[entry["losses"] for entry in run.read_metrics()] for run in (finished, plain)]
+    assert ends[0][:6] == ends[1][:6] and not same(plain, finished)
+
+
 def test_strips_grow_while_it_trains_and_change_nothing(config, tmp_path, finished):
     config.samples.every = 2
     run = customize(config, tmp_path / "run")
@@ -310,7 +317,7 @@ def test_the_loss_falls(config, tmp_path):
     assert sum(losses[-8:]) < sum(losses[:8])
 
 
-@pytest.mark.parametrize("learned", [{}, {"compander": 0.5}, {"method": "full"}], ids=["plp", "compander", "full"])
+@pytest.mark.parametrize("learned", [{}, {"compander": True}, {"method": "full"}], ids=["plp", "compander", "full"])
 @pytest.mark.parametrize("name", optimizers("adamw", "gradnorm-lorp", "owlore"))
 def test_every_optimizer_trains_and_goes_on_to_the_same_bits(config, tmp_path, name, learned):
     if name in PACKAGES:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training.config import OPTIMIZERS
-from training.optimizers import PACKAGES, build
+from training.optimizers import PACKAGES, make_optimizer
 from training.optimizers.memory import state_bytes
 
 SHAPES = [(80, 64), (64, 200), (320, 128), (4, 3, 3, 3), (96, 32, 3, 3), (7,), (5000,)]
@@ -17,7 +17,7 @@ def test_the_formula_is_what_the_state_measures(name, shape):
         pytest.importorskip(PACKAGES[name])
     weight = torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
     settings = OPTIMIZERS[name]().own_settings()
-    optimizer = build(name, [{"params": [weight], "lr": 0.1}], **settings)
+    optimizer = make_optimizer(name, [{"params": [weight], "lr": 0.1}], **settings)
     for _ in range(2):
         weight.square().sum().backward()
         optimizer.step()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipelines import UserError
 from training.config import OPTIMIZERS
-from training.optimizers import PACKAGES, at_rest, build, flatten_state, load_state
+from training.optimizers import PACKAGES, at_rest, flatten_state, load_state, make_optimizer
 from training.optimizers.riemannian import precondition
 
 SETTINGS = {name: settings(weight_decay=0.1).own_settings() for name, settings in OPTIMIZERS.items()}
@@ -60,7 +60,7 @@ def test_an_empty_factor_gives_finite_gradients():
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setitem(PACKAGES, "prodigy", "not_installed_anywhere")
     with pytest.raises(UserError, match="pip install not_installed_anywhere"):
-        build("prodigy", [{"params": [torch.nn.Parameter(torch.ones(2))]}], **SETTINGS["prodigy"])
+        make_optimizer("prodigy", [{"params": [torch.nn.Parameter(torch.ones(2))]}], **SETTINGS["prodigy"])
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -69,7 +69,7 @@ def test_a_quadratic_is_lowered(name):
         pytest.importorskip(PACKAGES[name])
     weight = torch.nn.Parameter(rand(80, 64).float())
     lr = 1.0 if name == "prodigy" else 0.02
-    optimizer = build(name, [{"params": [weight], "lr": lr}], **SETTINGS[name])
+    optimizer = make_optimizer(name, [{"params": [weight], "lr": lr}], **SETTINGS[name])
     for _ in range(150):
         optimizer.zero_grad()
         weight.square().sum().backward()
@@ -87,7 +87,7 @@ def test_state_survives_flattening_to_the_bit(name):
     def start():
         parameters = [torch.nn.Parameter(rand(80, 64, seed=i).float()) for i in range(3)]
         groups = [{"params": parameters[:2], "lr": rates[0]}, {"params": parameters[2:], "lr": rates[1]}]
-        return parameters, build(name, groups, **SETTINGS[name])
+        return parameters, make_optimizer(name, groups, **SETTINGS[name])
 
     def step(parameters, optimizer, k):
         for i, p in enumerate(parameters):

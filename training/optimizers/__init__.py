@@ -31,7 +31,7 @@ def require(name: str) -> None:
         )
 
 
-def build(name: str, groups: list[dict], **settings) -> Optimizer:
+def make_optimizer(name: str, groups: list[dict], **settings) -> Optimizer:
     """An optimizer for parameter groups, each `{"params": [...], "lr": ...}`; settings are those of the configuration.
 
     Raises:
