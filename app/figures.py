@@ -49,6 +49,8 @@ def progress(name: str, job: Job) -> str:
         figures.append(("Loss", f"{job.loss:.4f}"))
     if job.live and job.time_left is not None:
         figures.append(("Time left", f"about {duration(job.time_left)}"))
+    if job.live and job.device:
+        figures.append(("On", escape(job.device)))
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
     hint = job.message
     if job.status == "preparing":

@@ -33,6 +33,7 @@ class Job:
     steps: int = 0
     loss: float | None = None
     time_left: float | None = None
+    device: str = ""
     message: str = ""
 
     @property

@@ -171,6 +171,8 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
     for missing in {part.concept for stage in stages for part in stage.parts} - pictures.keys():
         pictures[missing] = draw_others(pipe, config, run.cache)
     device = pipe.device
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+    run.write_state(device=f"{place}, attention by {pipe.kernels}")
     concepts = {name: prepare(pipe, found, run.cache) for name, found in pictures.items()}
     identity = _identity(config, base_hash, concepts)
     concepts = {name: concept.to(device) for name, concept in concepts.items()}

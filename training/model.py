@@ -9,7 +9,6 @@ from diffusers import DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline,
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from pipelines.attention import set_attention
 from pipelines.errors import UserError
 
 FAMILIES = (StableDiffusionPipeline, StableDiffusionXLPipeline)
@@ -58,9 +57,7 @@ def open_base(base: str, precision: str = "auto") -> DiffusionPipeline:
     for module in pipe.components.values():
         if isinstance(module, nn.Module):
             module.requires_grad_(False).eval()
-    pipe.to(device())
-    set_attention(pipe, "auto")
-    return pipe
+    return pipe.to(device())
 
 
 def _is_sdxl(path: Path) -> bool:

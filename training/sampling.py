@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 
-from pipelines import APG, UserError, guided
+from pipelines import APG, UserError, guided, set_attention
 from training import checkpoint, full
 from training.config import Customization
 from training.model import open_base
@@ -56,8 +56,12 @@ def write_model(folder: Path, out: Path) -> None:
 
 
 def guided_pipeline(pipe: DiffusionPipeline, preset: str) -> DiffusionPipeline:
-    """The same components, shared, in the guided class of the same family, with the preset's rule and DPM++ 2M."""
+    """The same components, shared, in the guided class of the same family, with the preset's rule and DPM++ 2M.
+
+    Its `kernels` say whose attention runs.
+    """
     pipe = guided(type(pipe)).from_pipe(pipe, scheduler=DPMSolverMultistepScheduler.from_config(pipe.scheduler.config))
     pipe.guidance = APG.preset(preset)
+    pipe.kernels = set_attention(pipe, "auto")
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -54,28 +54,28 @@ def judge(pictures: list[Image.Image]) -> dict[str, float]:
     }
 
 
-@torch.no_grad()
 def score(folder: Path) -> dict[str, dict[str, float]]:
     """Row -> figures, for the base alone, content only, style only and both."""
     pipe, config = open_run(folder)
     prompt, settings = config.sample_prompt, config.samples
-    truth = encode_pictures(pipe, _pixels(PICTURES / f"{CONTENT},{STYLE}.png")).expand(NOISES, -1, -1, -1)
-    condition = {
-        k: v.expand(NOISES, *v.shape[1:]) for k, v in encode_prompts(pipe, [prompt], config.resolution).items()
-    }
-    noise = torch.randn(truth.shape, generator=keyed("noise of the score"))
-    timesteps = stratified_timesteps(NOISES, timestep_count(pipe), keyed("timesteps of the score"))
     rows = {}
     for row, (content, style) in sheet.SCALES.items():
         pipe.set_scales(content=content, style=style)
         drawn = sheet.draw(pipe, prompt, SEEDS, config.resolution, settings.guidance_scale, settings.inference_steps)
-        loss = denoising_loss(pipe, truth, condition, noise, timesteps).item()
+        loss = true_loss(pipe, PICTURES / f"{CONTENT},{STYLE}.png", prompt, NOISES)
         rows[row] = judge(drawn) | {"truth": round(loss, 4)}
     return rows
 
 
-def _pixels(path: Path) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(open_picture(path))).permute(2, 0, 1)[None].float() / 127.5 - 1
+@torch.no_grad()
+def true_loss(pipe, picture: Path, prompt: str, noises: int) -> float:
+    """The base's own loss on a picture under a prompt, a mean over so many fixed noises."""
+    pixels = torch.from_numpy(np.array(open_picture(picture))).permute(2, 0, 1)[None].float() / 127.5 - 1
+    latents = encode_pictures(pipe, pixels).expand(noises, -1, -1, -1)
+    condition = encode_prompts(pipe, [prompt] * noises, pixels.shape[-1])
+    noise = torch.randn(latents.shape, generator=keyed("noise of the score"))
+    timesteps = stratified_timesteps(noises, timestep_count(pipe), keyed("timesteps of the score"))
+    return denoising_loss(pipe, latents, condition, noise, timesteps).item()
 
 
 def changed(changes: list[str]) -> Customization:

@@ -58,6 +58,7 @@ def test_the_run_folder_holds_what_the_contract_says(finished):
     state = finished.read_state()
     assert (state["status"], state["stage"], state["step"], state["steps"]) == ("done", "export", TOTAL, TOTAL)
     assert state["pid"] == os.getpid()
+    assert state["device"].endswith(("attention by pytorch", "attention by xformers"))
     entries = finished.read_metrics()
     assert [entry["step"] for entry in entries] == list(range(1, TOTAL + 1))
     assert [entry["stage"] for entry in entries] == ["content"] * 3 + ["style"] * 3 + ["make"] * 3
