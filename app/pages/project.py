@@ -97,6 +97,8 @@ class ProjectForm:
                 data[concept] = None
                 continue
             own = word.strip() != sample.class_word  # what suits the sample's concept may not suit another
+            if own or placeholder.strip() != sample.placeholder:
+                data.get("samples", {}).pop("prompt", None)  # the sample project's prompt names its own
             data[concept] = sample.model_dump(exclude={"mirror", "short_captions"} if own else None) | {
                 "pictures": [path for path, _ in pictures[concept]],
                 "class_word": word.strip(),
@@ -110,8 +112,6 @@ class ProjectForm:
         if optimizer != data["optimizer"].get("name", AdamW().name):
             data["optimizer"] = {"name": optimizer}  # another's settings are its own
         data["optimizer"] |= {"lr": lr, "make_lr": make_lr}
-        if (word, placeholder) != (self.sample.content.class_word, self.sample.content.placeholder):
-            data.get("samples", {}).pop("prompt", None)  # the sample project's prompt names its own content
         return Customization(**data), {concept: files for concept, files in pictures.items() if files}
 
     def numbers(self, preset: str) -> tuple:

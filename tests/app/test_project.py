@@ -3,6 +3,7 @@
 import pytest
 
 from app.pages.project import OPTIMIZER_NAMES, ProjectForm
+from pipelines import UserError
 from training.config import OPTIMIZERS
 
 
@@ -40,6 +41,18 @@ def test_what_suits_the_sample_concept_is_not_done_to_another(config):
     config.content.mirror = True
     made = fields(config, content_word="clock")
     assert not made.content.mirror and made.content.others == config.content.others
+
+
+def test_the_sample_s_prompt_goes_with_the_sample_s_words(config):
+    config.samples.prompt = "sks koala, zwx style, at night"
+    assert fields(config).sample_prompt == config.samples.prompt
+    assert fields(config, style_placeholder="qqq").sample_prompt == "sks koala, qqq style"
+
+
+def test_a_concept_without_pictures_is_left_out(config):
+    assert fields(config, style_pictures=[]).concepts.keys() == {"content"}
+    with pytest.raises(UserError, match="no pictures yet"):
+        fields(config, style_pictures=None, content_pictures=None)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
