@@ -33,6 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "emoji": {},
     "sd15": {
         "others": PHOTOGRAPHED,
+        "make": {"precondition": True},
         "base": "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "resolution": 512,
         "adapter": {"rank": 32, "layers": "attention"},
@@ -42,6 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "sdxl": {
         "others": PHOTOGRAPHED,
+        "make": {"precondition": True},
         "base": "stabilityai/stable-diffusion-xl-base-1.0",
         "resolution": 1024,
         "adapter": {"rank": 64, "layers": "attention"},
@@ -88,7 +90,7 @@ class Content(Concept):
     class_word: str = Field("", description="what kind of thing it is, in a word the base knows, for example dog")
     caption: str = Field("{placeholder} {class_word}", description="for pictures without a .txt of the same name")
     short_captions: bool = Field(
-        True,
+        False,
         description="learn each picture also under its caption up to the first comma, so that the rest is not needed",
     )
     mirror: bool = Field(False, description="learn the pictures' mirror images too; not for what has a left and right")
@@ -122,9 +124,9 @@ class Adapter(Strict):
     method: Literal["plp", "full"] = Field(
         "plp", description="plp: partly learnable projections; full: the base's own weights, cut to a LoRA of this rank"
     )
-    rank: int = Field(96, ge=2, le=512, multiple_of=2)
+    rank: int = Field(32, ge=2, le=512, multiple_of=2)
     layers: Literal["cross-attention", "attention", "attention+feedforward", "all"] = Field(
-        "attention+feedforward", description="all: the residual blocks' convolutions too"
+        "all", description="all: the residual blocks' convolutions too"
     )
     constant_block: Literal["zero", "released"] = Field(
         "zero", description="zero: a fresh adapter changes nothing; released: as the authors' code has it"
@@ -140,8 +142,8 @@ class Adapter(Strict):
 class Learning(Strict):
     """What every optimizer has; each adds its own settings, and `Optimizer` is the union of all."""
 
-    lr: float = Field(1e-3, gt=0, le=1)
-    make_lr: float = Field(3e-4, gt=0, le=1, description="learning rate of make, which starts from learned halves")
+    lr: float = Field(3e-3, gt=0, le=1)
+    make_lr: float = Field(2e-3, gt=0, le=1, description="learning rate of make, which starts from learned halves")
     weak: float = Field(0.1, ge=0, le=1, description="share of lr with which the other half learns on `others`")
     weight_decay: float = Field(0.0, ge=0, le=1)
 
@@ -256,8 +258,8 @@ Optimizer = Annotated[
 
 
 class Steps(Strict):
-    break_: int = Field(180, ge=1, le=100_000, alias="break", description="of each break run: content, then style")
-    make: int = Field(100, ge=0, le=100_000)
+    break_: int = Field(200, ge=1, le=100_000, alias="break", description="of each break run: content, then style")
+    make: int = Field(300, ge=0, le=100_000)
     batch_size: int = Field(8, ge=1, le=256)
     accumulation: int = Field(1, ge=1, le=256, description="batches whose gradients make one step")
     others_batch_size: int = Field(4, ge=1, le=256, description="pictures of others a step, where there are any")
@@ -267,14 +269,14 @@ class Steps(Strict):
 class Make(Strict):
     """How the joined halves are fine-tuned, beside `steps.make` and `optimizer.make_lr`."""
 
-    precondition: bool = Field(True, description="Riemannian preconditioning of the gradients")
+    precondition: bool = Field(False, description="Riemannian preconditioning of the gradients")
     damping: float = Field(1e-4, ge=1e-6, le=1e-1, description="of the preconditioner, relative to the mean trace")
 
 
 class Samples(Strict):
     prompt: str = Field("", description="shown while training; empty: both placeholders together")
     every: int = Field(50, ge=0, le=100_000, description="steps between strips; 0: only the final sheet")
-    guidance_scale: float = Field(5.0, ge=1, le=30)
+    guidance_scale: float = Field(4.0, ge=1, le=30)
     inference_steps: int = Field(15, ge=1, le=1000)
 
 

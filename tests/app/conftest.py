@@ -17,12 +17,15 @@ resolution = 32
 [content]
 pictures = "content"
 class_word = "koala"
+short_captions = true
 others = "other_contents"
 [style]
 pictures = "style"
 others = "other_styles"
 [adapter]
 rank = 4
+[make]
+precondition = true
 [steps]
 break = 12
 make = 6

@@ -16,12 +16,15 @@ seed = 3
 [content]
 pictures = "content"
 class_word = "koala"
+short_captions = true
 others = "other_contents"
 [style]
 pictures = "style"
 others = "other_styles"
 [adapter]
 rank = 4
+[make]
+precondition = true
 [steps]
 break = 3
 make = 3
