@@ -1,5 +1,6 @@
 """Files that are whole or not there: the one place that writes what must survive a kill, and reads it back."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -17,6 +18,7 @@ from torch import Tensor
 from pipelines.errors import UserError
 
 KEEP = 2  # the newest, and one to fall back to
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # a full disk, a limit on files, a quota
 RESERVE = 32 * 2**20  # bytes that stay free, for logs and samples
 
 log = logging.getLogger("joinery")
@@ -39,10 +41,19 @@ def write_bytes(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     check_space(path.parent, len(data))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno not in FULL:
+            raise
+        raise UserError(
+            f"{path} could not be written ({error.strerror}); what was there before is still there",
+            "Free space on that disk, or raise the limit; then start the same run again to go on",
+        ) from None
     os.replace(temporary, path)
     sync_folder(path.parent)
 

@@ -213,6 +213,27 @@ def test_a_disk_that_fills_up_loses_nothing(config, tmp_path, finished, monkeypa
     assert same(customize(config, tmp_path / "run"), finished)
 
 
+def test_a_write_that_fails_half_way_loses_nothing(config, project, tmp_path, finished):
+    """Files may not grow beyond a limit that the next checkpoint passes: the same as a disk that fills up meanwhile."""
+    script = (
+        "import resource, signal, sys; from training import Customization, UserError, customize\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "def limit(entry):\n"
+        "    if entry['step'] == 5: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
+        "try: customize(Customization.load(sys.argv[1]), sys.argv[2], progress=limit)\n"
+        "except UserError as error: print(error); sys.exit(2)"
+    )
+    run = Run(tmp_path / "run")
+    done = subprocess.run(
+        [sys.executable, "-c", script, project, run.folder], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2 and "could not be written (File too large)" in done.stdout, done.stderr
+    assert run.status == "failed" and checkpoint.read_last(run.checkpoints).step == 4
+    assert not list(run.folder.rglob("*.tmp/*.tmp"))
+    assert same(customize(config, run.folder), finished)
+
+
 def test_a_loss_out_of_bounds_is_told(config, tmp_path, monkeypatch):
     loop = sys.modules["training.loop"]
     loss = loop.denoising_loss
