@@ -36,6 +36,9 @@ from training.sampling import guided_pipeline
 
 BOTH = ("content", "style")
 SHORT = "content, captions short"
+# Parameters of a denoiser whose layers are too small to share among threads: two that spin are a sixth faster on an idle
+# machine and less than half as fast beside another program (benchmarks/customization/threads.py).
+SMALL = 50_000_000
 WARM_UP = 10  # steps: Adam's second moment is a guess before
 
 log = logging.getLogger("joinery")
@@ -148,6 +151,7 @@ def customize(
     """
     run = Run(Path(run_dir) if run_dir else runs_folder() / (config.name or "customization"))
     run.begin(config)
+    threads = torch.get_num_threads()
     try:
         _train(config, run, progress, should_stop)
     except BaseException as error:
@@ -155,6 +159,8 @@ def customize(
         message = str(error) or type(error).__name__
         run.write_state(status="cancelled" if cancelled else "failed", message=message, time_left=None)
         raise
+    finally:
+        torch.set_num_threads(threads)
     return run
 
 
@@ -171,6 +177,8 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
     for missing in {part.concept for stage in stages for part in stage.parts} - pictures.keys():
         pictures[missing] = draw_others(pipe, config, run.cache)
     device = pipe.device
+    if device.type == "cpu" and sum(p.numel() for p in pipe.unet.parameters()) < SMALL:
+        torch.set_num_threads(1)
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
     run.write_state(device=f"{place}, attention by {pipe.kernels}")
     concepts = {name: prepare(pipe, found, run.cache) for name, found in pictures.items()}
