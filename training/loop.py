@@ -36,7 +36,7 @@ from training.sampling import guided_pipeline
 
 BOTH = ("content", "style")
 SHORT = "content, captions short"
-# Parameters of a denoiser whose layers are too small to share among threads: two that spin are a sixth faster on an idle
+# Parameters of a denoiser whose layers are too small to share: two that spin are a sixth faster on an idle
 # machine and less than half as fast beside another program (benchmarks/customization/threads.py).
 SMALL = 50_000_000
 WARM_UP = 10  # steps: Adam's second moment is a guess before
