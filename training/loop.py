@@ -173,12 +173,12 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
     pictures = read_all_pictures(config)
     accelerator = Accelerator(gradient_accumulation_steps=config.steps.accumulation)
     pipe = guided_pipeline(open_base(config.resolved_base(), _precision(config)), config.preset)
+    device = pipe.device
+    if device.type == "cpu" and sum(p.numel() for p in pipe.unet.parameters()) < SMALL:
+        torch.set_num_threads(1)  # before anything is computed, so that the bits do not depend on the cores
     base_hash = fingerprint(pipe.unet)
     for missing in {part.concept for stage in stages for part in stage.parts} - pictures.keys():
         pictures[missing] = draw_others(pipe, config, run.cache)
-    device = pipe.device
-    if device.type == "cpu" and sum(p.numel() for p in pipe.unet.parameters()) < SMALL:
-        torch.set_num_threads(1)
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
     run.write_state(device=f"{place}, attention by {pipe.kernels}")
     concepts = {name: prepare(pipe, found, run.cache) for name, found in pictures.items()}
@@ -276,12 +276,12 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
                 for some in torch.arange(count, device=device).split(part.count):
                     loss = denoising_loss(pipe, *concept[index[some]], noise[some], timesteps[some])
                     losses[part.concept] += loss.item() / config.steps.accumulation
+                    if not math.isfinite(losses[part.concept]):
+                        raise UserError(
+                            f"The loss at step {step + 1} is {losses}: the learned weights have grown out of bounds",
+                            "Lower optimizer.lr and start a new run",
+                        )
                     accelerator.backward(loss, inputs=moved)
-                if not math.isfinite(losses[part.concept]):
-                    raise UserError(
-                        f"The loss at step {step + 1} is {losses}: the learned weights have grown out of bounds",
-                        "Lower optimizer.lr and start a new run",
-                    )
             if not in_backward:
                 if stage.name == "make" and config.make.precondition:
                     _precondition(adapter, config.make.damping)

@@ -77,7 +77,7 @@ def build(library: Library, sample: Customization, painter: Painter) -> PlayPage
             with gr.Row():
                 draw = gr.Button("Draw", variant="primary", elem_id="draw", min_width=80)
                 compare = gr.Button("Compare", elem_id="compare", min_width=80)
-                rules = gr.Button("APG beside CFG", elem_id="rules", min_width=80)
+                rules = gr.Button("APG / CFG", elem_id="rules", min_width=80)
                 stop = gr.Button("Stop", elem_id="stop", min_width=60)
             note = gr.HTML(padding=False, elem_id="play-note")
             pictures = gr.Gallery(

@@ -170,7 +170,7 @@ def build(library: Library, sample: Customization) -> ProjectPage:
             which = gr.Dropdown(names, value=optimizer, label="Optimizer", info="What moves the weights.")
             rates = [
                 gr.Number(lr, label="Learning rate: apart", info="Lower it if the loss jumps."),
-                gr.Number(make_lr, label="Learning rate: joined", info="Usually a quarter of the other."),
+                gr.Number(make_lr, label="Learning rate: joined", info="Usually lower than the other."),
             ]
         # In the order of ProjectForm.read: the seed stands last.
         base_field, rank_field, layers_field, seed_field, *steps = advanced
