@@ -29,7 +29,7 @@ def forward(blocks, seed=0, scale=1.0):
 def optimizer_of(blocks, name="gradnorm-lorp"):
     if name == "adamw":
         return torch.optim.AdamW(blocks.parameters(), lr=1e-2)
-    return GradNormLoRP(blocks.parameters(), lr=1e-2, rank=8, update_gap=4)
+    return GradNormLoRP(blocks.parameters(), lr=1e-2, rank=8, update_proj_gap=4)
 
 
 def sampler_of(blocks, optimizer, **settings):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 BLOCK = 256
 SMALLEST = 4096  # elements; smaller tensors stay in 32 bits, where eight would save nothing that counts
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @cache
@@ -60,3 +61,24 @@ def dequantize(packed: Tensor, largest: Tensor, signed: bool) -> Tensor:
         return bnb.dequantize_blockwise(packed, absmax=largest, code=code, blocksize=BLOCK).view(packed.shape)
     scales = largest.repeat_interleave(BLOCK)[: packed.numel()].view(packed.shape)
     return code[packed.long()] * scales
+
+
+def write(state: dict, name: str, moment: Tensor, bits: int) -> None:
+    """Keep a moment in an optimizer's state.
+
+    In eight bits the root of the second, which spans half as many orders of magnitude.
+    """
+    if bits == 32 or moment.numel() < SMALLEST:
+        state[name] = moment
+        return
+    signed = not name.startswith(MOMENTS[1])
+    state[name + "_codes"], state[name + "_largest"] = quantize(moment if signed else moment.sqrt(), signed)
+
+
+def read(state: dict, name: str) -> Tensor:
+    """The moment that `write` kept."""
+    if name in state:
+        return state[name]
+    signed = not name.startswith(MOMENTS[1])
+    moment = dequantize(state[name + "_codes"], state[name + "_largest"], signed)
+    return moment if signed else moment.square()
