@@ -18,7 +18,7 @@ from app.painter import LARGEST_SEED, RULES, Model, Painter, Stopped, default_ru
 from app.recipe import Recipe
 from pipelines import APG, CFG, UserError
 from training import Customization
-from training.sheet import SCALES
+from training.plan import SCALES
 
 RANDOM_SEEDS = 1_000_000  # short enough to be read and typed
 BASE_ALONE = ""  # the dropdown's value for no run

@@ -18,18 +18,10 @@ from tests.tiny import tiny_pipeline
 from tests.training.conftest import optimizers
 from training import Customization, Run, checkpoint, customize, export, sheet
 from training.config import OPTIMIZERS
-from training.loop import (
-    SHORT,
-    Part,
-    choose,
-    keyed,
-    learning_rate_factor,
-    plan,
-    read_all_pictures,
-    stratified_timesteps,
-)
+from training.loop import choose, keyed, learning_rate_factor, read_all_pictures, stratified_timesteps
 from training.model import denoising_loss
-from training.optimizers import PACKAGES
+from training.packages import PACKAGES
+from training.plan import SHORT, Part, plan
 
 TOTAL = 9  # steps of the project in conftest
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -11,24 +10,9 @@ from torch.optim import Optimizer
 
 from pipelines.errors import UserError
 from training.optimizers.projected import GradNormLoRP, ProjectedAdamW
+from training.packages import require
 
-PACKAGES = {"adamw-8bit": "bitsandbytes", "schedule-free": "schedulefree", "prodigy": "prodigyopt"}  # optional ones
 NUMBERS = (int, float, str, list, tuple, type(None))  # what JSON keeps
-
-
-def installed(name: str) -> bool:
-    """Whether an optimizer can be used: some need a package of their own."""
-    return name not in PACKAGES or find_spec(PACKAGES[name]) is not None
-
-
-def require(name: str) -> None:
-    """Raise a UserError if an optimizer needs a package that is not installed."""
-    if not installed(name):
-        package = PACKAGES[name]
-        raise UserError(
-            f"optimizer.name is {name!r}, which needs the package {package}",
-            f"Run: pip install {package}, or choose another optimizer",
-        )
 
 
 def make_optimizer(name: str, groups: list[dict], **settings) -> Optimizer:
