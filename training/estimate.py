@@ -14,10 +14,10 @@ from torch import Tensor
 from pipelines.errors import UserError
 from training import checkpoint
 from training.config import Customization
-from training.loop import customize, plan
+from training.loop import customize
 from training.optimizers.memory import state_bytes
 from training.optimizers.outlier import active_of
-from training.sheet import SCALES
+from training.plan import SCALES, plan
 
 PROBE = 5  # steps of each stage; the first is left out of the pace, since it warms up
 

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,79 +24,28 @@ from torch import Tensor
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
 from training import checkpoint, export, full, plp, sheet
-from training.concepts import Concept, prepare, read_pictures
+from training.concepts import Concept, prepare
 from training.config import Customization
 from training.model import denoising_loss, open_base, timestep_count
 from training.optimizers.backward import StepInBackward
-from training.optimizers.projected import ProjectedAdamW
 from training.optimizers.outlier import OutlierLayerSampler, blocks_of, choose_scores, outlier_shares
+from training.optimizers.projected import ProjectedAdamW
 from training.optimizers.registry import make_optimizer
 from training.optimizers.riemannian import precondition
 from training.optimizers.state import at_rest, flatten_state, load_state
 from training.others import draw_others
 from training.packages import require
+from training.pictures import read_pictures
+from training.plan import BOTH, SHORT, Stage, plan
 from training.run import Run, decisive, runs_folder
 from training.sampling import guided_pipeline
 
-BOTH = ("content", "style")
-SHORT = "content, captions short"
 # Parameters of a denoiser whose layers are too small to share: two that spin are a sixth faster on an idle
 # machine and less than half as fast beside another program (benchmarks/customization/threads.py).
 SMALL = 50_000_000
 WARM_UP = 10  # steps: Adam's second moment is a guess before
 
 log = logging.getLogger("joinery")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One loss of a step: whose pictures, how many, and which learned halves it moves."""
-
-    concept: str  # "content", "style", "other contents" or "other styles"
-    count: int
-    moves: tuple[str, ...]
-    pictures: str = ""  # by another name than the concept's
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of the run. `rates` are the learning rates of the halves; a half without one stays as it is."""
-
-    name: str
-    first: int  # the run's step with which it begins
-    steps: int
-    parts: tuple[Part, ...]
-    rates: dict[str, float]
-
-
-def plan(config: Customization) -> list[Stage]:
-    """The stages of a customization, in order."""
-    steps, settings = config.steps, config.optimizer
-    if config.adapter.method == "full":
-        return [
-            Stage(c, i * steps.break_, steps.break_, (_own_part(config, c),), {c: settings.lr})
-            for i, c in enumerate(config.concepts)
-        ]
-    stages, up = [], "content" if config.adapter.content_half == "up" else "style"
-    for own in config.concepts:
-        parts, rates = [_own_part(config, own)], {own: settings.lr}
-        other = "style" if own == "content" else "content"
-        given = other in config.concepts and config.concepts[other].others
-        if (given or config.others.count) and settings.weak > 0:
-            parts.append(Part(f"other {other}s", steps.others_batch_size, (other,)))
-            rates[other] = settings.lr * settings.weak
-        stages.append(Stage(own, len(stages) * steps.break_, steps.break_, tuple(parts), settings.rates(rates, up)))
-    if len(config.concepts) == 2:
-        half = max(1, steps.batch_size // 2)
-        parts = tuple(Part(concept, half, BOTH) for concept in BOTH)
-        rates = settings.rates(dict.fromkeys(BOTH, settings.make_lr), up)
-        stages.append(Stage("make", 2 * steps.break_, steps.make, parts, rates))
-    return stages
-
-
-def _own_part(config: Customization, concept: str) -> Part:
-    short = SHORT if concept == "content" and config.content.short_captions else ""
-    return Part(concept, config.steps.batch_size, (concept,), short)
 
 
 def keyed(*key: str | int) -> torch.Generator:

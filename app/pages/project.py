@@ -12,11 +12,11 @@ from app.library import Library
 from app.pages import QUICK
 from pipelines.errors import UserError
 from training import Customization, Run
-from training.concepts import find_pictures
 from training.config import PRESETS
-from training.loop import plan
 from training.optimizers.settings import DEFAULT, OPTIMIZERS
 from training.packages import installed
+from training.pictures import find_pictures
+from training.plan import plan
 
 PRESET_NAMES = [
     ("Embedded emoji base, 64 px", "emoji"),

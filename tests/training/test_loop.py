@@ -15,21 +15,10 @@ from safetensors.torch import load_file
 
 from pipelines import UserError
 from tests.tiny import tiny_pipeline
-from tests.training.conftest import optimizers
 from training import Customization, Run, checkpoint, customize, export, sheet
-from training.loop import (
-    SHORT,
-    Part,
-    choose,
-    keyed,
-    learning_rate_factor,
-    plan,
-    read_all_pictures,
-    stratified_timesteps,
-)
+from training.loop import choose, keyed, learning_rate_factor, read_all_pictures, stratified_timesteps
 from training.model import denoising_loss
-from training.optimizers.settings import OPTIMIZERS
-from training.packages import PACKAGES
+from training.plan import SHORT, Part, plan
 
 TOTAL = 9  # steps of the project in conftest
 
