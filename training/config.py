@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from pipelines.errors import UserError
-from training.optimizers.settings import OPTIMIZERS, GradNormLoRP, Optimizer, Strict
+from training.optimizers.settings import DEFAULT, OPTIMIZERS, Optimizer, Strict
 
 HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/emoji" is found from any folder
 
@@ -170,7 +170,7 @@ class Customization(Strict):
     style: Style | None = Field(None, description="left out: only the content is learned")
     others: Others = Others()
     adapter: Adapter = Adapter()
-    optimizer: Optimizer = GradNormLoRP()
+    optimizer: Optimizer = Field(default_factory=OPTIMIZERS[DEFAULT])
     steps: Steps = Steps()
     make: Make = Make()
     samples: Samples = Samples()

@@ -299,6 +299,8 @@ def _precision(config: Customization) -> str:
 
 def _precondition(adapter: plp.PartlyLearnable, damping: float) -> None:
     for layer in adapter.layers:
+        if layer.B.grad is None:  # of a block that stands still
+            continue
         up, down = layer.up.weight.detach(), layer.down.weight.detach()
         layer.B.grad, layer.D.grad = precondition(layer.B.grad, layer.D.grad, up, down, damping)
 

@@ -1,4 +1,4 @@
-"""Every optimizer with all it can teach: it lowers the loss, goes on to the same bits, and its file holds the result."""
+"""Every optimizer with all it can teach: it lowers the loss, goes on to the same bits, and its file holds it all."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def changed(config: Customization, name: str, kind: str) -> Customization:
 @torch.no_grad()
 def losses(run) -> tuple[float, float]:
     """On the content's own picture at fixed noises: of the base, and with what was learned on it."""
-    pipe, config = open_run(run.folder)
+    pipe, _ = open_run(run.folder)
     pixels = torch.full((1, 3, 32, 32), -1.0)
     pixels[:, 0] = 1  # red, as the content's pictures
     latents = encode_pictures(pipe, pixels).expand(16, -1, -1, -1)

@@ -48,7 +48,8 @@ class ProjectedAdamW(Optimizer):
             it would save nothing on, k (2 max + min) >= 2 m n, is not projected.
         update_proj_gap: steps between two bases of a weight.
         redraw_below: a basis that holds less than this share of what it held of the gradient it was drawn from is
-            drawn anew before its time; looked at every 10 steps; 0 never.
+            drawn anew before its time, as is one from before a row or column had a gradient at all; looked at every 10
+            steps; 0 never.
         scale: of the projected update beside lr.
         side: "shorter" projects the shorter side, "right" the columns, "left" the rows.
         basis: "svd", or "randomized", which is quicker and nearly as good.
@@ -170,8 +171,9 @@ class ProjectedAdamW(Optimizer):
             return True
         if age % LOOK or not group["redraw_below"]:
             return False
+        # In a fresh adapter rows and columns wait for their partner's: what had no gradient then is not in the basis.
         share = projection.share(G, state["basis"].to(G.dtype))
-        return share < group["redraw_below"] * state["share"]
+        return projection.live(G) > state["live"] or share < group["redraw_below"] * state["share"]
 
     def _refresh(self, state: dict, projection: Projection, G: Tensor, group: dict, index: int) -> None:
         """Take a new basis from a gradient, and do with the moments what `on_refresh` says."""
@@ -180,7 +182,7 @@ class ProjectedAdamW(Optimizer):
         old, new = state.get("basis"), projection.basis(G, group["basis"], generator)
         early = index * gap // len(self._order) if group["stagger"] and old is None else 0  # of the first window alone
         state["basis"] = new.to(group["basis_dtype"] or (torch.bfloat16 if group["bits"] == 8 else torch.float32))
-        state |= {"drawn": step, "window": gap - early, "share": projection.share(G, new)}
+        state |= {"drawn": step, "window": gap - early, "share": projection.share(G, new), "live": projection.live(G)}
         if old is None or group["on_refresh"] == "keep":
             return
         if group["on_refresh"] == "reset":

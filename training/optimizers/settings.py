@@ -127,7 +127,7 @@ class OwLore(ProjectedAdamW):
 
 
 KINDS = (AdamW, AdamW8bit, LoRAPlus, Adafactor, ScheduleFree, Prodigy, ProjectedAdamW, GradNormLoRP, OwLore)
-DEFAULT = "gradnorm-lorp"  # where no name is given
+DEFAULT = "adamw"  # where no name is given
 OPTIMIZERS: dict[str, type[Learning]] = {kind.model_fields["name"].default: kind for kind in KINDS}
 
 
