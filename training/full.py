@@ -32,7 +32,7 @@ class FullWeights:
 
     halves: ClassVar[dict[str, str]] = {"content": "first rank", "style": "second rank"}  # in an adapter file of ours
 
-    def __init__(self, layers: dict[str, nn.Linear], rank: int):
+    def __init__(self, layers: dict[str, nn.Linear | nn.Conv2d], rank: int):
         self.layers, self.rank = layers, rank
         self.base = {name: layer.weight.detach().clone() for name, layer in layers.items()}
         self.parts: dict[str, dict[str, Tensor]] = {}  # of the concepts that are on
@@ -85,7 +85,10 @@ class FullWeights:
 
     @torch.no_grad()
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Layer name -> up, (m, r), and down, (r, n): the content in the first half of the rank, the style after it."""
+        """Layer name -> up, (m, r), and down, (r, n): the content in the first half of the rank, the style after it.
+
+        Of a convolution with four dimensions each, the kernel in down.
+        """
         found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.layers}
         for concept in ("content", "style"):
             left, whole = 0.0, 0.0
@@ -94,7 +97,7 @@ class FullWeights:
                 difference = (learned[name] - self.base[name]).float()
                 up, down = truncate(difference, self.rank // 2)
                 found[name].append((up, down))
-                left += (difference - up @ down).square().sum().item()
+                left += (difference - product(up, down)).square().sum().item()
                 whole += difference.square().sum().item()
             error = math.sqrt(left / whole) if whole else 0.0
             log.info("Rank %d holds the learned %s up to %.1f %%", self.rank // 2, concept, 100 * error)
@@ -107,22 +110,28 @@ class FullWeights:
         """Put on what an adapter file with these factors does."""
         k = self.rank // 2
         for concept, part in (("content", slice(None, k)), ("style", slice(k, None))):
-            cut = {name: self.base[name] + up[:, part] @ down[part] for name, (up, down) in factors.items()}
+            cut = {name: self.base[name] + product(up[:, part], down[part]) for name, (up, down) in factors.items()}
             self.load_half(concept, cut)
 
 
 def truncate(difference: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The nearest product of (m, rank) and (rank, n) in the Frobenius norm, its size shared by both factors.
 
-    A rank above the shorter side is filled with zeros.
+    A rank above the shorter side is filled with zeros. A convolution counts as the matrix (outputs, the rest).
     """
-    U, S, Vh = torch.linalg.svd(difference, full_matrices=False)
+    U, S, Vh = torch.linalg.svd(difference.flatten(1), full_matrices=False)
     root, room = S[:rank].sqrt(), max(0, rank - len(S))
-    return pad(U[:, :rank] * root, (0, room)), pad(root[:, None] * Vh[:rank], (0, 0, 0, room))
+    up, down = pad(U[:, :rank] * root, (0, room)), pad(root[:, None] * Vh[:rank], (0, 0, 0, room))
+    return up.reshape(len(up), rank, *[1] * (difference.ndim - 2)), down.reshape(rank, *difference.shape[1:])
+
+
+def product(up: Tensor, down: Tensor) -> Tensor:
+    """What a pair of factors adds to its weight, in the weight's shape."""
+    return (up.flatten(1) @ down.flatten(1)).view(len(up), *down.shape[1:])
 
 
 def attach(denoiser: nn.Module, rank: int, layers: str = "attention") -> FullWeights:
-    """Make a denoiser's own linear layers learn, and freeze everything else.
+    """Make a denoiser's own linear layers and convolutions learn, and freeze everything else.
 
     Args:
         rank: of the LoRA that is made of the differences, even.
@@ -132,7 +141,8 @@ def attach(denoiser: nn.Module, rank: int, layers: str = "attention") -> FullWei
     """
     denoiser.requires_grad_(False)
     pattern = re.compile(LAYERS[layers])
-    found = {n: m for n, m in denoiser.named_modules() if isinstance(m, nn.Linear) and pattern.fullmatch(n)}
+    kinds = (nn.Linear, nn.Conv2d)
+    found = {n: m for n, m in denoiser.named_modules() if isinstance(m, kinds) and pattern.fullmatch(n)}
     if not found:
         raise UserError(
             f"The base's {type(denoiser).__name__} has no {layers} layers that could learn",

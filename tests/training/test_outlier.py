@@ -161,7 +161,12 @@ def test_resumed_in_a_window_it_goes_on_to_the_bit():
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"active": 6}, "active is 6"), ({"active": -1}, "active is -1"), ({"every": 0}, "every"), ({"floor": 1.5}, "floor")],
+    [
+        ({"active": 6}, "active is 6"),
+        ({"active": -1}, "active is -1"),
+        ({"every": 0}, "every"),
+        ({"floor": 1.5}, "floor"),
+    ],
 )
 def test_settings_out_of_range_are_refused(settings, said):
     blocks = model()

@@ -131,40 +131,41 @@ class ProjectedAdamW(Optimizer):
         W, G = _matrix(parameter), _matrix(parameter.grad)
         state = self.state.get(parameter, {})
         if group["weight_decay"]:
-            W = W * (1 - lr * group["weight_decay"])
+            W.mul_(1 - lr * group["weight_decay"])
         normalize = group["normalize"] and W.ndim == 2
         if normalize:
             g, columns = W.norm(dim=1, keepdim=True), W.shape[1]
             normal = g > ROOM * lr * math.sqrt(columns)
-            u = W / torch.where(g > 0, g, 1)
-            grad_g = (G * u).sum(1, keepdim=True)
-            G = G - torch.where(normal, u * grad_g, 0)
-        if projection is not None and self._is_due(state, projection, G, group):
-            sound = bool(G.isfinite().all() and G.any())
-            if not sound and "basis" not in state:
-                return  # there is no direction to choose a basis by
-            if sound:
-                self._refresh(state, projection, G, group, index)
+            grad_g = torch.where(g > 0, (G * W).sum(1, keepdim=True) / g, 0)
+            G = torch.addcmul(G, W, torch.where(normal, grad_g / g, 0), value=-1)
+        if projection is not None:
+            R = projection.project(G, state["basis"].to(G.dtype)) if "basis" in state else None
+            if self._is_due(state, projection, G, R, group):
+                if projection.has_direction(G):
+                    self._refresh(state, projection, G, group, index)
+                    R = projection.project(G, state["basis"].to(G.dtype))
+                elif R is None:
+                    return
         state["step"] = state.get("step", 0) + 1
         self.state[parameter] = state
         if projection is None:
             mean, root, size = self._adam(state, "", G, group)
-            W = W.addcdiv(mean, root, value=-lr * size)
+            W.addcdiv_(mean, root, value=-lr * size)
         else:
-            P = state["basis"].to(G.dtype)
-            mean, root, size = self._adam(state, "", projection.project(G, P), group)
-            W = W - lr * group["scale"] * size * projection.back(mean / root, P)
+            mean, root, size = self._adam(state, "", R, group)
+            projection.add_back(W, mean / root, state["basis"].to(W.dtype), -lr * group["scale"] * size)
         if normalize:
             rate = {None: lr, "row": lr * math.sqrt(columns)}.get(group["magnitude_lr"], group["magnitude_lr"])
             mean, root, size = self._adam(state, "_norm", grad_g, group)
             norms = torch.maximum(g - rate * size * mean / root, SHRINK * g)
-            W = W * torch.where(normal, norms / W.norm(dim=1, keepdim=True), 1)
-        parameter.copy_(W.view(parameter.shape))
+            W.mul_(torch.where(normal, norms / W.norm(dim=1, keepdim=True), 1))
+        if W.data_ptr() != parameter.data_ptr():
+            parameter.copy_(W.view(parameter.shape))
 
     @staticmethod
-    def _is_due(state: dict, projection: Projection, G: Tensor, group: dict) -> bool:
+    def _is_due(state: dict, projection: Projection, G: Tensor, R: Tensor | None, group: dict) -> bool:
         """Whether a basis is wanted: there is none, its window has ended, or it holds too little of the gradient."""
-        if "basis" not in state:
+        if R is None:
             return True
         age = state["step"] - state["drawn"]
         if age >= state["window"]:
@@ -172,8 +173,7 @@ class ProjectedAdamW(Optimizer):
         if age % LOOK or not group["redraw_below"]:
             return False
         # In a fresh adapter rows and columns wait for their partner's: what had no gradient then is not in the basis.
-        share = projection.share(G, state["basis"].to(G.dtype))
-        return projection.live(G) > state["live"] or share < group["redraw_below"] * state["share"]
+        return projection.live(G) > state["live"] or projection.share(G, R) < group["redraw_below"] * state["share"]
 
     def _refresh(self, state: dict, projection: Projection, G: Tensor, group: dict, index: int) -> None:
         """Take a new basis from a gradient, and do with the moments what `on_refresh` says."""
@@ -182,7 +182,8 @@ class ProjectedAdamW(Optimizer):
         old, new = state.get("basis"), projection.basis(G, group["basis"], generator)
         early = index * gap // len(self._order) if group["stagger"] and old is None else 0  # of the first window alone
         state["basis"] = new.to(group["basis_dtype"] or (torch.bfloat16 if group["bits"] == 8 else torch.float32))
-        state |= {"drawn": step, "window": gap - early, "share": projection.share(G, new), "live": projection.live(G)}
+        share = projection.share(G, projection.project(G, new))
+        state |= {"drawn": step, "window": gap - early, "share": share, "live": projection.live(G)}
         if old is None or group["on_refresh"] == "keep":
             return
         if group["on_refresh"] == "reset":
@@ -205,7 +206,7 @@ class ProjectedAdamW(Optimizer):
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         step = state["step"] - (0 if suffix else state.get("began", 0))
-        denominator = (square.sqrt() / math.sqrt(1 - beta2**step)).add_(group["eps"])
+        denominator = square.sqrt().div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
         bits = 32 if suffix else group["bits"]
         write(state, first, mean, bits)
         write(state, second, square, bits)
@@ -240,6 +241,9 @@ def _check(group: dict) -> None:
 
 
 def _matrix(tensor: Tensor) -> Tensor:
-    """A weight as it is projected: (outputs, the rest), in float32 or float64; a vector stays a vector."""
+    """A weight as it is projected: (outputs, the rest), in float32 or float64; a vector stays a vector.
+
+    In place where the weight lies so already.
+    """
     tensor = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
     return tensor.reshape(len(tensor), -1) if tensor.ndim > 1 else tensor

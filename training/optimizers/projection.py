@@ -30,12 +30,17 @@ class Projection:
     def project(self, G: Tensor, P: Tensor) -> Tensor:
         return G @ P.T if self.right else P.T @ G
 
-    def back(self, N: Tensor, P: Tensor) -> Tensor:
-        return N @ P if self.right else P @ N
+    def add_back(self, W: Tensor, N: Tensor, P: Tensor, factor: float) -> None:
+        """W <- W + factor back(N), in place."""
+        W.addmm_(*((N, P) if self.right else (P, N)), alpha=factor)
 
-    def share(self, G: Tensor, P: Tensor) -> float:
-        """How much of a gradient a basis holds: |R|^2 / |G|^2, 0 to 1."""
-        return float(self.project(G, P).square().sum() / G.square().sum().clamp_min(torch.finfo(G.dtype).tiny))
+    def share(self, G: Tensor, R: Tensor) -> float:
+        """How much of a gradient its projection holds: |R|^2 / |G|^2, 0 to 1."""
+        return float(R.norm() / G.norm().clamp_min(torch.finfo(G.dtype).tiny)) ** 2
+
+    def has_direction(self, G: Tensor) -> bool:
+        """Whether a basis can be chosen by a gradient: it is finite and not all zero."""
+        return bool(G.isfinite().all() and G.any())
 
     def live(self, G: Tensor) -> int:
         """How many rows or columns, whichever are projected, have a gradient."""

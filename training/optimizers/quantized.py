@@ -41,6 +41,21 @@ def codes(signed: bool) -> Tensor:
     return torch.tensor(sorted(values), dtype=torch.float32)
 
 
+@cache
+def _tables(signed: bool) -> tuple[Tensor, Tensor]:
+    """For a search of two lookups, exact since no two middles share a bin.
+
+    Returns:
+        the code of the lowest number whose upper 16 bits are given, int32 [65536], and what lies half-way between each
+        code and the next, [256].
+    """
+    upper = torch.arange(2**16, dtype=torch.int32)
+    bits = torch.where(upper < 2**15, upper << 16, upper << 16 | 0xFFFF)  # of a negative number the largest magnitude
+    middles = (codes(signed)[:-1] + codes(signed)[1:]) / 2
+    lowest = torch.bucketize(bits.view(torch.float32).nan_to_num(0, 1, -1), middles).int()
+    return lowest, torch.cat([middles, torch.tensor([torch.inf])])
+
+
 def quantize(values: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
     """Nearest codes of a tensor: uint8 of the same shape, and the largest magnitude of each block, float32 [blocks]."""
     code = codes(signed).to(values.device)
@@ -48,11 +63,13 @@ def quantize(values: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
         packed, state = bnb.quantize_blockwise(values.float().contiguous(), code=code, blocksize=BLOCK)
         return packed.view(values.shape), state.absmax
     flat = values.float().flatten()
-    padded = torch.cat([flat, flat.new_zeros(-len(flat) % BLOCK)]).view(-1, BLOCK)
+    padded = (torch.cat([flat, flat.new_zeros(-len(flat) % BLOCK)]) if len(flat) % BLOCK else flat).view(-1, BLOCK)
     largest = padded.abs().amax(1)
-    scaled = padded / torch.where(largest > 0, largest, 1)[:, None]
-    packed = torch.bucketize(scaled, (code[:-1] + code[1:]) / 2).to(torch.uint8)
-    return packed.flatten()[: len(flat)].view(values.shape), largest
+    scaled = (padded / torch.where(largest > 0, largest, 1)[:, None]).flatten()
+    lowest, middles = (table.to(values.device) for table in _tables(signed))
+    packed = lowest.index_select(0, scaled.view(torch.int32) >> 16 & 0xFFFF)
+    packed += scaled > middles.index_select(0, packed)
+    return packed[: len(flat)].to(torch.uint8).view(values.shape), largest
 
 
 def dequantize(packed: Tensor, largest: Tensor, signed: bool) -> Tensor:
@@ -60,8 +77,10 @@ def dequantize(packed: Tensor, largest: Tensor, signed: bool) -> Tensor:
     code = codes(signed).to(packed.device)
     if packed.is_cuda and (bnb := _bitsandbytes()):
         return bnb.dequantize_blockwise(packed, absmax=largest, code=code, blocksize=BLOCK).view(packed.shape)
-    scales = largest.repeat_interleave(BLOCK)[: packed.numel()].view(packed.shape)
-    return code[packed.long()] * scales
+    values, whole = code.index_select(0, packed.flatten().int()), packed.numel() // BLOCK * BLOCK
+    values[:whole].view(-1, BLOCK).mul_(largest[: whole // BLOCK, None])
+    values[whole:].mul_(largest[-1])
+    return values.view(packed.shape)
 
 
 def write(state: dict, name: str, moment: Tensor, bits: int) -> None:
