@@ -22,8 +22,8 @@ class WeightCompander(nn.Module):
 
     Args:
         a: scale; the weight stays within a pi / 2.
-        b: width; the slope at zero is a / b.
-        learn: train log a and log b too. They want no weight decay and a tenth of the learning rate.
+        b: width; the slope at zero is a / b, and b < a pushes weights away from it.
+        learn: train log a too, as `parameter_groups` does. To learn b would only rescale v.
     """
 
     def __init__(self, a: float, b: float, learn: bool = False):
@@ -31,11 +31,10 @@ class WeightCompander(nn.Module):
         for name, value in (("a", a), ("b", b)):
             if not 0 < value < math.inf:
                 raise UserError(f"{name} of the Weight Compander is {value}", "Set it to a number above 0")
-            logarithm = torch.tensor(math.log(value), dtype=torch.float64 if not learn else torch.float32)
-            if learn:
-                self.register_parameter(f"log_{name}", nn.Parameter(logarithm))
+            if learn and name == "a":
+                self.log_a = nn.Parameter(torch.tensor(math.log(value)))
             else:
-                self.register_buffer(f"log_{name}", logarithm)
+                self.register_buffer(f"log_{name}", torch.tensor(math.log(value), dtype=torch.float64))
 
     @classmethod
     def of(cls, weight: Tensor, learn: bool = False) -> "WeightCompander":
@@ -51,24 +50,34 @@ class WeightCompander(nn.Module):
         return (a * torch.arctan(v / b)).to(v.dtype)
 
     def right_inverse(self, w: Tensor) -> Tensor:
-        a, b = self.log_a.detach().exp(), self.log_b.detach().exp()
-        return (b * torch.tan(w.to(a.dtype) / a)).to(w.dtype)
+        a, b = self.log_a.detach().double().exp(), self.log_b.exp()
+        return (b * torch.tan(w.double() / a)).to(w.dtype)
 
 
 def compand(module: nn.Module, name: str = "weight", learn: bool = False) -> WeightCompander | None:
     """Put a compander on a module's trained weight, which stays what it is.
 
-    Biases, norms and weights of zeros are left out.
+    Biases, norms, embeddings and weights of zeros are left out.
 
     Returns:
         the parametrization, or None where there is nothing to compand.
     """
     weight = getattr(module, name)
-    if weight.ndim < 2 or not weight.detach().any():
+    if weight.ndim < 2 or isinstance(module, nn.Embedding) or not weight.detach().any():
         return None
     compander = WeightCompander.of(weight, learn)
     parametrize.register_parametrization(module, name, compander)
     return compander
+
+
+def parameter_groups(model: nn.Module, lr: float, weight_decay: float = 0.0) -> list[dict]:
+    """What a model learns, for an optimizer: learned scales apart, at a tenth of the rate and without decay."""
+    scales = {one.log_a for one in model.modules() if isinstance(one, WeightCompander)}
+    learned = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in learned if p not in scales], "lr": lr, "weight_decay": weight_decay},
+        {"params": [p for p in learned if p in scales], "lr": 0.1 * lr, "weight_decay": 0.0},
+    ]
 
 
 def fold(model: nn.Module) -> None:

@@ -199,7 +199,7 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
         sampler = _layer_sampler(config, pipe, stage, concepts, optimizer) if own.name == "owlore" else None
         # Of the base's own weights one gradient at a time is enough; an adapter's gradients are changed between.
         alone = settings.method == "full" and own.independent and config.steps.accumulation == 1
-        in_backward = StepInBackward(optimizer) if alone else None
+        in_backward = StepInBackward(optimizer, losses=len(stage.parts)) if alone else None
         if resumed:
             load_state(optimizer, checkpoint.under(saved.tensors, "optimizer."), saved.numbers["optimizer"])
             if sampler:

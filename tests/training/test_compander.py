@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from pipelines import UserError
-from training.compander import WeightCompander, compand, fold
+from training.compander import WeightCompander, compand, fold, parameter_groups
 from training.optimizers.projected import GradNormLoRP
 
 
@@ -52,16 +52,21 @@ def test_gradients_are_right(model):
     compander = WeightCompander(0.7, 0.3, learn=True).double()
     v = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
 
-    def f(v, log_a, log_b):
-        return torch.func.functional_call(compander, {"log_a": log_a, "log_b": log_b}, (v,))
+    def f(v, log_a):
+        return torch.func.functional_call(compander, {"log_a": log_a}, (v,))
 
-    assert torch.autograd.gradcheck(f, (v, compander.log_a, compander.log_b))
+    assert torch.autograd.gradcheck(f, (v, compander.log_a))
+    slope = 0.7 * 0.3 / (0.3**2 + v.detach() ** 2)
+    torch.testing.assert_close(torch.autograd.grad(compander(v).sum(), v)[0], slope)
 
 
 @pytest.mark.parametrize("learn", [False, True])
 def test_folded_is_unfolded_to_the_bit_after_training(model, learn):
     companded(model, learn)
-    optimizer, x = GradNormLoRP(model.parameters(), 1e-2, rank=2), torch.randn(4, 3, 8, 8)
+    groups = parameter_groups(model, 1e-2)
+    assert [len(group["params"]) for group in groups] == [6, 2 if learn else 0]
+    optimizer, x = GradNormLoRP([group for group in groups if group["params"]], rank=2), torch.randn(4, 3, 8, 8)
+    scales = [module.parametrizations.weight[0].log_a.item() for module in (model[0], model[4])]
     losses = []
     for _ in range(20):
         optimizer.zero_grad()
@@ -70,6 +75,8 @@ def test_folded_is_unfolded_to_the_bit_after_training(model, learn):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
+    now = [module.parametrizations.weight[0].log_a.item() for module in (model[0], model[4])]
+    assert (now != scales) == learn
     before = model(x)
     fold(model)
     assert not any(parametrize.is_parametrized(module) for module in model.modules())
@@ -77,6 +84,7 @@ def test_folded_is_unfolded_to_the_bit_after_training(model, learn):
 
 
 def test_what_has_no_scale_is_left_out_or_named(model):
+    assert compand(nn.Embedding(4, 8)) is None and compand(nn.LayerNorm(8)) is None
     with torch.no_grad():
         model[4].weight.zero_()
     assert companded(model) == [model[0]]

@@ -9,6 +9,7 @@ from torch import nn
 
 from pipelines import UserError
 from tests.tiny import tiny_unet
+from training import plp
 from training.optimizers.backward import StepInBackward
 from training.optimizers.outlier import OutlierLayerSampler, blocks_of, choose_scores, outlier_shares
 from training.optimizers.projected import GradNormLoRP
@@ -69,6 +70,26 @@ def test_shares_are_the_formula_and_do_not_change_with_scale():
     before = outlier_shares({"b": single}, lambda: single(x), [3.0])
     single.weight.data *= 0.01
     assert outlier_shares({"b": single}, lambda: single(x), [3.0]) == before
+
+
+def test_a_convolution_is_scored_by_its_channels():
+    conv = nn.Conv2d(4, 6, 3, padding=1, bias=False)
+    x = torch.randn(2, 4, 5, 5) ** 3
+    (found,) = outlier_shares({"b": conv}, lambda: conv(x), [2.0]).values()
+    A = conv.weight.detach().abs().double() * x.double().square().sum((0, 2, 3)).sqrt()[:, None, None]
+    assert found["b"] == (2 * A.mean() < A).double().mean() > 0
+
+
+def test_under_an_adapter_the_base_weights_are_scored():
+    plain, adapted = tiny_unet(), tiny_unet()
+    adapted.load_state_dict(plain.state_dict())
+    plp.attach(adapted, 4, "all")
+
+    def scores(unet):
+        latents, text = torch.ones(1, 4, 16, 16), torch.ones(1, 6, 32)
+        return outlier_shares(blocks_of(unet, resnets=True), lambda: unet(latents, 100, text))
+
+    assert scores(adapted) == scores(plain)
 
 
 def test_a_block_that_calibration_misses_is_named():
@@ -209,7 +230,12 @@ def test_the_sampler_and_steps_in_the_backward_pass_go_together():
 
 @pytest.mark.parametrize(
     ("loop", "why"),
-    [({"accumulation_steps": 4}, "4 batches"), ({"scaler": object()}, "scaler"), ({"max_grad_norm": 1.0}, "clipping")],
+    [
+        ({"accumulation_steps": 4}, "4 batches"),
+        ({"losses": 2}, "2 losses"),
+        ({"scaler": object()}, "scaler"),
+        ({"max_grad_norm": 1.0}, "clipping"),
+    ],
 )
 def test_what_needs_all_gradients_at_once_is_refused(loop, why):
     with pytest.raises(UserError, match=why):

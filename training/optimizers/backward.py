@@ -16,7 +16,7 @@ class StepInBackward:
 
     Args:
         optimizer: one that treats its parameters independently, with all parameters added.
-        accumulation_steps, scaler, max_grad_norm: of the training loop; only 1, None and None will do.
+        accumulation_steps, losses, scaler, max_grad_norm: of the training loop; only 1, 1, None and None will do.
     Raises:
         UserError: the loop needs all gradients at once.
     """
@@ -25,11 +25,14 @@ class StepInBackward:
         self,
         optimizer: Optimizer,
         accumulation_steps: int = 1,
+        losses: int = 1,
         scaler: Any = None,
         max_grad_norm: float | None = None,
     ):
         if accumulation_steps != 1:
             why, remedy = f"accumulation over {accumulation_steps} batches keeps every gradient", "Use a larger batch"
+        elif losses != 1:
+            why, remedy = f"each of the step's {losses} losses would move the weights by itself", "Add them up"
         elif scaler is not None:
             why, remedy = "a gradient scaler must see every gradient before the first update", "Train in bf16"
         elif max_grad_norm is not None:

@@ -1,0 +1,160 @@
+"""Tables, plot and summary of what was measured: python -m benchmarks.optimizers.report
+
+Reads results/state.json, quality.jsonl, speed.json and peak.json; writes results/summary.json, the tables of
+docs/optimizers.md and docs/pictures/optimizers.png. What has not been measured is null in the summary.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from benchmarks.optimizers.contestants import CONTESTANTS
+
+HERE = Path(__file__).parent / "results"
+DOC, PLOT = Path("docs/optimizers.md"), Path("docs/pictures/optimizers.png")
+STEPS, FEW = 120, 3  # of the runs that count; the pictures that the compander is judged with
+OURS = "GradNormLoRP"
+
+
+def quality(pictures: int) -> dict[str, dict]:
+    """Contestant -> its seeds' held-out losses at the chosen rate, its other figures, by runs of the full length."""
+    file = HERE / "quality.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    found: dict[str, dict] = {}
+    for name in CONTESTANTS:
+        runs = [x for x in lines if x["name"] == name and x["steps"] == STEPS and x["pictures"] == pictures]
+        if runs:
+            losses = [x["held_out"] for x in sorted(runs, key=lambda x: x["seed"])]
+            found[name] = runs[0] | {
+                "losses": losses,
+                "mean": float(np.mean(losses)),
+                "half": float(np.ptp(losses)) / 2,
+            }
+    return found
+
+
+def ratio(rows: dict[str, dict], one: str, other: str) -> float | None:
+    """Of mean held-out losses over the seeds that both have."""
+    if one not in rows or other not in rows:
+        return None
+    pairs = list(zip(rows[one]["losses"], rows[other]["losses"], strict=False))
+    return round(float(np.mean([a for a, _ in pairs]) / np.mean([b for _, b in pairs])), 4)
+
+
+def summary() -> dict:
+    rows, few = quality(5), quality(FEW)
+    state = _read("state.json")
+    speed = (_read("speed.json") or {}).get("rows")
+    eight = "GradNormLoRP, 8-bit"
+    below = "linear layers of the transformer blocks"
+    return {
+        "state_saving_vs_bf16_adam_sdxl": state
+        and state["SDXL"][below]["below_bf16_adamw"]["GradNormLoRP, 8-bit, rank 128"],
+        "gradnorm_lorp_loss_ratio_adamw": ratio(rows, OURS, "AdamW"),
+        "gradnorm_lorp_loss_ratio_galore": ratio(rows, OURS, "GaLore (galore-torch)"),
+        "gradnorm_lorp_loss_ratio_lora8": ratio(rows, OURS, "LoRA, rank 8"),
+        "owlore_loss_ratio_uniform": ratio(rows, "OwLore", "OwLore, uniform"),
+        "owlore_loss_ratio_lora_equal_bytes": ratio(rows, "OwLore", "LoRA, bytes of OwLore"),
+        "compander_heldout_ratio": ratio(few, "AdamW with compander", "AdamW"),
+        "compander_heldout_ratio_plp": ratio(few, "PLP, AdamW with compander", "PLP, AdamW"),
+        "step_time_ratio_galore": speed and speed[eight]["mean_over_galore"],
+        "step_time_ratio_adam8bit": speed and speed[eight]["median_over_adamw_8bit"],
+        "p99_over_p50": speed and speed[eight]["p99_over_median"],
+        "sdxl_fullweight_peak_gb": (_read("peak.json") or {}).get("sdxl_fullweight_peak_gb"),
+    }
+
+
+def quality_table(rows: dict[str, dict]) -> str:
+    lines = [
+        "| learns | optimizer | rate | state, MB | held-out loss | the seeds' half range | of AdamW's |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        who = {"full": "weights", "lora": "LoRA", "plp": "half of a PLP"}[CONTESTANTS[name].learns]
+        share = row["mean"] / rows["AdamW"]["mean"] if "AdamW" in rows else float("nan")
+        lines.append(
+            f"| {who} | {name} | {row['lr']:g} | {row['state'] / 1e6:.1f} | {row['mean']:.4f} | {row['half']:.4f} "
+            f"| {share:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def few_table(rows: dict[str, dict]) -> str:
+    lines = ["| learns from 3 pictures | held-out loss | the seeds' half range |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {name} | {row['mean']:.4f} | {row['half']:.4f} |" for name, row in rows.items()])
+
+
+def speed_table(rows: dict[str, dict]) -> str:
+    lines = ["| optimizer | median, ms | mean, ms | p99 / median | mean of galore-torch's |", "|---|---|---|---|---|"]
+    for name, row in rows.items():
+        lines.append(
+            f"| {name} | {1e3 * row['median']:.1f} | {1e3 * row['mean']:.1f} | {row['p99_over_median']:.2f} "
+            f"| {row['mean_over_galore']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(rows: dict[str, dict]) -> Image.Image:
+    """Held-out loss against bytes of state, on a logarithmic axis; a line spans the seeds."""
+    width, height, left, bottom, top = 900, 560, 70, 60, 20
+    picture = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(picture)
+    states = np.log10([max(row["state"], 1) for row in rows.values()])
+    losses = [loss for row in rows.values() for loss in row["losses"]]
+    x0, x1 = states.min() - 0.1, states.max() + 0.6
+    y0, y1 = min(losses) * 0.98, max(losses) * 1.02
+    place = lambda s, y: (  # noqa: E731
+        left + (s - x0) / (x1 - x0) * (width - left - 20),
+        height - bottom - (y - y0) / (y1 - y0) * (height - bottom - top),
+    )
+    colours = {"full": "#1f5fa8", "lora": "#c0562b", "plp": "#3b8a4a"}
+    for tick in np.linspace(y0, y1, 6):
+        _, y = place(x0, tick)
+        draw.line([(left, y), (width - 20, y)], fill="#e5e5e5")
+        draw.text((8, y - 6), f"{tick:.3f}", fill="#444")
+    for (name, row), s in zip(rows.items(), states, strict=True):
+        colour = colours[CONTESTANTS[name].learns]
+        x, y = place(s, row["mean"])
+        draw.line([place(s, min(row["losses"])), place(s, max(row["losses"]))], fill=colour, width=2)
+        draw.ellipse([x - 4, y - 4, x + 4, y + 4], fill=colour)
+        draw.text((x + 8, y - 6), name, fill=colour)
+    for power in range(int(np.ceil(x0)), int(np.floor(x1)) + 1):
+        x, y = place(power, y0)
+        draw.text((x - 14, y + 8), f"{10**power / 1e6:g} MB", fill="#444")
+    draw.text(
+        (left, height - 28), "state of the optimizer; blue: weights, orange: LoRA, green: half of a PLP", fill="#444"
+    )
+    return picture
+
+
+def write(marker: str, text: str) -> None:
+    """Put a table between its marks in the document."""
+    begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
+    before, _, rest = DOC.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    DOC.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def _read(name: str) -> dict | None:
+    file = HERE / name
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def main() -> None:
+    (HERE / "summary.json").write_text(json.dumps(summary(), indent=1) + "\n")
+    rows = quality(5)
+    if rows:
+        write("quality", quality_table(rows))
+        PLOT.parent.mkdir(exist_ok=True)
+        plot(rows).save(PLOT, optimize=True)
+    if few := quality(FEW):
+        write("few", few_table(few))
+    if speed := _read("speed.json"):
+        write("speed", speed_table(speed["rows"]))
+    print((HERE / "summary.json").read_text())
+
+
+if __name__ == "__main__":
+    main()
