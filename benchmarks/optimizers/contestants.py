@@ -19,8 +19,7 @@ from training.optimizers.outlier import OutlierLayerSampler, blocks_of, choose_s
 from training.optimizers.registry import make_optimizer
 from training.plp import LAYERS
 
-FULL = (3e-4, 1e-3, 3e-3)  # the grids of learning rates, the same for all that learn the same
-ADAPTERS = (1e-3, 3e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2)  # the grid of learning rates, the same for all
 EIGHTH = 0.125  # the rank of every projection, as a share of the shorter side
 GAP = 40  # steps between two bases
 EVERY = 20  # steps between OwLore's draws
@@ -35,10 +34,6 @@ class Contestant:
     rank: int = 32  # of the adapter
     compander: bool = False
     sampling: str = ""  # "outliers" or "uniform": a few blocks at a time
-
-    @property
-    def rates(self) -> tuple[float, ...]:
-        return FULL if self.learns == "full" else ADAPTERS
 
 
 PROJECTED = {"rank": EIGHTH, "update_proj_gap": GAP, "scale": 1.0}

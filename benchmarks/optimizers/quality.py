@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.environment import environment
-from benchmarks.optimizers.contestants import CONTESTANTS, Contestant, attach, build, kept, sampler
+from benchmarks.optimizers.contestants import CONTESTANTS, RATES, Contestant, attach, build, kept, sampler
 from training.loop import choose, keyed, learning_rate_factor, stratified_timesteps
 from training.model import denoising_loss, encode_pictures, encode_prompts, open_base, timestep_count
 from training.pictures import open_picture
@@ -117,7 +117,7 @@ def main() -> None:
         return line
 
     for name in arguments.only:
-        tried = [result(name, lr, 0, arguments.search) for lr in CONTESTANTS[name].rates]
+        tried = [result(name, lr, 0, arguments.search) for lr in RATES]
         best = min(tried, key=lambda line: line["held_out"])["lr"]
         for seed in range(arguments.seeds):
             result(name, best, seed, arguments.steps)
