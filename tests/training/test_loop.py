@@ -57,6 +57,15 @@ def test_the_run_folder_holds_what_the_contract_says(finished):
     assert len(list(finished.checkpoints.iterdir())) == checkpoint.KEEP
 
 
+def test_nearly_all_halves_are_projected_and_the_run_says_so(finished):
+    """In eight bits and by a share of the shorter side, where nothing else is said."""
+    saved = checkpoint.read_last(finished.checkpoints)
+    bases = sum(name.endswith(".basis") for name in checkpoint.under(saved.tensors, "optimizer."))
+    halves = sum(len(checkpoint.under(saved.tensors, f"half.{concept}.")) for concept in ("content", "style"))
+    assert saved.numbers["optimizer"]["groups"][0]["bits"] == 8 and bases >= 0.9 * halves > 0
+    assert finished.read_state()["matrices"] == f"{halves} projected"
+
+
 def test_both_halves_have_learned(finished):
     for key, value in tensors(finished).items():
         if key.endswith("lora_up.weight"):

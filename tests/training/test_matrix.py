@@ -27,6 +27,7 @@ def changed(config: Customization, name: str, kind: str) -> Customization:
         **data
         | {
             "style": None,
+            "others": {"count": 0},
             "optimizer": {"name": name, **rates, **window, **blocks},
             "adapter": data["adapter"] | KINDS[kind],
             "steps": data["steps"] | {"break": STEPS, "batch_size": 4},

@@ -91,6 +91,8 @@ class ProjectedAdamW(AdamLike):
     """AdamW in a low-rank projection of the gradient (GaLore)."""
 
     name: Literal["projected-adamw"] = "projected-adamw"
+    lr: float = Field(4e-3, gt=0, le=1)
+    make_lr: float = Field(3e-3, gt=0, le=1, description="learning rate of make, which starts from learned halves")
     rank: float = Field(0.25, gt=0, le=4096, description="of the projection: a number, or a share of the shorter side")
     update_proj_gap: int = Field(50, ge=1, le=100_000, description="steps between two bases of a weight")
     redraw_below: float = Field(
@@ -127,7 +129,7 @@ class OwLore(ProjectedAdamW):
 
 
 KINDS = (AdamW, AdamW8bit, LoRAPlus, Adafactor, ScheduleFree, Prodigy, ProjectedAdamW, GradNormLoRP, OwLore)
-DEFAULT = "adamw"  # where no name is given
+DEFAULT = "gradnorm-lorp"  # where no name is given
 OPTIMIZERS: dict[str, type[Learning]] = {kind.model_fields["name"].default: kind for kind in KINDS}
 
 
