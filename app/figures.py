@@ -15,6 +15,11 @@ WORDS = {
     "failed": "Failed",
     "interrupted": "Interrupted",
 }
+MATRICES = {  # what an optimizer that projects gradients says of its weights
+    "projected": "learned in a projection",
+    "bypassed": "too small to gain from it",
+    "plain": "learned as they are",
+}
 POINTS = 240  # of a curve: more than a screen shows
 
 
@@ -51,6 +56,8 @@ def progress(name: str, job: Job) -> str:
         figures.append(("Time left", f"about {duration(job.time_left)}"))
     if job.live and job.device:
         figures.append(("On", escape(job.device)))
+    if job.live and job.matrices:
+        figures.append(("Matrices", escape(_matrices(job.matrices))))
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
     hint = job.message
     if job.status == "preparing":
@@ -74,6 +81,12 @@ def progress(name: str, job: Job) -> str:
         f'aria-label="Training"><div style="width:{share:.1f}%"></div></div>'
         f"<dl>{cells}</dl><p>{escape(hint)}</p></section>"
     )
+
+
+def _matrices(counts: str) -> str:
+    """In plain words: "212 projected, 20 bypassed" is "212 learned in a projection, 20 too small to gain from it"."""
+    parts = (part.partition(" ") for part in counts.split(", "))
+    return ", ".join(f"{count} {MATRICES.get(kind, kind)}" for count, _, kind in parts)
 
 
 def _stages(job: Job) -> str:

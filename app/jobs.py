@@ -34,6 +34,7 @@ class Job:
     loss: float | None = None
     time_left: float | None = None
     device: str = ""
+    matrices: str = ""
     message: str = ""
 
     @property

@@ -51,6 +51,12 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700) !important;
 /* A caption as long as a prompt would cover the small picture that it belongs to. */
 #content-pictures .caption-label, #style-pictures .caption-label { display: none; }
 
+/* As many settings side by side as fit, in columns of one width. */
+.settings .form { display: grid; grid-template-columns: repeat(auto-fit, minmax(215px, 1fr));
+  background: var(--block-background-fill); }
+.settings .form .absent { display: none !important; }
+.about { margin: 0; padding: 0 2px; color: var(--body-text-color-subdued); }
+
 .download { display: inline-block; padding: 9px 18px; margin-right: 12px; border-radius: 8px; font-weight: 600;
   background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color) !important;
   text-decoration: none !important; }
@@ -81,7 +87,7 @@ img.crisp { image-rendering: pixelated; }
 .stages li.now { background: #0f766e; color: #fff; font-weight: 600; }
 .bar { height: 8px; border-radius: 999px; overflow: hidden; background: var(--border-color-primary); }
 .bar div { height: 100%; border-radius: 999px; background: #0d9488; transition: width 0.8s linear; }
-.progress dl { display: flex; gap: 28px; margin: 14px 0 0; flex-wrap: wrap; }
+.progress dl { display: flex; gap: 10px 28px; margin: 14px 0 0; flex-wrap: wrap; }
 .progress dl:empty { display: none; }
 .progress dt { font-size: 0.8rem; color: var(--body-text-color-subdued); }
 .progress dd { margin: 0; font-size: 1.15rem; font-variant-numeric: tabular-nums; }
@@ -101,7 +107,7 @@ img.crisp { image-rendering: pixelated; }
 @media (max-width: 640px) {
   .gradio-container { padding-left: 8px !important; padding-right: 8px !important; }
   .masthead { padding-top: 10px; }
-  .progress dl { gap: 18px; }
+  .progress dl { gap: 10px 18px; }
   .results .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
 }
 """

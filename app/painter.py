@@ -8,12 +8,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from app.recipe import Recipe, file_hash
-from pipelines import APG, CFG, GuidanceRule
+from app.recipe import RULES, Recipe, file_hash
+from pipelines import APG, GuidanceRule
 from pipelines.errors import UserError
 from training import Customization, Run
 
-RULES = {"APG": APG, "CFG": CFG}
 LARGEST_SEED = 2**32 - 1
 AT_ONCE = 512 * 512  # pixels that are drawn in one batch: many small pictures, or one large one
 

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from pipelines.errors import UserError
+from pipelines import APG, CFG, UserError
 
 KEY = "joinery"  # of the text chunk
+RULES = {"APG": APG, "CFG": CFG}
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Recipe:
     seed: int
     content: float
     style: float
-    guidance: str  # APG or CFG
+    guidance: str  # one of RULES
     guidance_settings: dict[str, float | None]
     guidance_scale: float
     steps: int
@@ -45,7 +46,7 @@ class Recipe:
         """The recipe in a picture.
 
         Raises:
-            UserError: it is no picture, or none with a recipe that this version understands.
+            UserError: it is no picture, or none with a recipe that this version understands and can follow.
         """
         try:
             with Image.open(path) as picture:
@@ -61,11 +62,31 @@ class Recipe:
             data = json.loads(text)
             if data["format"] != 1:
                 raise ValueError
-            return cls(**data)
-        except (ValueError, KeyError, TypeError):
+            recipe = cls(**data)
+            recipe._check_guidance(path.name)
+        except UserError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
                 f"The recipe in {path.name} is damaged or from a newer version", "Choose another picture"
             ) from None
+        return recipe
+
+    def _check_guidance(self, where: str) -> None:
+        """Raise a UserError if there is no such rule, or if it refuses its settings."""
+        if self.guidance not in RULES:
+            raise UserError(
+                f"The recipe in {where} names the guidance {self.guidance!r}, and there is {' and '.join(RULES)} here",
+                "Choose another picture",
+            )
+        rule = RULES[self.guidance]
+        unknown = sorted(self.guidance_settings.keys() - {field.name for field in fields(rule)})
+        if unknown:
+            raise UserError(
+                f"The recipe in {where} sets {', '.join(unknown)}, which {self.guidance} does not have",
+                "Choose another picture",
+            )
+        rule(**self.guidance_settings)
 
 
 def file_hash(path: Path) -> str:

@@ -7,6 +7,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse
 
 from app import figures, look
+from app.form import ProjectForm
 from app.library import Library
 from app.pages import QUICK, play, project, train
 from app.painter import Painter
@@ -19,7 +20,7 @@ LARGEST_UPLOAD = "50mb"
 
 def build(library: Library, sample: Customization) -> gr.Blocks:
     """The page. `sample` is the project that is filled in when it opens."""
-    form = project.ProjectForm(sample)
+    form = ProjectForm(sample)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.HTML(
             f'<div class="masthead"><h1>{TITLE}</h1>'

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import tomlkit
-from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -15,8 +14,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from pipelines.errors import UserError
+from training.bounds import allowed
 from training.optimizers.settings import DEFAULT, OPTIMIZERS, Optimizer, Strict
 
 HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/emoji" is found from any folder
@@ -308,52 +309,38 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> UserError:
     fault = error.errors()[0]
     if isinstance(fault.get("ctx", {}).get("error"), UserError):
         return fault["ctx"]["error"]
-    loc = fault["loc"]
-    # Pydantic names the member of the union after the key; the file does not.
-    shown = (*loc[:1], *loc[2:]) if loc[:1] == ("optimizer",) and loc[1:2] and loc[1] in OPTIMIZERS else loc
-    path = ".".join(str(part) for part in shown)
+    table, field, keys = _locate(model, fault["loc"])
+    path = ".".join(str(key) for key in keys)
     if fault["type"] == "union_tag_invalid":
         return UserError(f"{path}.name is {fault['ctx']['tag']!r}", f"Set it to one of {', '.join(OPTIMIZERS)}")
-    if fault["type"] == "extra_forbidden":
-        table = _table(model, fault["loc"][:-1])
-        keys = ", ".join(sorted(field.alias or name for name, field in table.model_fields.items()))
-        return UserError(f"{path} is not a key that is known here", f"Remove it or use one of: {keys}")
+    if field is None:
+        known = ", ".join(sorted(field.alias or name for name, field in table.model_fields.items()))
+        return UserError(f"{path} is not a key that is known here", f"Remove it or use one of: {known}")
     if fault["type"] == "missing":
         return UserError(f"{path} is missing", f"Add {path} to the project file")
-    return UserError(f"{path} is {fault['input']!r}", f"Set it to {_allowed(model, fault)}")
+    return UserError(f"{path} is {fault['input']!r}", f"Set it to {OTHER_SHAPES.get(fault['type']) or allowed(field)}")
 
 
-def _table(model: type[BaseModel], path: tuple) -> type[BaseModel]:
-    for key in path:
-        if key in OPTIMIZERS:  # which of the union the fault is in
-            model = OPTIMIZERS[key]
-            continue
-        annotation = next(field.annotation for name, field in model.model_fields.items() if key in (name, field.alias))
-        model = next((one for one in get_args(annotation) if one is not type(None)), annotation)
-    return model
+def _locate(model: type[BaseModel], loc: tuple) -> tuple[type[BaseModel], FieldInfo | None, list]:
+    """Where a fault is: its table, its key there, and the keys that lead to it as the file has them.
+
+    Pydantic also names which member of a union it tried; the file does not.
+    """
+    table, field, keys = model, None, []
+    for key in loc:
+        if keys == ["optimizer"] and key in OPTIMIZERS:
+            table = OPTIMIZERS[key]
+        elif isinstance(key, int):  # of a list
+            keys.append(key)
+        elif table:
+            model = table
+            field = next((one for name, one in model.model_fields.items() if key in (name, one.alias)), None)
+            table = _table(field) if field else None
+            keys.append(key)
+    return model, field, keys
 
 
-def _allowed(model: type[BaseModel], fault: dict) -> str:
-    """What a key allows, for example "a whole number, at least 2, at most 512, a multiple of 2"."""
-    *path, key = [part for part in fault["loc"] if isinstance(part, str)]
-    table = _table(model, tuple(path))
-    field = next(field for name, field in table.model_fields.items() if key in (name, field.alias))
-    if fault["type"] == "literal_error":
-        return f"one of {fault['ctx']['expected']}"
-    if fault["type"] in OTHER_SHAPES:
-        return OTHER_SHAPES[fault["type"]]
-    kinds = {int: "a whole number", float: "a number", str: "a text"}
-    words = [kinds[field.annotation]] if field.annotation in kinds else []
-    for mark in field.metadata:
-        match mark:
-            case Ge(ge=low):
-                words.append(f"at least {low:g}")
-            case Gt(gt=low):
-                words.append(f"more than {low:g}")
-            case Le(le=high):
-                words.append(f"at most {high:g}")
-            case Lt(lt=high):
-                words.append(f"less than {high:g}")
-            case MultipleOf(multiple_of=step):
-                words.append(f"a multiple of {step:g}")
-    return ", ".join(words)
+def _table(field: FieldInfo) -> type[BaseModel] | None:
+    """The table that a key holds, if it holds one."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

@@ -24,7 +24,8 @@ class Run:
     """Names the paths of a run, and keeps `state.json` and `metrics.jsonl`.
 
     `state.json` holds status (preparing, running, done, cancelled, failed), stage (content, style, make, export), step
-    and steps over all stages, loss, time_left in seconds, device, message, and the pid of the process that works on it.
+    and steps over all stages, loss, time_left in seconds, device, matrices (how many the optimizer projects), message,
+    and the pid of the process that works on it.
     """
 
     folder: Path

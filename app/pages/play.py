@@ -14,8 +14,8 @@ import gradio as gr
 from app import figures
 from app.library import Library
 from app.pages import QUICK
-from app.painter import LARGEST_SEED, RULES, Model, Painter, Stopped, default_rule, settings_of
-from app.recipe import Recipe
+from app.painter import LARGEST_SEED, Model, Painter, Stopped, default_rule, settings_of
+from app.recipe import RULES, Recipe
 from pipelines import APG, CFG, UserError
 from training import Customization
 from training.plan import SCALES

@@ -2,19 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
 from app import figures, jobs
 from app.checks import check
+from app.form import ProjectForm, files
 from app.library import Library
-from app.pages import QUICK
+from app.pages import QUICK, optimizer
 from pipelines.errors import UserError
 from training import Customization, Run
-from training.config import PRESETS
-from training.optimizers.settings import DEFAULT, OPTIMIZERS
-from training.packages import installed
+from training.packages import require
 from training.pictures import find_pictures
 from training.plan import plan
 
@@ -23,17 +21,7 @@ PRESET_NAMES = [
     ("Stable Diffusion 1.5, 512 px", "sd15"),
     ("Stable Diffusion XL, 1024 px", "sdxl"),
 ]
-OPTIMIZER_NAMES = {
-    "adamw": "AdamW",
-    "adamw-8bit": "AdamW, 8-bit",
-    "lora-plus": "LoRA+",
-    "adafactor": "Adafactor",
-    "schedule-free": "Schedule-free AdamW",
-    "prodigy": "Prodigy",
-    "projected-adamw": "Projected AdamW (GaLore)",
-    "gradnorm-lorp": "GradNormLoRP",
-    "owlore": "OwLore",
-}
+METHODS = [("An adapter's halves", "plp"), ("The base's own weights", "full")]
 LAYERS = [
     ("Cross-attention only", "cross-attention"),
     ("All attention", "attention"),
@@ -49,97 +37,6 @@ class ProjectPage:
     note: gr.HTML
 
 
-@dataclass(frozen=True)
-class ProjectForm:
-    """Between the page's fields and a customization."""
-
-    sample: Customization
-
-    def read(
-        self,
-        name: str,
-        content_pictures: list | None,
-        content_word: str,
-        content_placeholder: str,
-        content_caption: str,
-        style_pictures: list | None,
-        style_word: str,
-        style_placeholder: str,
-        style_caption: str,
-        preset: str,
-        base: str,
-        rank: float,
-        layers: str,
-        break_steps: float,
-        make_steps: float,
-        optimizer: str,
-        lr: float,
-        make_lr: float,
-        seed: float,
-    ) -> tuple[Customization, dict[str, list[tuple[Path, str | None]]]]:
-        """The customization that the fields describe, and its pictures with their own captions.
-
-        Raises:
-            UserError: a value is out of range.
-        """
-        pictures = {"content": _files(content_pictures), "style": _files(style_pictures)}
-        if not any(pictures.values()):
-            raise UserError("There are no pictures yet", "Add some of a content, of a style, or of both")
-        # What the page does not show comes from the sample project, or from another preset's own defaults.
-        data: dict[str, Any] = self.sample.model_dump(by_alias=True) if preset == self.sample.preset else {}
-        for table in ("adapter", "steps", "optimizer"):
-            data.setdefault(table, {})
-        concepts = {
-            "content": (self.sample.content, content_word, content_placeholder, content_caption),
-            "style": (self.sample.style, style_word, style_placeholder, style_caption),
-        }
-        for concept, (sample, word, placeholder, caption) in concepts.items():
-            if not pictures[concept]:  # the other is learned alone
-                data[concept] = None
-                continue
-            own = word.strip() != sample.class_word  # what suits the sample's concept may not suit another
-            if own or placeholder.strip() != sample.placeholder:
-                data.get("samples", {}).pop("prompt", None)  # the sample project's prompt names its own
-            data[concept] = sample.model_dump(exclude={"mirror", "short_captions"} if own else None) | {
-                "pictures": [path for path, _ in pictures[concept]],
-                "class_word": word.strip(),
-                "placeholder": placeholder.strip(),
-                "caption": caption.strip(),
-            }
-        data |= {"name": name.strip() or "my project", "preset": preset, "base": base.strip(), "seed": seed}
-        data["adapter"] |= {"rank": rank, "layers": layers}
-        data["steps"] |= {"break": break_steps, "make": make_steps}
-        if optimizer != data["optimizer"].get("name", DEFAULT):
-            data["optimizer"] = {"name": optimizer}  # another's settings are its own
-        data["optimizer"] |= {"lr": lr, "make_lr": make_lr}
-        return Customization(**data), {concept: files for concept, files in pictures.items() if files}
-
-    def numbers(self, preset: str) -> tuple:
-        """What the advanced fields start with, from `base` on."""
-        config = self.sample
-        if preset != self.sample.preset:
-            config = Customization(
-                preset=preset, content={"pictures": ["content"]}, style={"pictures": ["style"]}, **PRESETS[preset]
-            )
-        steps, optimizer = config.steps, config.optimizer
-        return (
-            _short(config),
-            config.adapter.rank,
-            config.adapter.layers,
-            steps.break_,
-            steps.make,
-            optimizer.name,
-            optimizer.lr,
-            optimizer.make_lr,
-            config.seed,
-        )
-
-    def rates(self, preset: str, optimizer: str) -> tuple[float, float]:
-        """The learning rates with which an optimizer starts: those of the preset, if they suit it."""
-        own = OPTIMIZERS[optimizer]()
-        return self.numbers(preset)[6:8] if own.lr == OPTIMIZERS[DEFAULT]().lr else (own.lr, own.make_lr)
-
-
 def build(library: Library, sample: Customization) -> ProjectPage:
     form = ProjectForm(sample)
     gr.Markdown(
@@ -152,36 +49,57 @@ def build(library: Library, sample: Customization) -> ProjectPage:
         content = _concept("content", sample, "What is shown: a thing, an animal, a person. 3 to 10 pictures.")
         style = _concept("style", sample, "How it is shown. 1 to 10 pictures in that style.")
     preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info="Fits the numbers below to a base model.")
-    base, rank, layers, break_steps, make_steps, optimizer, lr, make_lr, seed = form.numbers(sample.preset)
+    base, method, rank, layers, compander, scale, break_steps, make_steps, seed, *moves = form.numbers(sample.preset)
     with gr.Accordion("Advanced", open=False):
         advanced = [gr.Textbox(base, label="Base model", info="A diffusers folder, a .safetensors file, or a hub id.")]
         with gr.Row():
             advanced += [
+                gr.Dropdown(METHODS, value=method, label="What learns", info="Either way it ends as one adapter."),
                 gr.Number(rank, label="Adapter rank", info="Even. Higher learns more detail.", precision=0),
                 gr.Dropdown(LAYERS, value=layers, label="Layers", info="Where the adapter sits in the base."),
-                gr.Number(seed, label="Seed", info="Same seed, same adapter.", precision=0),
+            ]
+        with gr.Row(elem_classes="settings"):
+            advanced += [
+                gr.Checkbox(compander, label="Weight Compander", info="Keeps what the halves learn within bounds."),
+                gr.Number(scale, label="Compander scale", info="Entries stay within 1.57 times this."),
             ]
         with gr.Row():
             advanced += [
                 gr.Number(break_steps, label="Steps: apart", info="For each of content and style.", precision=0),
                 gr.Number(make_steps, label="Steps: joined", info="Fine-tunes both together.", precision=0),
+                gr.Number(seed, label="Seed", info="Same seed, same adapter.", precision=0),
             ]
-            names = [(label, name) for name, label in OPTIMIZER_NAMES.items() if installed(name)]
-            which = gr.Dropdown(names, value=optimizer, label="Optimizer", info="What moves the weights.")
+        with gr.Row():
+            which = gr.Dropdown(
+                optimizer.names(),
+                value=moves[0],
+                label="Optimizer",
+                info="What moves the weights.",
+                elem_id="optimizer",
+            )
             rates = [
-                gr.Number(lr, label="Learning rate: apart", info="Lower it if the loss jumps."),
-                gr.Number(make_lr, label="Learning rate: joined", info="Usually lower than the other."),
+                gr.Number(moves[1], label="Learning rate: apart", info="Lower it if the loss jumps."),
+                gr.Number(moves[2], label="Learning rate: joined", info="Usually lower than the other."),
             ]
-        # In the order of ProjectForm.read: the seed stands last.
-        base_field, rank_field, layers_field, seed_field, *steps = advanced
-        advanced = [base_field, rank_field, layers_field, *steps, which, *rates, seed_field]
+        advanced += [which, *rates]
+        said = gr.HTML(optimizer.about(moves[0]), padding=False, elem_id="optimizer-about")
+        with gr.Accordion("The optimizer's own settings", open=False), gr.Row(elem_classes="settings"):
+            settings = optimizer.fields(form.optimizer(sample.preset))
     estimate = gr.HTML(padding=False, elem_id="estimate")
     start = gr.Button("Train", variant="primary", elem_id="start")
     note = gr.HTML(padding=False, elem_id="project-note")
 
-    fields = [name, *content, *style, preset, *advanced]
-    preset.input(form.numbers, preset, advanced, **QUICK)
-    which.input(form.rates, [preset, which], rates, **QUICK)
+    fields = [name, *content, *style, preset, *advanced, *settings]
+
+    def fit(preset: str) -> tuple:
+        return *form.numbers(preset), *optimizer.show(form.optimizer(preset))
+
+    def switch(preset: str, name: str) -> tuple:
+        chosen = form.optimizer(preset, name)
+        return chosen.lr, chosen.make_lr, *optimizer.show(chosen)
+
+    preset.input(fit, preset, [*advanced, said, *settings], **QUICK)
+    which.input(switch, [preset, which], [*rates, said, *settings], **QUICK)
 
     def say_estimate(*values) -> str:
         try:
@@ -201,11 +119,12 @@ def start_run(library: Library, form: ProjectForm, values: tuple) -> Run:
         UserError: for all that can be seen to be wrong before the start.
     """
     config, pictures = form.read(*values)
+    require(config.optimizer.name)
     running = library.running()
     if running:
         raise UserError(f"The run {running.folder.name} is being trained", "Wait for its end, or cancel it")
-    for concept, files in pictures.items():
-        for finding in check(concept, [path for path, _ in files], config.resolution):
+    for concept, shown in pictures.items():
+        for finding in check(concept, [path for path, _ in shown], config.resolution):
             if finding.blocks:
                 raise UserError(f"{concept.capitalize()}: {finding.text.rstrip('.')}", "Mend this, then start again")
     run = library.create(config, pictures)
@@ -252,28 +171,15 @@ def _concept(concept: str, sample: Customization, info: str) -> list[gr.componen
         )
 
     def look(value: list | None) -> str:
-        return figures.findings(check(concept, [path for path, _ in _files(value)], sample.resolution))
+        return figures.findings(check(concept, [path for path, _ in files(value)], sample.resolution))
 
     gr.on(None, look, pictures, found, **QUICK)  # when the page loads, and when the pictures change
     return [pictures, word, placeholder, caption]
 
 
-def _files(value: list | None) -> list[tuple[Path, str | None]]:
-    return [(Path(path), caption) for path, caption in value or []]
-
-
 def _own_caption(picture: Path) -> str | None:
     text = picture.with_suffix(".txt")
     return text.read_text(encoding="utf-8").strip() if text.exists() else None
-
-
-def _short(config: Customization) -> str:
-    """The base as a person would type it."""
-    path = Path(config.base)
-    try:
-        return path.resolve().relative_to(Path.cwd()).as_posix() if path.is_absolute() else config.base
-    except ValueError:
-        return config.base
 
 
 def _estimate(library: Library, config: Customization) -> str:

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from app import jobs
+from app import figures, jobs
 from pipelines.errors import UserError
 from tests.app.conftest import pictures_of
 
@@ -79,3 +79,15 @@ def test_a_run_without_state_or_with_a_damaged_one_is_new(library, config):
     run.state.write_text('{"status": "run')
     assert jobs.look(run) == jobs.Job("new")
     jobs.cancel(run)
+
+
+def test_what_the_optimizer_projects_is_said_in_plain_words(library, config):
+    run = library.create(config, pictures_of(config))
+    run.write_state(status="running", device="cpu", matrices="212 projected, 20 bypassed, 3 plain")
+    shown = figures.progress("x", jobs.look(run))
+    assert "212 learned in a projection, 20 too small to gain from it, 3 learned as they are" in shown
+    run.write_state(status="done")
+    assert "212" not in figures.progress("x", jobs.look(run))
+    # A word that is not known is shown as it is, and never as markup.
+    assert "4 &lt;b&gt;odd" in figures.progress("x", jobs.Job("running", matrices="4 <b>odd"))
+    assert "Matrices" not in figures.progress("x", jobs.Job("running"))

@@ -52,6 +52,24 @@ def test_a_picture_without_a_sound_recipe_is_refused_in_words(tmp_path, text):
         Recipe.read(path)
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"guidance": "PAG"}, "names the guidance 'PAG', and there is APG and CFG here"),
+        ({"guidance": ["APG"]}, "damaged or from a newer version"),
+        ({"guidance_settings": {"eta": 0.5, "zeta": 1}}, "sets zeta, which APG does not have"),
+        ({"guidance": "CFG", "guidance_settings": {"eta": 0.5}}, "sets eta, which CFG does not have"),
+        ({"guidance_settings": {"eta": "much"}}, "damaged or from a newer version"),
+        ({"guidance_settings": {"eta": 3}}, "eta is 3. Give a value from 0"),
+        ({"guidance_settings": "eta"}, "damaged or from a newer version"),
+    ],
+)
+def test_a_recipe_that_no_rule_can_follow_is_refused_in_words(tmp_path, change, words):
+    path = replace(RECIPE, **change).save(Image.new("RGB", (8, 8)), tmp_path / "a.png")
+    with pytest.raises(UserError, match=words):
+        Recipe.read(path)
+
+
 def test_what_a_recipe_leaves_out_of_its_rule_is_the_rules_default():
     own = APG()
     for settings, fields in (

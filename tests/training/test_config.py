@@ -15,6 +15,10 @@ FAULTS = {
     "optimizer.lr is 'fast'. Set it to a number, more than 0, at most 1": {"optimizer": {"lr": "fast"}},
     "optimizer.name is 'sgdd'. Set it to one of": {"optimizer": {"name": "sgdd"}},
     "optimizer is 3. Set it to a table": {"optimizer": 3},
+    "optimizer.magnitude_lr is 5. Set it to a number, more than 0, at most 1, or one of 'lr' or 'row'": {
+        "optimizer": {"name": "gradnorm-lorp", "magnitude_lr": 5}
+    },
+    "optimizer.stagger is 'often'. Set it to true or false": {"optimizer": {"name": "owlore", "stagger": "often"}},
     "optimizer.bits is not a key .* eps": {"optimizer": {"name": "adamw", "bits": 8}},
     "optimizer.bits is 4. Set it to one of 8 or 32": {"optimizer": {"name": "gradnorm-lorp", "bits": 4}},
     "optimizer.update_proj_gap is 0. Set it to a whole": {"optimizer": {"name": "gradnorm-lorp", "update_proj_gap": 0}},

@@ -15,8 +15,9 @@ class Learning(Strict):
     lr: float = Field(3e-3, gt=0, le=1)
     make_lr: float = Field(2e-3, gt=0, le=1, description="learning rate of make, which starts from learned halves")
     weak: float = Field(0.1, ge=0, le=1, description="share of lr with which the other half learns on `others`")
-    weight_decay: float = Field(0.0, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0, le=1, description="pull of the weights towards zero, times lr")
 
+    title: ClassVar[str]  # as people know it; without one its name stands for it
     decays: ClassVar[bool] = True  # whether the rate falls to zero over a stage
     independent: ClassVar[bool] = True  # whether a weight's update depends on that weight's gradient alone
 
@@ -35,24 +36,29 @@ class Learning(Strict):
 
 
 class AdamLike(Learning):
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.99, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0, le=1e-2)
+    beta1: float = Field(0.9, ge=0, lt=1, description="share of the gradients' mean that a step keeps")
+    beta2: float = Field(0.99, ge=0, lt=1, description="share of their squares' mean that a step keeps")
+    eps: float = Field(1e-8, gt=0, le=1e-2, description="keeps steps finite where gradients vanish")
 
 
 class AdamW(AdamLike):
+    """Each weight's step follows its own gradient's mean and spread (arXiv 1711.05101)."""
+
+    title: ClassVar[str] = "AdamW"
     name: Literal["adamw"] = "adamw"
 
 
 class AdamW8bit(AdamLike):
     """bitsandbytes' AdamW with moments in eight bits."""
 
+    title: ClassVar[str] = "AdamW, 8-bit"
     name: Literal["adamw-8bit"] = "adamw-8bit"
 
 
 class LoRAPlus(AdamLike):
     """AdamW with a higher rate for the up factors (arXiv 2402.12354)."""
 
+    title: ClassVar[str] = "LoRA+"
     name: Literal["lora-plus"] = "lora-plus"
     ratio: float = Field(4.0, gt=0, le=100, description="of the up factors' rate to the down factors'")
 
@@ -63,14 +69,16 @@ class LoRAPlus(AdamLike):
 class Adafactor(Learning):
     """Second moments as rows and columns (arXiv 1804.04235)."""
 
+    title: ClassVar[str] = "Adafactor"
     name: Literal["adafactor"] = "adafactor"
-    beta2_decay: float = Field(-0.8, ge=-1, lt=0)
-    clip: float = Field(1.0, gt=0, le=100, description="of the update's root mean square")
+    beta2_decay: float = Field(-0.8, ge=-1, lt=0, description="power of the step with which it forgets older squares")
+    clip: float = Field(1.0, gt=0, le=100, description="limit of the update's root mean square")
 
 
 class ScheduleFree(AdamLike):
     """AdamW whose weights are averages along the way, so that no rate has to fall (arXiv 2405.15682)."""
 
+    title: ClassVar[str] = "Schedule-free AdamW"
     name: Literal["schedule-free"] = "schedule-free"
     decays: ClassVar[bool] = False
     independent: ClassVar[bool] = False
@@ -79,6 +87,7 @@ class ScheduleFree(AdamLike):
 class Prodigy(AdamLike):
     """AdamW that finds its own rate; lr and make_lr multiply it (arXiv 2306.06101)."""
 
+    title: ClassVar[str] = "Prodigy"
     name: Literal["prodigy"] = "prodigy"
     lr: float = Field(1.0, gt=0, le=100)
     make_lr: float = Field(1.0, gt=0, le=100)
@@ -90,28 +99,32 @@ class Prodigy(AdamLike):
 class ProjectedAdamW(AdamLike):
     """AdamW in a low-rank projection of the gradient (GaLore)."""
 
+    title: ClassVar[str] = "Projected AdamW (GaLore)"
     name: Literal["projected-adamw"] = "projected-adamw"
     lr: float = Field(4e-3, gt=0, le=1)
     make_lr: float = Field(3e-3, gt=0, le=1, description="learning rate of make, which starts from learned halves")
-    rank: float = Field(0.25, gt=0, le=4096, description="of the projection: a number, or a share of the shorter side")
-    update_proj_gap: int = Field(50, ge=1, le=100_000, description="steps between two bases of a weight")
+    rank: float = Field(0.25, gt=0, le=4096, description="of the projection; below 1 a share of the shorter side")
+    update_proj_gap: int = Field(50, ge=1, le=100_000, description="steps until a projection is drawn anew")
     redraw_below: float = Field(
-        0.5, ge=0, le=1, description="a basis that holds less than this share of what it did is drawn anew early"
+        0.5, ge=0, le=1, description="a projection that holds less than this share of what it did is drawn anew early"
     )
-    scale: float = Field(1.0, gt=0, le=10, description="of the projected update beside lr")
-    basis: Literal["svd", "randomized"] = "svd"
-    on_refresh: Literal["keep", "rotate", "reset"] = Field("keep", description="what becomes of the moments then")
-    bits: Literal[8, 32] = Field(32, description="of the moments")
-    stagger: bool = Field(False, description="spread the refreshes, so that no step takes much longer than the others")
+    scale: float = Field(1.0, gt=0, le=10, description="factor of the projected update, beside lr")
+    basis: Literal["svd", "randomized"] = Field("svd", description="how the projection is drawn: exactly, or quickly")
+    on_refresh: Literal["keep", "rotate", "reset"] = Field(
+        "keep", description="what becomes of the moments at a new projection"
+    )
+    bits: Literal[8, 32] = Field(32, description="of each number in the moments")
+    stagger: bool = Field(False, description="spread these draws, so that no step takes much longer than the others")
 
 
 class GradNormLoRP(ProjectedAdamW):
     """Weight normalization and low-rank gradient projection (arXiv 2412.19616)."""
 
+    title: ClassVar[str] = "GradNormLoRP"
     name: Literal["gradnorm-lorp"] = "gradnorm-lorp"
-    bits: Literal[8, 32] = Field(8, description="of the moments")
+    bits: Literal[8, 32] = Field(8, description="of each number in the moments")
     magnitude_lr: Annotated[float, Field(gt=0, le=1)] | Literal["lr", "row"] = Field(
-        "row", description="rate of the rows' norms: lr, row for lr times the root of the columns, or a number"
+        "row", description="rate of the rows' norms; row is lr times the root of the columns"
     )
 
     def own_settings(self) -> dict[str, Any]:
@@ -121,6 +134,7 @@ class GradNormLoRP(ProjectedAdamW):
 class OwLore(ProjectedAdamW):
     """A few blocks at a time, those whose weights have many outliers more often (arXiv 2405.18380)."""
 
+    title: ClassVar[str] = "OwLore"
     name: Literal["owlore"] = "owlore"
     active: int = Field(0, ge=0, le=1000, description="blocks that learn at a time; 0: a third of them, at most 5")
     every: int = Field(50, ge=1, le=100_000, description="steps between two draws of blocks")
