@@ -1,0 +1,125 @@
+"""What the one hook has to know of each family of diffusers' pipelines, and why other classes are refused.
+
+The latent needs no entry: it is the leading part, in the shape that the pipeline prepared it in, of what goes into the
+denoiser and of what comes out. Inpainting masks, reference pictures and learned variance lie behind it.
+"""
+
+from dataclasses import dataclass
+
+import diffusers
+from diffusers import DiffusionPipeline
+
+from pipelines.errors import UserError
+
+
+@dataclass(frozen=True)
+class Family:
+    """Pipelines whose halves are found, and whose result is written, in the same way.
+
+    Args:
+        name: of the models.
+        classes: task -> diffusers' class.
+        denoisers: attributes of the pipeline that hold what is called at each evaluation.
+        sequential: the halves are two calls, the conditional one first; otherwise one batch.
+        conditional_first: in a batch.
+        sign: -1 where the pipeline negates the output before the scheduler sees it.
+        scale: the argument of a call that sets the strength of guidance.
+        scale_of_none: its value for no guidance at all.
+        after: what works on the result of guidance: an argument that switches it on, or "always". The rule's result is
+            then written into both halves, so that what comes after finds nothing to do.
+        prepare: the method that makes the first latents; they are what it returns, or the first of it.
+    """
+
+    name: str
+    classes: dict[str, str]
+    denoisers: tuple[str, ...] = ("transformer",)
+    sequential: bool = False
+    conditional_first: bool = False
+    sign: int = 1
+    scale: str = "guidance_scale"
+    scale_of_none: float = 1.0
+    after: str | None = None
+    prepare: str = "prepare_latents"
+
+
+FAMILIES = (
+    Family(
+        "Stable Diffusion 1.x, 2.x",
+        {
+            "text": "StableDiffusionPipeline",
+            "image": "StableDiffusionImg2ImgPipeline",
+            "inpaint": "StableDiffusionInpaintPipeline",
+            "ControlNet": "StableDiffusionControlNetPipeline",
+            "ControlNet, image": "StableDiffusionControlNetImg2ImgPipeline",
+            "ControlNet, inpaint": "StableDiffusionControlNetInpaintPipeline",
+            "depth": "StableDiffusionDepth2ImgPipeline",
+            "upscale": "StableDiffusionUpscalePipeline",
+            "T2I-adapter": "StableDiffusionAdapterPipeline",
+            "PAG": "StableDiffusionPAGPipeline",
+            "PAG, image": "StableDiffusionPAGImg2ImgPipeline",
+            "PAG, inpaint": "StableDiffusionPAGInpaintPipeline",
+            "PAG, ControlNet": "StableDiffusionControlNetPAGPipeline",
+            "PAG, ControlNet, inpaint": "StableDiffusionControlNetPAGInpaintPipeline",
+        },
+        denoisers=("unet",),
+        after="guidance_rescale",
+    ),
+    Family(
+        "SDXL",
+        {
+            "text": "StableDiffusionXLPipeline",
+            "image, refiner": "StableDiffusionXLImg2ImgPipeline",
+            "inpaint": "StableDiffusionXLInpaintPipeline",
+            "ControlNet": "StableDiffusionXLControlNetPipeline",
+            "ControlNet, image": "StableDiffusionXLControlNetImg2ImgPipeline",
+            "ControlNet, inpaint": "StableDiffusionXLControlNetInpaintPipeline",
+            "ControlNet-Union": "StableDiffusionXLControlNetUnionPipeline",
+            "ControlNet-Union, image": "StableDiffusionXLControlNetUnionImg2ImgPipeline",
+            "ControlNet-Union, inpaint": "StableDiffusionXLControlNetUnionInpaintPipeline",
+            "T2I-adapter": "StableDiffusionXLAdapterPipeline",
+            "PAG": "StableDiffusionXLPAGPipeline",
+            "PAG, image": "StableDiffusionXLPAGImg2ImgPipeline",
+            "PAG, inpaint": "StableDiffusionXLPAGInpaintPipeline",
+            "PAG, ControlNet": "StableDiffusionXLControlNetPAGPipeline",
+            "PAG, ControlNet, image": "StableDiffusionXLControlNetPAGImg2ImgPipeline",
+        },
+        denoisers=("unet",),
+        after="guidance_rescale",
+    ),
+    Family(
+        "Kolors",
+        {"text": "KolorsPipeline", "image": "KolorsImg2ImgPipeline", "PAG": "KolorsPAGPipeline"},
+        denoisers=("unet",),
+    ),
+)
+
+DISTILLED = "its guidance is distilled into the network, so there is no unconditional half"
+TWO_SCALES = "it guides by text and by picture with a scale for each, and a rule knows one"
+REFUSED = {
+    "LatentConsistencyModelPipeline": DISTILLED,
+    "LatentConsistencyModelImg2ImgPipeline": DISTILLED,
+    "StableDiffusionInstructPix2PixPipeline": TWO_SCALES,
+    "StableDiffusionXLInstructPix2PixPipeline": TWO_SCALES,
+}
+
+
+def family_of(stock: type[DiffusionPipeline]) -> Family:
+    """The family of one of diffusers' own classes.
+
+    Raises:
+        UserError: it is of no family, with the reason where there is one to tell.
+    """
+    name = getattr(stock, "__name__", repr(stock))
+    if getattr(diffusers, name, None) is stock:
+        for family in FAMILIES:
+            if name in family.classes.values():
+                if hasattr(stock, "_backends"):  # diffusers' stand-in for a class that cannot be imported here
+                    missing = " and ".join(stock._backends)
+                    raise UserError(f"{name} needs {missing}, not all of which is installed", f"Install {missing}")
+                return family
+        if name in REFUSED:
+            raise UserError(f"{name} cannot carry a guidance rule: {REFUSED[name]}", "Use it as diffusers has it")
+    raise UserError(
+        f"{name} has no known way to carry a guidance rule yet",
+        f"Choose a class of one of these families: {'; '.join(family.name for family in FAMILIES)}",
+    )

@@ -1,0 +1,188 @@
+"""A guidance rule at work on a stock pipeline, during one call of it.
+
+The hook reads both halves of the denoiser's output, lets the rule find the direction U, and writes
+o_u' = o_c - U / B into the unconditional half: the stock formula o_u' + w (o_c - o_u') is then the rule's own result,
+for every prediction type and every guidance scale w.
+
+Where the pipeline works on that result afterwards, by rescaling or renormalising it against the conditional half, the
+hook writes the rule's result into both halves: the stock formula and what follows then leave it alone, and a limit that
+the rule set holds.
+"""
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from pipelines.denoised import coefficients
+from pipelines.families import Family
+from pipelines.guidance import GuidanceRule, GuidanceState
+
+# The hook of the call that runs here. A denoiser may be shared: a call in another thread finds this empty, or its own.
+_current: ContextVar["Hook | None"] = ContextVar("joinery_guidance", default=None)
+
+
+@contextmanager
+def hooked(pipe: DiffusionPipeline, family: Family, rule: GuidanceRule, arguments: dict):
+    """Carry out the rule on the pipeline's denoisers while the block runs.
+
+    Args:
+        arguments: of the call, by name.
+    """
+    state = GuidanceState()
+    if rule.is_stock and rule.interval == (0.0, 1.0) and not rule.record:
+        yield state
+        return
+    hook = Hook(pipe, family, rule, arguments, state)
+    # A compiled module has no truth value.
+    denoisers = [module for name in family.denoisers if (module := getattr(pipe, name, None)) is not None]
+    handles = [
+        handle
+        for module in denoisers
+        for handle in (
+            module.register_forward_pre_hook(hook.before, with_kwargs=True),
+            module.register_forward_hook(hook.after, with_kwargs=True),
+        )
+    ]
+    token = _current.set(hook)
+    try:
+        yield state
+    finally:
+        _current.reset(token)
+        for handle in handles:
+            handle.remove()
+
+
+def see_latents(latents: Tensor) -> None:
+    """Tell the hook of the call that runs here, if any, which shape the latents have."""
+    if (hook := _current.get()) is not None:
+        hook.shape = latents.shape
+
+
+class Hook:
+    """The rule's state and place in one call. Momentum advances at each evaluation, so twice a step of Heun's kind."""
+
+    def __init__(
+        self, pipe: DiffusionPipeline, family: Family, rule: GuidanceRule, arguments: dict, state: GuidanceState
+    ):
+        self.pipe, self.family, self.rule, self.arguments, self.state = pipe, family, rule, arguments, state
+        self.shape: torch.Size | None = None
+        self.evaluation = -1
+        self.skipping = False
+
+    @torch.compiler.disable
+    def before(self, module: nn.Module, args: tuple, kwargs: dict):
+        """Outside the rule's interval, hand on the conditional half alone."""
+        if _current.get() is not self or _is_extra(kwargs):
+            return None
+        self.evaluation += 1
+        seen = _input(args, kwargs)
+        self.parts = self._parts(len(seen))
+        self.skipping = self.parts > 1 and not self.rule.covers(self.evaluation, self._evaluations())
+        if not self.skipping or self.parts == 3:
+            return None
+        half = 0 if self.family.conditional_first else 1
+        return _half(args, len(seen), half), _half(kwargs, len(seen), half)
+
+    @torch.compiler.disable
+    def after(self, module: nn.Module, args: tuple, kwargs: dict, output):
+        """Write the rule's result into the unconditional half of the output."""
+        if _current.get() is not self or _is_extra(kwargs) or self.parts == 1:
+            return None
+        raw = output[0]  # tuples and diffusers' outputs alike
+        if self.skipping:
+            halves = [raw, raw] if self.parts == 2 else [raw.chunk(3)[1], *raw.chunk(3)[1:]]
+        elif self.rule.is_stock and not self.rule.record:
+            return None
+        else:
+            halves = list(raw.chunk(self.parts))
+            place = 1 if self.family.conditional_first else 0
+            conditional, unconditional = halves[1 - place], halves[place]
+            latents = _input(args, kwargs).chunk(self.parts)[1 - place]
+            timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+            result = self._guide(latents, timestep, conditional, unconditional)
+            if result is None:
+                return None
+            halves[1 - place], halves[place] = result
+            if self.parts == 3 and result[0] is not conditional:  # what perturbing adds stays the same
+                halves[2] = halves[2] + (result[0] - conditional)
+        return _replaced(output, torch.cat(halves))
+
+    def _guide(self, latents: Tensor, timestep, conditional: Tensor, unconditional: Tensor):
+        """What to put in place of the two halves; None to leave them as they are.
+
+        Args:
+            latents, conditional, unconditional: what the network was given and what it returned, each at least as large
+                as the latent.
+        """
+        inner = (slice(None), *(slice(size) for size in self.shape[1:]))
+        x, c, u = (part[inner].float() for part in (latents, conditional, unconditional))
+        scale, shift = coefficients(self.pipe.scheduler, timestep)
+        shift *= self.family.sign
+        direction = self.rule.bracket(scale * x + shift * c, scale * x + shift * u, self.state)
+        if self.rule.is_stock:
+            return None
+        if self._something_comes_after():
+            result = _written(conditional, inner, c + (self._guidance_scale() - 1) * direction / shift)
+            return result, result
+        return conditional, _written(unconditional, inner, c - direction / shift)
+
+    def _parts(self, rows: int) -> int:
+        """1: no guidance at this evaluation. 2: both halves. 3: also a perturbed one (PAG)."""
+        parts = rows // self.shape[0]
+        pair = parts == 2 and getattr(self.pipe, "do_perturbed_attention_guidance", False)
+        return 1 if pair else parts  # PAG alone runs the conditional half and a perturbed one
+
+    def _evaluations(self) -> int:
+        if (number := getattr(self.pipe, "num_timesteps", None)) is not None:
+            return number
+        return len(self.pipe.scheduler.timesteps) - (getattr(self.pipe.scheduler, "begin_index", None) or 0)
+
+    def _guidance_scale(self) -> float:
+        """The paper's w of this evaluation: a callback may have changed it."""
+        name = self.family.scale
+        return getattr(self.pipe, name, self.arguments[name]) + 1 - self.family.scale_of_none
+
+    def _something_comes_after(self) -> bool:
+        name = self.family.after
+        return name == "always" or bool(name and getattr(self.pipe, name, self.arguments.get(name)))
+
+
+def _is_extra(kwargs: dict) -> bool:
+    """Whether this is another call beside the halves, such as skip-layer guidance makes."""
+    return kwargs.get("skip_layers") is not None
+
+
+def _input(args: tuple, kwargs: dict) -> Tensor:
+    """The latents that a denoiser is given, whatever it calls them."""
+    return args[0] if args else next(kwargs[name] for name in ("sample", "hidden_states") if name in kwargs)
+
+
+def _half(value, whole: int, half: int):
+    """That half of every tensor that has a row for each; all else as it is."""
+    if isinstance(value, Tensor):
+        size = whole // 2
+        return value[half * size : (half + 1) * size] if value.ndim and value.shape[0] == whole else value
+    if isinstance(value, dict):
+        return {key: item if "rotary" in key else _half(item, whole, half) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_half(item, whole, half) for item in value)
+    return value
+
+
+def _written(tensor: Tensor, inner: tuple, values: Tensor) -> Tensor:
+    """A copy with other values in its inner part."""
+    if values.shape == tensor.shape:
+        return values.to(tensor.dtype)
+    tensor = tensor.clone()
+    tensor[inner] = values.to(tensor.dtype)
+    return tensor
+
+
+def _replaced(output, edited: Tensor):
+    if isinstance(output, tuple):
+        return (edited, *output[1:])
+    output[next(iter(output))] = edited
+    return output

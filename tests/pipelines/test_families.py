@@ -1,0 +1,109 @@
+"""Every family, task and scheduler, each as a tiny real pipeline: the rule's own result, else that of the stock one."""
+
+import pytest
+import torch
+
+from pipelines import APG, CFG, guided
+from tests.families import CASES
+from tests.families.case import denoisers
+from tests.pipelines.stepwise import Sampler
+
+RULE = {"eta": 0.2, "norm_threshold": 0.3, "momentum": -0.5}
+
+
+def far(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def case(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pipe(case):
+    if case.needs:
+        pytest.importorskip(case.needs)
+    return case.pipeline(guided(case.stock_class))
+
+
+@pytest.fixture(scope="module")
+def drawn(case, pipe):
+    return case.draw(pipe, guidance=APG(**RULE))
+
+
+@pytest.mark.parametrize(
+    "case, scheduler",
+    [pytest.param(case, scheduler, id=f"{case.name} {scheduler}") for case in CASES for scheduler in case.schedulers],
+)
+def test_the_rule_equals_the_formulas_in_float64(case, scheduler):
+    if case.needs:
+        pytest.importorskip(case.needs)
+    stock, pipe = (case.pipeline(cls, scheduler) for cls in (case.stock_class, guided(case.stock_class)))
+    got, plain = case.draw(pipe, guidance=APG(**RULE)), case.draw(pipe, guidance=CFG())
+    sampler = Sampler(stock, case.w, **RULE, added=case.added, renormalised=case.renormalised)
+    with sampler.at_work(denoisers(stock)):
+        want = case.draw(stock)
+    assert len(sampler.layouts) == 1  # in one order, with one sign, at every step
+    assert far(got, want) < 1e-4
+    assert far(got, plain) > 3e-3
+
+
+def test_a_neutral_rule_is_the_stock_pipeline(case, pipe):
+    stock = case.draw(case.pipeline())
+    assert torch.equal(case.draw(pipe, guidance=CFG()), stock)
+    assert torch.equal(case.draw(pipe, guidance=APG(eta=1, norm_threshold=None, momentum=0)), stock)
+    if not case.renormalised:
+        through_the_hook = case.draw(pipe, guidance=APG(eta=1, norm_threshold=1e9, momentum=0))
+        assert far(through_the_hook, stock) < 2e-5
+
+
+def test_a_call_leaves_nothing_behind(case, pipe, drawn, monkeypatch):
+    """Neither a direction nor a hook, also where it ends in an exception."""
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(pipe.scheduler, "step", fail)
+        with pytest.raises(RuntimeError, match="out of luck"):
+            case.draw(pipe, guidance=APG(**RULE, interval=(0.0, 0.9)))
+    for module in denoisers(pipe):
+        assert not module._forward_hooks and not module._forward_pre_hooks and "forward" not in vars(module)
+    assert torch.equal(case.draw(pipe, guidance=APG(**RULE)), drawn)
+
+
+def test_a_batch_is_its_samples_one_by_one(case, pipe, drawn):
+    if case.alone:
+        pytest.skip("diffusers takes one at a time")
+    other = case.draw(pipe, (1,), guidance=APG(**RULE))
+    both = case.draw(pipe, (0, 1), guidance=APG(**RULE))
+    assert far(both[:1], drawn) < 1e-4 and far(both[1:], other) < 1e-4
+    assert far(drawn, other) > 1e-2
+
+
+def test_outside_its_interval_the_unconditional_half_is_not_computed(case, pipe):
+    seen = []
+
+    def count(module, args, kwargs, output):
+        seen[-1] += len(output[0])
+
+    def next_step(*args, **kwargs):
+        seen.append(0)
+        return step(*args, **kwargs)
+
+    hooks = [module.register_forward_hook(count, with_kwargs=True) for module in denoisers(pipe)]
+    step, pipe.scheduler.step = pipe.scheduler.step, next_step
+    try:
+        for rule in (APG(), APG(interval=(0.0, 0.4))):
+            seen.append(0)
+            case.draw(pipe, guidance=rule)
+    finally:
+        del pipe.scheduler.step
+        for hook in hooks:
+            hook.remove()
+    whole, partly = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    if case.added:  # perturbed attention needs its three parts together
+        assert partly == whole
+    else:
+        assert partly[0] == whole[0] and partly[-2] == whole[-2] // 2
