@@ -93,11 +93,68 @@ FAMILIES = (
     ),
 )
 
+FAMILIES += (
+    Family(
+        "Stable Diffusion 3, 3.5",
+        {
+            "text": "StableDiffusion3Pipeline",
+            "image": "StableDiffusion3Img2ImgPipeline",
+            "inpaint": "StableDiffusion3InpaintPipeline",
+            "ControlNet": "StableDiffusion3ControlNetPipeline",
+            "ControlNet, inpaint": "StableDiffusion3ControlNetInpaintingPipeline",
+            "PAG": "StableDiffusion3PAGPipeline",
+            "PAG, image": "StableDiffusion3PAGImg2ImgPipeline",
+        },
+    ),
+    Family(
+        "Flux.1, true CFG",
+        {
+            "text": "FluxPipeline",
+            "image": "FluxImg2ImgPipeline",
+            "inpaint": "FluxInpaintPipeline",
+            "ControlNet": "FluxControlNetPipeline",
+            "Kontext": "FluxKontextPipeline",
+            "Kontext, inpaint": "FluxKontextInpaintPipeline",
+        },
+        sequential=True,
+        scale="true_cfg_scale",
+    ),
+    Family(
+        "Flux.2 klein",
+        {"text, image": "Flux2KleinPipeline", "inpaint": "Flux2KleinInpaintPipeline"},
+        sequential=True,
+    ),
+    Family(
+        "Qwen-Image",
+        {
+            "text": "QwenImagePipeline",
+            "image": "QwenImageImg2ImgPipeline",
+            "inpaint": "QwenImageInpaintPipeline",
+            "ControlNet": "QwenImageControlNetPipeline",
+            "ControlNet, inpaint": "QwenImageControlNetInpaintPipeline",
+            "edit": "QwenImageEditPipeline",
+            "edit, inpaint": "QwenImageEditInpaintPipeline",
+            "edit plus": "QwenImageEditPlusPipeline",
+        },
+        sequential=True,
+        scale="true_cfg_scale",
+        after="always",
+    ),
+)
+
 DISTILLED = "its guidance is distilled into the network, so there is no unconditional half"
 TWO_SCALES = "it guides by text and by picture with a scale for each, and a rule knows one"
 REFUSED = {
     "LatentConsistencyModelPipeline": DISTILLED,
     "LatentConsistencyModelImg2ImgPipeline": DISTILLED,
+    "FluxFillPipeline": DISTILLED,
+    "FluxControlPipeline": DISTILLED,
+    "FluxControlImg2ImgPipeline": DISTILLED,
+    "FluxControlInpaintPipeline": DISTILLED,
+    "FluxControlNetImg2ImgPipeline": DISTILLED,
+    "FluxControlNetInpaintPipeline": DISTILLED,
+    "Flux2Pipeline": DISTILLED,
+    "Flux2KleinKVPipeline": DISTILLED,
     "StableDiffusionInstructPix2PixPipeline": TWO_SCALES,
     "StableDiffusionXLInstructPix2PixPipeline": TWO_SCALES,
 }

@@ -9,6 +9,7 @@ hook writes the rule's result into both halves: the stock formula and what follo
 the rule set holds.
 """
 
+import functools
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -16,7 +17,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from pipelines.denoised import coefficients
+from pipelines.denoised import coefficients, step_index
 from pipelines.families import Family
 from pipelines.guidance import GuidanceRule, GuidanceState
 
@@ -46,11 +47,19 @@ def hooked(pipe: DiffusionPipeline, family: Family, rule: GuidanceRule, argument
             module.register_forward_hook(hook.after, with_kwargs=True),
         )
     ]
+    may_skip = rule.interval != (0.0, 1.0)
+    answers = {module: hook.answer_for(module) for module in denoisers if family.sequential and may_skip}
     token = _current.set(hook)
     try:
         yield state
     finally:
         _current.reset(token)
+        for module, (answer, own) in answers.items():
+            if vars(module).get("forward") is answer:  # offloading may have changed it since
+                if own is None:
+                    del module.forward
+                else:
+                    module.forward = own
         for handle in handles:
             handle.remove()
 
@@ -71,11 +80,19 @@ class Hook:
         self.shape: torch.Size | None = None
         self.evaluation = -1
         self.skipping = False
+        self.index = self.kept = None  # of the conditional call at this evaluation, where the halves are two calls
 
     @torch.compiler.disable
     def before(self, module: nn.Module, args: tuple, kwargs: dict):
         """Outside the rule's interval, hand on the conditional half alone."""
         if _current.get() is not self or _is_extra(kwargs):
+            return None
+        if self.family.sequential:
+            index = step_index(self.pipe.scheduler)
+            if index != self.index:  # the conditional call comes first
+                self.index, self.kept = index, None
+                self.evaluation += 1
+                self.skipping = not self.rule.covers(self.evaluation, self._evaluations())
             return None
         self.evaluation += 1
         seen = _input(args, kwargs)
@@ -89,7 +106,11 @@ class Hook:
     @torch.compiler.disable
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output):
         """Write the rule's result into the unconditional half of the output."""
-        if _current.get() is not self or _is_extra(kwargs) or self.parts == 1:
+        if _current.get() is not self or _is_extra(kwargs):
+            return None
+        if self.family.sequential:
+            return self._after_one_half(args, kwargs, output)
+        if self.parts == 1:
             return None
         raw = output[0]  # tuples and diffusers' outputs alike
         if self.skipping:
@@ -109,6 +130,37 @@ class Hook:
             if self.parts == 3 and result[0] is not conditional:  # what perturbing adds stays the same
                 halves[2] = halves[2] + (result[0] - conditional)
         return _replaced(output, torch.cat(halves))
+
+    def answer_for(self, module: nn.Module):
+        """Let a denoiser that is called for each half answer the second call with the first one's output when skipping.
+
+        Returns:
+            Its forward method from now on, and the one of its own, if any, that it had before.
+        """
+        own, forward = vars(module).get("forward"), module.forward
+
+        @functools.wraps(forward)
+        def answer(*args, **kwargs):
+            if _current.get() is self and self.skipping and self.kept is not None and not _is_extra(kwargs):
+                return self.kept
+            return forward(*args, **kwargs)
+
+        module.forward = answer
+        return answer, own
+
+    def _after_one_half(self, args: tuple, kwargs: dict, output):
+        if self.kept is None:
+            self.kept = output
+            return None
+        if self.skipping or (self.rule.is_stock and not self.rule.record):
+            return None
+        conditional = self.kept[0]
+        result = self._guide(_input(args, kwargs), kwargs.get("timestep"), conditional, output[0])
+        if result is None:
+            return None
+        if result[0] is not conditional:
+            conditional.copy_(result[0])  # the pipeline holds it already
+        return _replaced(output, result[1])
 
     def _guide(self, latents: Tensor, timestep, conditional: Tensor, unconditional: Tensor):
         """What to put in place of the two halves; None to leave them as they are.

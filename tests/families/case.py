@@ -33,6 +33,7 @@ class Case:
         variant: what sets this case apart from another of the same class.
         added: other terms join the result of guidance: perturbed attention, skipped layers.
         renormalised: the stock pipeline scales the result of guidance, with no way to switch that off.
+        slow: takes seconds a call.
         alone: `inputs` cannot describe a batch of two.
     """
 
@@ -50,6 +51,7 @@ class Case:
     added: bool = False
     renormalised: bool = False
     alone: bool = False
+    slow: bool = False
 
     @property
     def name(self) -> str:
@@ -78,6 +80,7 @@ class Case:
         }
         if self.output:
             settings["output_type"] = self.output
+        torch.manual_seed(0)
         drawn = pipe(**settings | changes)[0]
         return torch.stack(list(drawn)) if isinstance(drawn, list) else drawn
 
@@ -86,6 +89,23 @@ def denoisers(pipe) -> list[torch.nn.Module]:
     """What a pipeline may call at each evaluation."""
     found = (getattr(pipe, name, None) for name in ("unet", "transformer", "transformer_2", "prior", "decoder"))
     return [module for module in found if isinstance(module, torch.nn.Module)]
+
+
+def lively(module: torch.nn.Module) -> torch.nn.Module:
+    """Give a fresh network something to say: layers that begin at zero leave the prompt out of the result."""
+    for parameter in module.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return module.eval()
+
+
+def certain(vae, last: torch.nn.Module):
+    """An autoencoder whose encoder, with that last layer, has no variance: some pipelines draw from it unseeded."""
+    with torch.no_grad():
+        half = len(last.weight) // 2
+        last.weight[half:] = 0
+        last.bias[half:] = -30
+    return vae.eval()
 
 
 def prompts(samples: list[int]) -> dict:
@@ -98,7 +118,7 @@ def embeddings(name: str, *shape: int):
     def of(samples: list[int]) -> dict:
         def draw(first_seed: int) -> Tensor:
             return torch.stack(
-                [torch.randn(shape, generator=torch.Generator().manual_seed(first_seed + i)) for i in samples]
+                [3 * torch.randn(shape, generator=torch.Generator().manual_seed(first_seed + i)) for i in samples]
             )
 
         return {name: draw(10), f"negative_{name}": draw(20)}

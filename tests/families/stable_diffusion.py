@@ -8,7 +8,7 @@ import torch
 from diffusers import ControlNetModel, ControlNetUnionModel, DDPMScheduler, T2IAdapter
 from transformers import CLIPTextModelWithProjection
 
-from tests.families.case import MASK, PROMPTS, Case, pictures, prompts, together
+from tests.families.case import MASK, PROMPTS, Case, lively, pictures, prompts, together
 from tests.families.schedulers import NOISE
 from tests.tiny import TEXT_WIDTH, tiny_autoencoder, tiny_text_encoder, tiny_tokenizer, tiny_unet
 
@@ -30,10 +30,7 @@ def controlnet(unet, cls=ControlNetModel):
     net = cls.from_unet(unet, conditioning_embedding_out_channels=(16, 32))
     if cls is ControlNetUnionModel:  # its transformer does not take its width from the UNet
         net = cls.from_config(net.config, num_trans_channel=8, num_trans_head=2, num_proj_channel=8)
-    for parameter in net.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.2)
-    return net.eval()
+    return lively(net)
 
 
 def make(channels: int = 4, **config):
