@@ -36,7 +36,11 @@ def coefficients(scheduler, timestep: Tensor | float) -> tuple[float, float]:
         a = 1 / math.sqrt(1 + sigma**2)
         s = sigma * a
     else:
-        alpha = float(scheduler.alphas_cumprod[int(timestep)])
+        timestep = timestep.flatten()[0] if isinstance(timestep, Tensor) else timestep  # the same for all samples
+        if hasattr(scheduler, "_alpha_cumprod"):  # of Stable Cascade: a function of a timestep between 0 and 1
+            alpha = float(scheduler._alpha_cumprod(timestep.float(), timestep.device))
+        else:
+            alpha = float(scheduler.alphas_cumprod[int(timestep)])
         a, s = math.sqrt(alpha), math.sqrt(1 - alpha)
     match kind:
         case "epsilon":

@@ -22,6 +22,7 @@ class Family:
         denoisers: attributes of the pipeline that hold what is called at each evaluation.
         sequential: the halves are two calls, the conditional one first; otherwise one batch.
         conditional_first: in a batch.
+        listed: a batch is a list of samples, also what the denoiser returns.
         sign: -1 where the pipeline negates the output before the scheduler sees it.
         scale: the argument of a call that sets the strength of guidance.
         scale_of_none: its value for no guidance at all.
@@ -35,6 +36,7 @@ class Family:
     denoisers: tuple[str, ...] = ("transformer",)
     sequential: bool = False
     conditional_first: bool = False
+    listed: bool = False
     sign: int = 1
     scale: str = "guidance_scale"
     scale_of_none: float = 1.0
@@ -142,9 +144,95 @@ FAMILIES += (
     ),
 )
 
+FAMILIES += (
+    Family(
+        "Sana",
+        {"text": "SanaPipeline", "ControlNet": "SanaControlNetPipeline", "PAG": "SanaPAGPipeline"},
+    ),
+    Family(
+        "PixArt-alpha, Sigma",
+        {"text, alpha": "PixArtAlphaPipeline", "text, Sigma": "PixArtSigmaPipeline", "PAG": "PixArtSigmaPAGPipeline"},
+    ),
+    Family(
+        "HunyuanDiT",
+        {
+            "text": "HunyuanDiTPipeline",
+            "ControlNet": "HunyuanDiTControlNetPipeline",
+            "PAG": "HunyuanDiTPAGPipeline",
+        },
+        after="guidance_rescale",
+    ),
+    Family("AuraFlow", {"text": "AuraFlowPipeline"}),
+    Family("Lumina 2", {"text": "Lumina2Pipeline"}, sequential=True, sign=-1, after="cfg_normalization"),
+    Family("CogView 3+", {"text": "CogView3PlusPipeline"}),
+    Family("CogView 4", {"text": "CogView4Pipeline", "control": "CogView4ControlPipeline"}, sequential=True),
+    Family(
+        "Chroma",
+        {"text": "ChromaPipeline", "image": "ChromaImg2ImgPipeline"},
+        sequential=True,
+    ),
+    Family(
+        "Z-Image",
+        {
+            "text": "ZImagePipeline",
+            "image": "ZImageImg2ImgPipeline",
+            "inpaint": "ZImageInpaintPipeline",
+            "ControlNet": "ZImageControlNetPipeline",
+            "ControlNet, inpaint": "ZImageControlNetInpaintPipeline",
+        },
+        conditional_first=True,
+        listed=True,
+        sign=-1,
+        scale_of_none=0.0,
+        after="cfg_normalization",
+    ),
+    Family("HiDream-I1", {"text": "HiDreamImagePipeline"}, sign=-1),
+    Family(
+        "Stable Cascade",
+        {"text, first stage": "StableCascadePriorPipeline", "second stage": "StableCascadeDecoderPipeline"},
+        denoisers=("prior", "decoder"),
+        conditional_first=True,
+    ),
+    Family(
+        "Kandinsky 2.2",
+        {
+            "text, first stage": "KandinskyV22PriorPipeline",
+            "image, first stage": "KandinskyV22PriorEmb2EmbPipeline",
+            "second stage": "KandinskyV22Pipeline",
+            "second stage, image": "KandinskyV22Img2ImgPipeline",
+            "second stage, inpaint": "KandinskyV22InpaintPipeline",
+            "second stage, ControlNet": "KandinskyV22ControlnetPipeline",
+            "second stage, ControlNet, image": "KandinskyV22ControlnetImg2ImgPipeline",
+        },
+        denoisers=("prior", "unet"),
+    ),
+    Family(
+        "DeepFloyd IF",
+        {
+            "text": "IFPipeline",
+            "image": "IFImg2ImgPipeline",
+            "inpaint": "IFInpaintingPipeline",
+            "super-resolution": "IFSuperResolutionPipeline",
+            "super-resolution, image": "IFImg2ImgSuperResolutionPipeline",
+            "super-resolution, inpaint": "IFInpaintingSuperResolutionPipeline",
+        },
+        denoisers=("unet",),
+        prepare="prepare_intermediate_images",
+    ),
+)
+
 DISTILLED = "its guidance is distilled into the network, so there is no unconditional half"
 TWO_SCALES = "it guides by text and by picture with a scale for each, and a rule knows one"
+BROKEN = "in this version of diffusers its own call fails (it asks the network for a setting that it has not)"
+SEVERAL = "it is several pipelines in one"
 REFUSED = {
+    "StableCascadeCombinedPipeline": SEVERAL,
+    "KandinskyV22CombinedPipeline": SEVERAL,
+    "KandinskyV22Img2ImgCombinedPipeline": SEVERAL,
+    "KandinskyV22InpaintCombinedPipeline": SEVERAL,
+    "ChromaInpaintPipeline": BROKEN,
+    "SanaSprintPipeline": DISTILLED,
+    "SanaSprintImg2ImgPipeline": DISTILLED,
     "LatentConsistencyModelPipeline": DISTILLED,
     "LatentConsistencyModelImg2ImgPipeline": DISTILLED,
     "FluxFillPipeline": DISTILLED,

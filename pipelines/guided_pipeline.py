@@ -15,7 +15,7 @@ from pipelines.adapters import AdapterMixin
 from pipelines.errors import UserError
 from pipelines.families import family_of
 from pipelines.guidance import APG, GuidanceRule
-from pipelines.hook import hooked, see_latents
+from pipelines.hook import hooked, see_latents, see_progress
 
 log = logging.getLogger("joinery")
 
@@ -39,6 +39,10 @@ class GuidedMixin(AdapterMixin):
             cls.__call__ = _guided_call(stock)
             prepare = family_of(stock).prepare
             setattr(cls, prepare, _watched(getattr(cls, prepare)))
+
+    def progress_bar(self, iterable=None, total=None):
+        see_progress(iterable, total)
+        return super().progress_bar(iterable, total)
 
     @classmethod
     def from_pipe(cls, pipeline, **kwargs):

@@ -64,6 +64,13 @@ def hooked(pipe: DiffusionPipeline, family: Family, rule: GuidanceRule, argument
             handle.remove()
 
 
+def see_progress(iterable, total: int | None) -> None:
+    """Tell the hook of the call that runs here, if any, how many steps the pipeline is about to take."""
+    if (hook := _current.get()) is not None:
+        order = getattr(hook.pipe.scheduler, "order", 1)
+        hook.steps = len(iterable) if iterable is not None else total * order - (order - 1)
+
+
 def see_latents(latents: Tensor) -> None:
     """Tell the hook of the call that runs here, if any, which shape the latents have."""
     if (hook := _current.get()) is not None:
@@ -78,6 +85,7 @@ class Hook:
     ):
         self.pipe, self.family, self.rule, self.arguments, self.state = pipe, family, rule, arguments, state
         self.shape: torch.Size | None = None
+        self.steps = 1
         self.evaluation = -1
         self.skipping = False
         self.index = self.kept = None  # of the conditional call at this evaluation, where the halves are two calls
@@ -92,16 +100,17 @@ class Hook:
             if index != self.index:  # the conditional call comes first
                 self.index, self.kept = index, None
                 self.evaluation += 1
-                self.skipping = not self.rule.covers(self.evaluation, self._evaluations())
+                self.skipping = not self._covered()
             return None
         self.evaluation += 1
         seen = _input(args, kwargs)
         self.parts = self._parts(len(seen))
-        self.skipping = self.parts > 1 and not self.rule.covers(self.evaluation, self._evaluations())
+        self.skipping = self.parts > 1 and not self._covered()
         if not self.skipping or self.parts == 3:
             return None
         half = 0 if self.family.conditional_first else 1
-        return _half(args, len(seen), half), _half(kwargs, len(seen), half)
+        listed = self.family.listed
+        return _half(args, len(seen), half, listed), _half(kwargs, len(seen), half, listed)
 
     @torch.compiler.disable
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output):
@@ -113,6 +122,8 @@ class Hook:
         if self.parts == 1:
             return None
         raw = output[0]  # tuples and diffusers' outputs alike
+        if self.family.listed:
+            raw = torch.stack(raw)
         if self.skipping:
             halves = [raw, raw] if self.parts == 2 else [raw.chunk(3)[1], *raw.chunk(3)[1:]]
         elif self.rule.is_stock and not self.rule.record:
@@ -121,15 +132,16 @@ class Hook:
             halves = list(raw.chunk(self.parts))
             place = 1 if self.family.conditional_first else 0
             conditional, unconditional = halves[1 - place], halves[place]
-            latents = _input(args, kwargs).chunk(self.parts)[1 - place]
-            timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
-            result = self._guide(latents, timestep, conditional, unconditional)
+            seen = _input(args, kwargs)
+            latents = (torch.stack(seen) if self.family.listed else seen).chunk(self.parts)[1 - place]
+            result = self._guide(latents, _timestep(args, kwargs), conditional, unconditional)
             if result is None:
                 return None
             halves[1 - place], halves[place] = result
             if self.parts == 3 and result[0] is not conditional:  # what perturbing adds stays the same
                 halves[2] = halves[2] + (result[0] - conditional)
-        return _replaced(output, torch.cat(halves))
+        edited = torch.cat(halves)
+        return _replaced(output, list(edited.unbind()) if self.family.listed else edited)
 
     def answer_for(self, module: nn.Module):
         """Let a denoiser that is called for each half answer the second call with the first one's output when skipping.
@@ -155,7 +167,7 @@ class Hook:
         if self.skipping or (self.rule.is_stock and not self.rule.record):
             return None
         conditional = self.kept[0]
-        result = self._guide(_input(args, kwargs), kwargs.get("timestep"), conditional, output[0])
+        result = self._guide(_input(args, kwargs), _timestep(args, kwargs), conditional, output[0])
         if result is None:
             return None
         if result[0] is not conditional:
@@ -169,7 +181,10 @@ class Hook:
             latents, conditional, unconditional: what the network was given and what it returned, each at least as large
                 as the latent.
         """
-        inner = (slice(None), *(slice(size) for size in self.shape[1:]))
+        sizes = list(self.shape[1:])
+        if conditional.ndim > len(self.shape):  # pictures as videos of one frame
+            sizes.insert(1, 1)
+        inner = (slice(None), *(slice(size) for size in sizes))
         x, c, u = (part[inner].float() for part in (latents, conditional, unconditional))
         scale, shift = coefficients(self.pipe.scheduler, timestep)
         shift *= self.family.sign
@@ -187,10 +202,10 @@ class Hook:
         pair = parts == 2 and getattr(self.pipe, "do_perturbed_attention_guidance", False)
         return 1 if pair else parts  # PAG alone runs the conditional half and a perturbed one
 
-    def _evaluations(self) -> int:
-        if (number := getattr(self.pipe, "num_timesteps", None)) is not None:
-            return number
-        return len(self.pipe.scheduler.timesteps) - (getattr(self.pipe.scheduler, "begin_index", None) or 0)
+    def _covered(self) -> bool:
+        """Whether this evaluation lies in the rule's interval."""
+        evaluations = getattr(self.pipe, "num_timesteps", None) or self.steps  # not every pipeline counts them
+        return self.rule.covers(min(self.evaluation, evaluations - 1), evaluations)
 
     def _guidance_scale(self) -> float:
         """The paper's w of this evaluation: a callback may have changed it."""
@@ -200,6 +215,10 @@ class Hook:
     def _something_comes_after(self) -> bool:
         name = self.family.after
         return name == "always" or bool(name and getattr(self.pipe, name, self.arguments.get(name)))
+
+
+# Arguments whose rows are no samples, and whether their columns are.
+ODD = {"image_rotary_emb": False, "rotary_embedding": False, "encoder_hidden_states_llama3": True}
 
 
 def _is_extra(kwargs: dict) -> bool:
@@ -212,15 +231,24 @@ def _input(args: tuple, kwargs: dict) -> Tensor:
     return args[0] if args else next(kwargs[name] for name in ("sample", "hidden_states") if name in kwargs)
 
 
-def _half(value, whole: int, half: int):
-    """That half of every tensor that has a row for each; all else as it is."""
+def _timestep(args: tuple, kwargs: dict):
+    names = ("timestep", "timesteps", "timestep_ratio")
+    return next((kwargs[name] for name in names if name in kwargs), args[1] if len(args) > 1 else None)
+
+
+def _half(value, whole: int, half: int, listed: bool):
+    """That half of every tensor that has a row for each, or list that has an entry; all else as it is."""
+    part = slice(half * whole // 2, (half + 1) * whole // 2)
     if isinstance(value, Tensor):
-        size = whole // 2
-        return value[half * size : (half + 1) * size] if value.ndim and value.shape[0] == whole else value
+        return value[part] if value.ndim and value.shape[0] == whole else value
+    if listed and isinstance(value, list) and len(value) == whole:
+        return value[part]
     if isinstance(value, dict):
-        return {key: item if "rotary" in key else _half(item, whole, half) for key, item in value.items()}
+        halved = {key: _half(item, whole, half, listed) for key, item in value.items() if key not in ODD}
+        odd = {key: value[key] for key in ODD.keys() & value.keys()}
+        return halved | odd | {key: item[:, part] for key, item in odd.items() if ODD[key]}
     if isinstance(value, list | tuple):
-        return type(value)(_half(item, whole, half) for item in value)
+        return type(value)(_half(item, whole, half, listed) for item in value)
     return value
 
 
@@ -233,7 +261,7 @@ def _written(tensor: Tensor, inner: tuple, values: Tensor) -> Tensor:
     return tensor
 
 
-def _replaced(output, edited: Tensor):
+def _replaced(output, edited: Tensor | list[Tensor]):
     if isinstance(output, tuple):
         return (edited, *output[1:])
     output[next(iter(output))] = edited

@@ -23,8 +23,7 @@ class Case:
         stock: its name in diffusers.
         make: class and scheduler -> a pipeline.
         inputs: the numbers of the samples in a batch (0 or 1) -> the arguments that say what to draw.
-        schedulers: names in `tests.families.schedulers`, or scheduler factories of the family's own; the first is used
-            in all tests but the one over schedulers.
+        schedulers: names in `tests.families.schedulers`; the first is used in all tests but the one over schedulers.
         scale: argument -> value, of guidance.
         w: the paper's guidance scale that this amounts to.
         output: `output_type` of the call, for which it gives the latents; None leaves it out.
@@ -40,7 +39,7 @@ class Case:
     stock: str
     make: Callable
     inputs: Callable[[list[int]], dict]
-    schedulers: tuple = ("DDIM",)
+    schedulers: tuple[str, ...] = ("DDIM",)
     scale: dict = field(default_factory=lambda: {"guidance_scale": 5.0})
     w: float = 5.0
     output: str | None = "latent"
@@ -61,7 +60,7 @@ class Case:
         """A pipeline of the stock class, or of `cls`."""
         chosen = scheduler_name or self.schedulers[0]
         torch.manual_seed(0)
-        pipe = self.make(cls or self.stock_class, scheduler(chosen) if isinstance(chosen, str) else chosen())
+        pipe = self.make(cls or self.stock_class, scheduler(chosen))
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -81,7 +80,8 @@ class Case:
         if self.output:
             settings["output_type"] = self.output
         torch.manual_seed(0)
-        drawn = pipe(**settings | changes)[0]
+        drawn = pipe(**settings | changes)
+        drawn = drawn if isinstance(drawn, Tensor) else drawn[0]
         return torch.stack(list(drawn)) if isinstance(drawn, list) else drawn
 
 
@@ -91,11 +91,13 @@ def denoisers(pipe) -> list[torch.nn.Module]:
     return [module for module in found if isinstance(module, torch.nn.Module)]
 
 
-def lively(module: torch.nn.Module) -> torch.nn.Module:
+def lively(module: torch.nn.Module, gain: float = 1.0) -> torch.nn.Module:
     """Give a fresh network something to say: layers that begin at zero leave the prompt out of the result."""
     for parameter in module.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
+        elif parameter.ndim > 1:
+            parameter.data *= gain
     return module.eval()
 
 

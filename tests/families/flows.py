@@ -22,14 +22,14 @@ TEXT = embeddings("prompt_embeds", 6, WIDTH)
 POOLED = embeddings("pooled_prompt_embeds", WIDTH)
 EULERS = ("flow Euler, dynamic shift", "flow Euler", "flow Euler karras")
 ALL = ("flow Euler", "flow Euler karras", "flow Heun", "flow DPM++ 2M", "flow UniPC")
-LEVELS = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
 
 
-def autoencoder(channels: int = 4, cls=AutoencoderKL):
-    """32x32x3 <-> 16x16."""
+def autoencoder(channels: int = 4, cls=AutoencoderKL, levels: int = 2):
+    """32x32x3 <-> 16x16, halved again by each further level."""
     vae = cls(
-        **LEVELS,
-        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=(8, 16, 16, 16)[:levels],
         layers_per_block=1,
         latent_channels=channels,
         norm_num_groups=4,

@@ -52,10 +52,25 @@ FLOW = {
 }
 
 
+V_ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+LEARNED = {"variance_type": "learned_range", "clip_sample": False}
+# Made for one family.
+OWN = {
+    "CogVideoX DDIM v": ("CogVideoXDDIMScheduler", V_ZERO_SNR),
+    "CogVideoX DPM v": ("CogVideoXDPMScheduler", V_ZERO_SNR),
+    "DDPM, learned variance": ("DDPMScheduler", LEARNED),
+    "DDPM, learned variance, thresholding": ("DDPMScheduler", {**LEARNED, "thresholding": True}),
+    "UnCLIP": ("UnCLIPScheduler", {"prediction_type": "sample", "variance_type": "fixed_small_log"}),
+    "Wuerstchen": ("DDPMWuerstchenScheduler", {}),
+    "flow Euler, inverted": ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}),
+    "EDM DPM++ 2M v": ("EDMDPMSolverMultistepScheduler", {"prediction_type": "v_prediction", "sigma_max": 500.0}),
+}
+
+
 def scheduler(name: str):
     """A scheduler with the noise levels that Stable Diffusion was trained with, if it is one for noise or v."""
-    if name in FLOW:
-        cls, config = FLOW[name]
+    if name in FLOW or name in OWN:
+        cls, config = (FLOW | OWN)[name]
         return getattr(diffusers, cls)(**config)
     cls, config = NOISE[name]
     if cls == "LMSDiscreteScheduler":

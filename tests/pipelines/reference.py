@@ -34,7 +34,7 @@ def own_denoised(scheduler, output, timestep, latents):
     if type(scheduler).__name__.startswith("FlowMatch"):  # x = (1 - sigma) x0 + sigma n, output n - x0; or all reversed
         sigma = scheduler.sigmas[_index(scheduler, timestep)].double()
         return latents + (1 - sigma) * output if scheduler.config.get("invert_sigmas") else latents - sigma * output
-    kind = scheduler.config.prediction_type
+    kind = scheduler.config.get("prediction_type", "epsilon")
     if kind == "sample":
         return output
     if hasattr(scheduler, "sigmas"):  # the k-diffusion family: x = x0 + sigma n, in the unscaled space

@@ -89,6 +89,15 @@ def test_a_batch_is_its_samples_one_by_one(case, pipe, drawn):
     assert far(drawn, other) > 1e-2
 
 
+def test_outside_its_interval_a_step_is_the_conditional_one(case, pipe):
+    if case.variant == "skip-layer":
+        pytest.skip("without guidance diffusers skips no layers either")
+    never = case.draw(pipe, guidance=APG(interval=(0.99, 1.0)))
+    (name,) = case.scale
+    unguided = case.draw(pipe, **{name: case.scale[name] - case.w + 1})
+    assert far(never, unguided) < 1e-4
+
+
 def test_outside_its_interval_the_unconditional_half_is_not_computed(case, pipe, monkeypatch):
     seen, step = [], pipe.scheduler.step
 
