@@ -221,9 +221,43 @@ FAMILIES += (
     ),
 )
 
+FAMILIES += (
+    Family(
+        "Wan 2.1, 2.2",
+        {
+            "text": "WanPipeline",
+            "image": "WanImageToVideoPipeline",
+            "video": "WanVideoToVideoPipeline",
+            "control": "WanVACEPipeline",
+        },
+        denoisers=("transformer", "transformer_2"),
+        sequential=True,
+    ),
+    Family("LTX-Video", {"text": "LTXPipeline"}, after="guidance_rescale"),
+    Family(
+        "CogVideoX",
+        {
+            "text": "CogVideoXPipeline",
+            "image": "CogVideoXImageToVideoPipeline",
+            "video": "CogVideoXVideoToVideoPipeline",
+            "control": "CogVideoXFunControlPipeline",
+        },
+    ),
+    Family(
+        "HunyuanVideo",
+        {"text": "HunyuanVideoPipeline", "image, SkyReels": "HunyuanSkyreelsImageToVideoPipeline"},
+        sequential=True,
+        scale="true_cfg_scale",
+    ),
+    Family("Mochi 1", {"text": "MochiPipeline"}),
+    Family("AudioLDM 2", {"text": "AudioLDM2Pipeline"}, denoisers=("unet",)),
+    Family("Stable Audio", {"text": "StableAudioPipeline"}),
+)
+
 DISTILLED = "its guidance is distilled into the network, so there is no unconditional half"
 TWO_SCALES = "it guides by text and by picture with a scale for each, and a rule knows one"
 BROKEN = "in this version of diffusers its own call fails (it asks the network for a setting that it has not)"
+FIRST_FRAME = "parts of its latent are a picture with no noise, or less, and a rule knows one noise level"
 SEVERAL = "it is several pipelines in one"
 REFUSED = {
     "StableCascadeCombinedPipeline": SEVERAL,
@@ -231,6 +265,9 @@ REFUSED = {
     "KandinskyV22Img2ImgCombinedPipeline": SEVERAL,
     "KandinskyV22InpaintCombinedPipeline": SEVERAL,
     "ChromaInpaintPipeline": BROKEN,
+    "LTXImageToVideoPipeline": FIRST_FRAME,
+    "LTXConditionPipeline": FIRST_FRAME,
+    "HunyuanVideoImageToVideoPipeline": FIRST_FRAME,
     "SanaSprintPipeline": DISTILLED,
     "SanaSprintImg2ImgPipeline": DISTILLED,
     "LatentConsistencyModelPipeline": DISTILLED,

@@ -18,6 +18,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from pipelines.denoised import coefficients, step_index
+from pipelines.errors import UserError
 from pipelines.families import Family
 from pipelines.guidance import GuidanceRule, GuidanceState
 
@@ -96,7 +97,7 @@ class Hook:
         if _current.get() is not self or _is_extra(kwargs):
             return None
         if self.family.sequential:
-            index = step_index(self.pipe.scheduler)
+            index = step_index(self.pipe.scheduler, _timestep(args, kwargs))
             if index != self.index:  # the conditional call comes first
                 self.index, self.kept = index, None
                 self.evaluation += 1
@@ -181,6 +182,11 @@ class Hook:
             latents, conditional, unconditional: what the network was given and what it returned, each at least as large
                 as the latent.
         """
+        if isinstance(timestep, Tensor) and timestep.ndim > 1 and (timestep != timestep.flatten()[0]).any():
+            raise UserError(
+                "Parts of this latent are at noise levels of their own, and a guidance rule knows one",
+                "Use guidance=CFG() for it",
+            )
         sizes = list(self.shape[1:])
         if conditional.ndim > len(self.shape):  # pictures as videos of one frame
             sizes.insert(1, 1)

@@ -70,11 +70,12 @@ class Case:
 
     def draw(self, pipe, samples: tuple[int, ...] = (0,), **changes) -> Tensor:
         """Latents (or what the pipeline gives) of a batch; sample i has its own noise."""
+        generators = [torch.Generator().manual_seed(i) for i in samples]
         settings = {
             **self.inputs(list(samples)),
             **self.scale,
             "num_inference_steps": self.steps,
-            "generator": [torch.Generator().manual_seed(i) for i in samples],
+            "generator": generators[0] if self.alone else generators,
             "return_dict": False,
         }
         if self.output:

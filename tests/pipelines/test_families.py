@@ -1,9 +1,13 @@
 """Every family, task and scheduler, each as a tiny real pipeline: the rule's own result, else that of the stock one."""
 
+from importlib.util import find_spec
+
+import diffusers
 import pytest
 import torch
 
-from pipelines import APG, CFG, guided
+from pipelines import APG, CFG, UserError, guided
+from pipelines.families import FAMILIES, REFUSED
 from tests.families import CASES
 from tests.families.case import denoisers
 from tests.pipelines.stepwise import Sampler
@@ -123,3 +127,33 @@ def test_outside_its_interval_the_unconditional_half_is_not_computed(case, pipe,
     assert partly[0] == whole[0]
     # Perturbed attention needs its three parts together.
     assert whole[-2] - partly[-2] == (0 if "PAG" in case.stock else 1)
+
+
+def test_every_class_of_every_family_is_on_trial():
+    carried = [name for family in FAMILIES for name in family.classes.values()]
+    assert len(set(carried)) == len(carried) and not set(carried) & REFUSED.keys()
+    assert {case.stock for case in CASES} == set(carried)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_class_that_cannot_carry_a_rule_is_refused_with_the_reason(name):
+    with pytest.raises(UserError) as error:
+        guided(getattr(diffusers, name))
+    assert REFUSED[name] in str(error.value)
+
+
+def test_a_latent_with_noise_levels_of_its_own_is_refused():
+    """Wan 2.2 of 5B parameters holds the first frame still, and tells the network so for each token."""
+    case = next(case for case in CASES if case.stock == "WanImageToVideoPipeline")
+    pipe = case.pipeline(guided(case.stock_class))
+    pipe.register_to_config(expand_timesteps=True)
+    pipe.transformer = next(case for case in CASES if case.stock == "WanPipeline").pipeline().transformer
+    assert case.draw(pipe, guidance=CFG()).isfinite().all()
+    with pytest.raises(UserError, match="noise levels of their own"):
+        case.draw(pipe)
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="then diffusers has Kolors")
+def test_a_class_whose_package_is_missing_is_refused_with_what_it_needs():
+    with pytest.raises(UserError, match=r"KolorsPipeline needs .*sentencepiece"):
+        guided(diffusers.KolorsPipeline)
