@@ -8,10 +8,12 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # The terminal is for the address and for what is wrong.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 import errno
 import socket
 import sys
+import threading
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,14 +45,8 @@ class Studio:
     def __call__(self) -> None:
         door = listen(self.host, self.port)
         print("Opening the studio ...", flush=True)
-        from diffusers.utils import logging as of_diffusers
-        from transformers.utils import logging as of_transformers
-
         from app.studio import serve
         from training.run import runs_folder
-
-        of_diffusers.disable_progress_bar()
-        of_transformers.disable_progress_bar()
 
         # A page that is still open keeps connections; they must not keep the studio from closing.
         application = serve(self.runs or runs_folder(), self.project)
@@ -73,6 +69,10 @@ class _Server(uvicorn.Server):
         print(f"The studio is open at {address}  (Ctrl-C closes it; training goes on)", flush=True)
         if self.open_browser:
             webbrowser.open(address)
+        # Only now, so that the page does not wait for it, and already now, so that the first picture hardly does.
+        from app.painter import import_tools
+
+        threading.Thread(target=import_tools, daemon=True).start()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import UserError
-from training.concepts import open_picture
+from training.pictures import open_picture
 
 FEWEST = {"content": 3, "style": 1}  # fewer work, but not well
 MOST = 30

@@ -9,7 +9,7 @@ from pathlib import Path
 from app import jobs
 from pipelines.errors import UserError
 from training import Customization, Run
-from training.loop import plan
+from training.plan import plan
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,29 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from app.recipe import Recipe, file_hash
 from pipelines import APG, CFG, GuidanceRule
-from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
 from training import Customization, Run
-from training.model import open_base
-from training.sampling import guided_pipeline
 
 RULES = {"APG": APG, "CFG": CFG}
 LARGEST_SEED = 2**32 - 1
 AT_ONCE = 512 * 512  # pixels that are drawn in one batch: many small pictures, or one large one
 
 log = logging.getLogger("joinery")
+
+_one_at_a_time = threading.Lock()
+
+
+def import_tools() -> None:
+    """Import what drawing needs and the page does not: PyTorch and diffusers take longer than all else together.
+
+    A drawing that is asked for meanwhile waits: two threads that import diffusers at once may see half a module.
+    """
+    with _one_at_a_time:
+        import training.sampling  # noqa: F401
 
 
 class Stopped(Exception):
@@ -50,7 +57,6 @@ class Painter:
     """Keeps the last pipeline. Only one thread draws at a time; any thread may stop it."""
 
     def __init__(self):
-        self._lock = threading.Lock()
         self._base: tuple[str, str] | None = None
         self._adapter: str | None = None  # the hash of the file that is loaded
         self._base_hash = ""
@@ -71,7 +77,7 @@ class Painter:
             Stopped: `stop` was set.
         """
         stop = stop or threading.Event()
-        with self._lock:
+        with _one_at_a_time:
             pipe, recipe = self._open(model, recipe)
             if recipe.adapter:
                 pipe.set_scales(content=recipe.content, style=recipe.style)
@@ -91,6 +97,8 @@ class Painter:
             return [(picture, replace(recipe, seed=seed)) for picture, seed in zip(pictures, seeds, strict=True)]
 
     def _draw_batch(self, pipe, recipe: Recipe, seeds: list[int], after_step: Callable) -> list[Image.Image]:
+        import torch
+
         try:
             return pipe(
                 [recipe.prompt] * len(seeds),
@@ -110,6 +118,10 @@ class Painter:
 
     def _open(self, model: Model, recipe: Recipe):
         """The pipeline for a model, and the recipe with what only the opened files can tell."""
+        from pipelines.adapters import fingerprint
+        from training.model import open_base
+        from training.sampling import guided_pipeline
+
         if self._base != (model.base, model.precision):
             self._base = self._pipe = None  # two large bases at once may not fit
             self._pipe = guided_pipeline(open_base(model.base, model.precision), model.preset)

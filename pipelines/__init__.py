@@ -1,8 +1,30 @@
 """How pictures are sampled: guidance rules, and the stock pipelines that carry them."""
 
-from pipelines.attention import set_attention
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from pipelines.errors import UserError
 from pipelines.guidance import APG, CFG, GuidanceRule
-from pipelines.guided_pipeline import APGStableDiffusionPipeline, guided
+
+if TYPE_CHECKING:
+    from pipelines.attention import set_attention
+    from pipelines.guided_pipeline import APGStableDiffusionPipeline, guided
 
 __all__ = ["APG", "CFG", "APGStableDiffusionPipeline", "GuidanceRule", "UserError", "guided", "set_attention"]
+
+# Imported when first asked for: they bring PyTorch and diffusers, seconds that the studio's page does not wait for.
+_LATE = {
+    "APGStableDiffusionPipeline": "pipelines.guided_pipeline",
+    "guided": "pipelines.guided_pipeline",
+    "set_attention": "pipelines.attention",
+}
+
+
+def __getattr__(name: str):
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

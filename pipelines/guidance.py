@@ -4,12 +4,16 @@ A rule is a frozen description; what it remembers from one evaluation to the nex
 to one call of a pipeline. All mathematics is in float32, per sample, over all non-batch dimensions.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, field
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SDXL_ELEMENTS = 4 * 128 * 128  # of a latent at 1024 px
 # Model -> the paper's radius, elements of its latent, momentum; eta is 0 throughout.
@@ -115,7 +119,7 @@ class APG(GuidanceRule):
             raise UserError(f"momentum is {self.momentum}", "Give a value above -1 and at most 0")
 
     @classmethod
-    def paper(cls, name: str) -> "APG":
+    def paper(cls, name: str) -> APG:
         """The published settings for a model: "sdxl" (1024 px), "edm2-s" or "dit-xl/2".
 
         The paper limits the L2 norm of the whole direction; divided by the square root of the number of latent elements
@@ -125,7 +129,7 @@ class APG(GuidanceRule):
         return cls(norm_threshold=radius / math.sqrt(elements), momentum=momentum)
 
     @classmethod
-    def preset(cls, name: str) -> "APG":
+    def preset(cls, name: str) -> APG:
         """What suits a base: "emoji" the embedded one (benchmarks/guidance/sweep.py); "sd15", "sdxl" as published."""
         return cls(**_named(PRESETS, name, "preset"))
 

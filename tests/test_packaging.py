@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -105,6 +106,16 @@ def test_no_file_can_run_foreign_code(folder):
                 assert called not in ("os.system", "os.popen", "eval", "exec"), f"{path}:{node.lineno}"
                 if called == "torch.load":
                     assert given.get("weights_only") == "True", f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("room", ["pipelines", "training"])
+def test_a_room_gives_all_that_it_names(room):
+    """Some of it is imported only when asked for."""
+    module = import_module(room)
+    assert set(module.__all__) <= set(dir(module))
+    assert [name for name in module.__all__ if getattr(module, name).__name__ != name] == []
+    with pytest.raises(AttributeError, match=f"'{room}' has no attribute 'nothing'"):
+        module.nothing  # noqa: B018
 
 
 def test_models_are_small_and_hold_no_code():

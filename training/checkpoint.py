@@ -1,5 +1,7 @@
 """Files that are whole or not there: the one place that writes what must survive a kill, and reads it back."""
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import json
@@ -9,13 +11,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
 
 from pipelines.errors import UserError
+
+if TYPE_CHECKING:  # imported where tensors are written or read: the studio does neither, and opens without PyTorch
+    from torch import Tensor
 
 KEEP = 2  # the newest, and one to fall back to
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # a full disk, a limit on files, a quota
@@ -60,6 +63,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, like `write_bytes`."""
+    from safetensors.torch import save
+
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     write_bytes(path, save(contiguous, metadata))
 
@@ -120,6 +125,8 @@ def read_last(folder: Path, accept: Callable[[dict[str, Any]], None] = lambda nu
 
 def read(path: Path) -> Checkpoint:
     """Read one checkpoint; raises OSError, ValueError, KeyError or SafetensorError if it is not whole."""
+    from safetensors.torch import load_file
+
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     for name, entry in manifest["files"].items():
         file = path / name

@@ -3,23 +3,21 @@
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tomlkit
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     ValidationError,
     field_validator,
     model_validator,
 )
 
 from pipelines.errors import UserError
+from training.optimizers.settings import DEFAULT, OPTIMIZERS, Optimizer, Strict
 
 HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/emoji" is found from any folder
 
@@ -52,10 +50,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "samples": {"every": 250, "inference_steps": 25},
     },
 }
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, populate_by_name=True, allow_inf_nan=False)
 
 
 def _as_list(value: Any) -> Any:
@@ -114,8 +108,12 @@ class Style(Concept):
 class Others(Strict):
     """What the base draws for multi-correspondence where a concept names no `others`: words that it knows."""
 
-    contents: list[str] = ["dog face", "fox", "fish", "butterfly", "house", "bus", "star", "red apple", "bell", "robot"]
-    styles: list[str] = ["noto", "blob", "twemoji", "fluent 3d", "fluent flat", "emojione", "fxemoji", "sepia"]
+    contents: list[str] = Field(
+        ["dog face", "fox", "fish", "butterfly", "house", "bus", "star", "red apple", "bell", "robot"]
+    )
+    styles: list[str] = Field(
+        ["noto", "blob", "twemoji", "fluent 3d", "fluent flat", "emojione", "fxemoji", "sepia"],
+    )
     caption: str = Field("{content}, {style} style", pattern=r"^[^{}]*\{content\}[^{}]*\{style\}[^{}]*$")
     count: int = Field(24, ge=0, le=1000, description="pictures drawn; 0: none, each concept is learned alone")
 
@@ -137,124 +135,6 @@ class Adapter(Strict):
     seed: int = Field(0, ge=0, lt=2**63, description="of the frozen halves; adapters join only if theirs agree")
     compander: bool = Field(False, description="a Weight Compander on the learned halves")
     compander_scale: float = Field(0.5, gt=0, le=100, description="its a: the halves' entries stay within 1.57 a")
-
-
-class Learning(Strict):
-    """What every optimizer has; each adds its own settings, and `Optimizer` is the union of all."""
-
-    lr: float = Field(3e-3, gt=0, le=1)
-    make_lr: float = Field(2e-3, gt=0, le=1, description="learning rate of make, which starts from learned halves")
-    weak: float = Field(0.1, ge=0, le=1, description="share of lr with which the other half learns on `others`")
-    weight_decay: float = Field(0.0, ge=0, le=1)
-
-    decays: ClassVar[bool] = True  # whether the rate falls to zero over a stage
-    independent: ClassVar[bool] = True  # whether a weight's update depends on that weight's gradient alone
-
-    def rates(self, rates: dict[str, float]) -> dict[str, float]:
-        """The learning rates of the halves of a concept each, from what the stage gives them."""
-        return rates
-
-    def own_settings(self) -> dict[str, Any]:
-        """What the optimizer itself is built with; the rates go to its parameter groups."""
-        others = {"name", "lr", "make_lr", "weak", "ratio", "active", "every", "floor", "sampling"}
-        return self.model_dump(exclude=others)
-
-
-class AdamLike(Learning):
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.99, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0, le=1e-2)
-
-
-class AdamW(AdamLike):
-    name: Literal["adamw"] = "adamw"
-
-
-class AdamW8bit(AdamLike):
-    """bitsandbytes' AdamW with moments in eight bits."""
-
-    name: Literal["adamw-8bit"] = "adamw-8bit"
-
-
-class LoRAPlus(AdamLike):
-    """AdamW with a higher rate for the up factors, which are the style's (arXiv 2402.12354)."""
-
-    name: Literal["lora-plus"] = "lora-plus"
-    ratio: float = Field(4.0, gt=0, le=100, description="of the style's rate to the content's")
-
-    def rates(self, rates: dict[str, float]) -> dict[str, float]:
-        return {concept: rate * (self.ratio if concept == "style" else 1) for concept, rate in rates.items()}
-
-
-class Adafactor(Learning):
-    """Second moments as rows and columns (arXiv 1804.04235)."""
-
-    name: Literal["adafactor"] = "adafactor"
-    beta2_decay: float = Field(-0.8, ge=-1, lt=0)
-    clip: float = Field(1.0, gt=0, le=100, description="of the update's root mean square")
-
-
-class ScheduleFree(AdamLike):
-    """AdamW whose weights are averages along the way, so that no rate has to fall (arXiv 2405.15682)."""
-
-    name: Literal["schedule-free"] = "schedule-free"
-    decays: ClassVar[bool] = False
-    independent: ClassVar[bool] = False
-
-
-class Prodigy(AdamLike):
-    """AdamW that finds its own rate; lr and make_lr multiply it (arXiv 2306.06101)."""
-
-    name: Literal["prodigy"] = "prodigy"
-    lr: float = Field(1.0, gt=0, le=100)
-    make_lr: float = Field(1.0, gt=0, le=100)
-    weak: float = Field(1.0, ge=1, le=1, description="it has one rate for all")
-
-    independent: ClassVar[bool] = False
-
-
-class ProjectedAdamW(AdamLike):
-    """AdamW in a low-rank projection of the gradient (GaLore)."""
-
-    name: Literal["projected-adamw"] = "projected-adamw"
-    rank: float = Field(0.25, gt=0, le=4096, description="of the projection: a number, or a share of the shorter side")
-    update_gap: int = Field(50, ge=1, le=100_000, description="steps between two bases of a weight")
-    scale: float = Field(1.0, gt=0, le=10, description="of the projected update beside lr")
-    basis: Literal["svd", "randomized"] = "svd"
-    on_refresh: Literal["keep", "rotate", "reset"] = Field("keep", description="what becomes of the moments then")
-    bits: Literal[8, 32] = Field(32, description="of the moments")
-
-
-class GradNormLoRP(ProjectedAdamW):
-    """Weight normalization and low-rank gradient projection."""
-
-    name: Literal["gradnorm-lorp"] = "gradnorm-lorp"
-    bits: Literal[8, 32] = Field(8, description="of the moments")
-
-
-class OwLore(ProjectedAdamW):
-    """A few blocks of the base's own weights at a time, those with many outliers more often (arXiv 2405.18380)."""
-
-    name: Literal["owlore"] = "owlore"
-    active: int = Field(2, ge=1, le=1000, description="blocks that learn at a time")
-    every: int = Field(50, ge=1, le=100_000, description="steps between two draws of blocks")
-    floor: float = Field(0.1, ge=0, le=1, description="share of the probability that is spread evenly")
-    sampling: Literal["outliers", "uniform"] = Field("outliers", description="by what blocks are drawn")
-
-
-KINDS = (AdamW, AdamW8bit, LoRAPlus, Adafactor, ScheduleFree, Prodigy, ProjectedAdamW, GradNormLoRP, OwLore)
-OPTIMIZERS: dict[str, type[Learning]] = {kind.model_fields["name"].default: kind for kind in KINDS}
-
-
-def _optimizer_name(value: Any) -> Any:
-    """By what the union chooses; AdamW where no name is given."""
-    return value.get("name", "adamw") if isinstance(value, dict) else getattr(value, "name", None)
-
-
-Optimizer = Annotated[
-    Union[tuple(Annotated[kind, Tag(name)] for name, kind in OPTIMIZERS.items())],  # noqa: UP007 (made from a list)
-    Discriminator(_optimizer_name),
-]
 
 
 class Steps(Strict):
@@ -290,7 +170,7 @@ class Customization(Strict):
     style: Style | None = Field(None, description="left out: only the content is learned")
     others: Others = Others()
     adapter: Adapter = Adapter()
-    optimizer: Optimizer = AdamW()
+    optimizer: Optimizer = Field(default_factory=OPTIMIZERS[DEFAULT])
     steps: Steps = Steps()
     make: Make = Make()
     samples: Samples = Samples()
@@ -332,8 +212,11 @@ class Customization(Strict):
     @model_validator(mode="after")
     def _check_method(self) -> Self:
         full = self.adapter.method == "full"
-        if self.optimizer.name == "owlore" and not full:
-            raise UserError("optimizer.name is 'owlore', which trains the base's own weights", FULL)
+        if self.optimizer.name == "lora-plus" and full:
+            raise UserError(
+                "optimizer.name is 'lora-plus', whose two rates are for the two factors of an adapter",
+                'Set adapter.method to "plp", or choose another optimizer',
+            )
         if full and self.adapter.compander:
             raise UserError("adapter.compander is for the halves of an adapter", 'Leave it out with method = "full"')
         if full and self.precision == "bf16":
@@ -391,7 +274,6 @@ class Customization(Strict):
         return self.base
 
 
-FULL = 'Set adapter.method to "full", or choose another optimizer'
 OTHER_SHAPES = {
     "model_type": "a table",
     "union_tag_not_found": "a table",

@@ -14,9 +14,10 @@ from torch import Tensor
 from pipelines.errors import UserError
 from training import checkpoint
 from training.config import Customization
-from training.loop import customize, plan
+from training.loop import customize
 from training.optimizers.memory import state_bytes
-from training.sheet import SCALES
+from training.optimizers.outlier import active_of
+from training.plan import SCALES, plan
 
 PROBE = 5  # steps of each stage; the first is left out of the pace, since it warms up
 
@@ -128,11 +129,11 @@ def _optimizer_bytes(config: Customization, concepts: list[dict[str, Tensor]]) -
     blocks: dict[str, int] = {}
     for concept in concepts:
         for name, weight in concept.items():
-            block = re.match(r".*transformer_blocks\.\d+", name)
+            block = re.match(r".*(transformer_blocks|resnets)\.\d+", name)
             place = block.group() if block else name
             blocks[place] = blocks.get(place, 0) + state_bytes(own.name, tuple(weight.shape), **known)
     if own.name == "owlore":  # the largest blocks that can be drawn together
-        return sum(sorted(blocks.values())[-own.active :])
+        return sum(sorted(blocks.values())[-(own.active or active_of(len(blocks))) :])
     return sum(blocks.values())
 
 

@@ -11,6 +11,7 @@ up = [U_c, U_s], down = [V_c; V_s]. Nothing is trained after joining: there is n
 import logging
 import math
 import re
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -65,8 +66,9 @@ class FullWeights:
         self.scales = {"content": content, "style": style}
         self._compose()
 
-    def drop_gradients_of_interaction(self) -> None:
-        """Nothing to drop: the concepts do not meet before they are joined."""
+    def apart_while_stepping(self) -> AbstractContextManager:
+        """Nothing to keep apart: the concepts do not meet before they are joined."""
+        return nullcontext()
 
     @torch.no_grad()
     def _compose(self) -> None:

@@ -12,7 +12,8 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,76 +24,28 @@ from torch import Tensor
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
 from training import checkpoint, export, full, plp, sheet
-from training.concepts import Concept, prepare, read_pictures
+from training.concepts import Concept, prepare
 from training.config import Customization
 from training.model import denoising_loss, open_base, timestep_count
-from training.optimizers import at_rest, flatten_state, load_state, make_optimizer, require
 from training.optimizers.backward import StepInBackward
 from training.optimizers.outlier import OutlierLayerSampler, blocks_of, choose_scores, outlier_shares
+from training.optimizers.projected import ProjectedAdamW
+from training.optimizers.registry import make_optimizer
 from training.optimizers.riemannian import precondition
+from training.optimizers.state import at_rest, flatten_state, load_state
 from training.others import draw_others
+from training.packages import require
+from training.pictures import read_pictures
+from training.plan import BOTH, SHORT, Stage, plan
 from training.run import Run, decisive, runs_folder
 from training.sampling import guided_pipeline
 
-BOTH = ("content", "style")
-SHORT = "content, captions short"
 # Parameters of a denoiser whose layers are too small to share: two that spin are a sixth faster on an idle
 # machine and less than half as fast beside another program (benchmarks/customization/threads.py).
 SMALL = 50_000_000
 WARM_UP = 10  # steps: Adam's second moment is a guess before
 
 log = logging.getLogger("joinery")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One loss of a step: whose pictures, how many, and which learned halves it moves."""
-
-    concept: str  # "content", "style", "other contents" or "other styles"
-    count: int
-    moves: tuple[str, ...]
-    pictures: str = ""  # by another name than the concept's
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of the run. `rates` are the learning rates of the halves; a half without one stays as it is."""
-
-    name: str
-    first: int  # the run's step with which it begins
-    steps: int
-    parts: tuple[Part, ...]
-    rates: dict[str, float]
-
-
-def plan(config: Customization) -> list[Stage]:
-    """The stages of a customization, in order."""
-    steps, settings = config.steps, config.optimizer
-    if config.adapter.method == "full":
-        return [
-            Stage(c, i * steps.break_, steps.break_, (_own_part(config, c),), settings.rates({c: settings.lr}))
-            for i, c in enumerate(config.concepts)
-        ]
-    stages = []
-    for own in config.concepts:
-        parts, rates = [_own_part(config, own)], {own: settings.lr}
-        other = "style" if own == "content" else "content"
-        given = other in config.concepts and config.concepts[other].others
-        if (given or config.others.count) and settings.weak > 0:
-            parts.append(Part(f"other {other}s", steps.others_batch_size, (other,)))
-            rates[other] = settings.lr * settings.weak
-        stages.append(Stage(own, len(stages) * steps.break_, steps.break_, tuple(parts), settings.rates(rates)))
-    if len(config.concepts) == 2:
-        half = max(1, steps.batch_size // 2)
-        parts = tuple(Part(concept, half, BOTH) for concept in BOTH)
-        rates = settings.rates(dict.fromkeys(BOTH, settings.make_lr))
-        stages.append(Stage("make", 2 * steps.break_, steps.make, parts, rates))
-    return stages
-
-
-def _own_part(config: Customization, concept: str) -> Part:
-    short = SHORT if concept == "content" and config.content.short_captions else ""
-    return Part(concept, config.steps.batch_size, (concept,), short)
 
 
 def keyed(*key: str | int) -> torch.Generator:
@@ -239,7 +192,11 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
                 adapter.load_half(concept, done[concept])  # make starts from what the break runs ended with
             else:
                 adapter.load_half(concept, adapter.fresh() if concept in stage.rates else None)
-        sampler = _layer_sampler(config, pipe, concepts[stage.name], optimizer) if own.name == "owlore" else None
+        if isinstance(optimizer, ProjectedAdamW):
+            counts = ", ".join(f"{count} {kind}" for kind, count in optimizer.census().items() if count)
+            run.write_state(matrices=counts)
+            log.info("The %s stage learns %s matrices", stage.name, counts)
+        sampler = _layer_sampler(config, pipe, stage, concepts, optimizer) if own.name == "owlore" else None
         # Of the base's own weights one gradient at a time is enough; an adapter's gradients are changed between.
         alone = settings.method == "full" and own.independent and config.steps.accumulation == 1
         in_backward = StepInBackward(optimizer) if alone else None
@@ -285,9 +242,8 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
             if not in_backward:
                 if stage.name == "make" and config.make.precondition:
                     _precondition(adapter, config.make.damping)
-                elif stage.name != "make":
-                    adapter.drop_gradients_of_interaction()
-                optimizer.step()
+                with nullcontext() if stage.name == "make" else adapter.apart_while_stepping():
+                    optimizer.step()
             step += 1
 
             if step == end:
@@ -343,27 +299,36 @@ def _precision(config: Customization) -> str:
 
 def _precondition(adapter: plp.PartlyLearnable, damping: float) -> None:
     for layer in adapter.layers:
+        if layer.B.grad is None:  # of a block that stands still
+            continue
         up, down = layer.up.weight.detach(), layer.down.weight.detach()
         layer.B.grad, layer.D.grad = precondition(layer.B.grad, layer.D.grad, up, down, damping)
 
 
-def _layer_sampler(config: Customization, pipe, concept: Concept, optimizer) -> OutlierLayerSampler:
-    """OwLore's choice of blocks, calibrated on the pictures that are to be learned."""
-    own, blocks = config.optimizer, blocks_of(pipe.unet)
+def _layer_sampler(
+    config: Customization, pipe, stage: Stage, concepts: dict[str, Concept], optimizer: ProjectedAdamW
+) -> OutlierLayerSampler:
+    """OwLore's choice of blocks, calibrated on the pictures that the stage learns."""
+    own, learned = config.optimizer, {p for group in optimizer.param_groups for p in group["params"]}
+    blocks = {
+        name: block
+        for name, block in blocks_of(pipe.unet, resnets=config.adapter.layers == "all").items()
+        if not learned.isdisjoint(block.parameters())
+    }
     scores = dict.fromkeys(blocks, 1.0)
     if own.sampling == "outliers":
 
         def calibrate() -> None:
             generator = keyed(config.seed, "calibration")
-            noise = torch.randn(concept.latents.shape, generator=generator).to(pipe.device)
-            timesteps = stratified_timesteps(len(concept), timestep_count(pipe), generator).to(pipe.device)
-            for one in torch.arange(len(concept), device=pipe.device).split(config.steps.batch_size):
-                denoising_loss(pipe, *concept[one], noise[one], timesteps[one])
+            for concept in (concepts[part.pictures or part.concept] for part in stage.parts):
+                noise = torch.randn(concept.latents.shape, generator=generator).to(pipe.device)
+                timesteps = stratified_timesteps(len(concept), timestep_count(pipe), generator).to(pipe.device)
+                for one in torch.arange(len(concept), device=pipe.device).split(config.steps.batch_size):
+                    denoising_loss(pipe, *concept[one], noise[one], timesteps[one])
 
         scores = choose_scores(outlier_shares(blocks, calibrate))
-    return OutlierLayerSampler(
-        optimizer, blocks, scores, min(own.active, len(blocks)), own.every, own.floor, config.seed
-    )
+    active = min(own.active, len(blocks))
+    return OutlierLayerSampler(optimizer, blocks, scores, active, own.every, own.floor, config.seed)
 
 
 def read_all_pictures(config: Customization) -> dict[str, list]:

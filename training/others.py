@@ -11,8 +11,8 @@ from diffusers import DiffusionPipeline
 from pipelines import CFG
 from pipelines.adapters import fingerprint
 from training import sheet
-from training.concepts import Picture, open_picture
 from training.config import Customization
+from training.pictures import Picture, open_picture
 
 GUIDANCE_SCALE, STEPS = 2.0, 15  # little guidance: the pictures should be what the base itself would draw
 AT_ONCE = 8

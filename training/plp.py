@@ -14,6 +14,8 @@ stay as they are, and removing the parametrizations leaves an ordinary LoRA.
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -126,21 +128,29 @@ class PartlyLearnable:
     def fresh(self) -> None:
         """What a concept starts from: zeros, with which it does nothing."""
 
-    def drop_gradients_of_interaction(self) -> None:
+    @contextmanager
+    def apart_while_stepping(self) -> Iterator[None]:
         """Let D learn only where A reads it and B only where C writes to it, so that B D stays zero.
 
         The other entries act through B D alone, which no break run can teach: there the other half is a stand-in. Left
-        to Adam, which takes steps of full size however small a gradient, they fill B D with noise. Without effect
-        where A and C share the coordinates of the rank.
+        to Adam, which takes steps of full size however small a gradient, they fill B D with noise; a projection
+        leaves its rounding there. Without effect where A and C share the coordinates of the rank.
         """
         if not self.apart:
+            yield
             return
         for layer in self.layers:
-            rank = layer.D.shape[0]
+            lower = len(layer.D) // 2
             if layer.D.grad is not None:
-                layer.D.grad[rank // 2 :] = 0
+                layer.D.grad[lower:] = 0
             if layer.B.grad is not None:
-                layer.B.grad[:, : rank // 2] = 0
+                layer.B.grad[:, :lower] = 0
+        yield
+        with torch.no_grad():
+            for layer in self.layers:
+                lower = len(layer.D) // 2
+                layer.D[lower:] = 0
+                layer.B[:, :lower] = 0
 
     def set_scales(self, content: float = 1.0, style: float = 1.0) -> None:
         """Multiply the learned halves, in the forward pass only."""

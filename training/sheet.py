@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipelines import CFG, GuidanceRule
 from training import checkpoint
 from training.config import Customization
+from training.plan import SCALES
 from training.plp import PartlyLearnable
 from training.run import Run
 
@@ -19,9 +20,6 @@ CELL = 160  # pixels of a picture on a sheet
 LABEL = 84
 LINE = 24  # of text above the pictures
 GUIDANCE_SCALES = (2.0, 4.0, 8.0, 12.0)  # at which the final sheet shows CFG above APG
-
-# Content and style scale of each column.
-SCALES = {"base": (0.0, 0.0), "content": (1.0, 0.0), "style": (0.0, 1.0), "joined": (1.0, 1.0)}
 
 
 def draw(

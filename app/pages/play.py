@@ -18,7 +18,7 @@ from app.painter import LARGEST_SEED, RULES, Model, Painter, Stopped, default_ru
 from app.recipe import Recipe
 from pipelines import APG, CFG, UserError
 from training import Customization
-from training.sheet import SCALES
+from training.plan import SCALES
 
 RANDOM_SEEDS = 1_000_000  # short enough to be read and typed
 BASE_ALONE = ""  # the dropdown's value for no run
@@ -181,6 +181,7 @@ def build(library: Library, sample: Customization, painter: Painter) -> PlayPage
             return [gr.skip()] * 17
         try:
             recipe = Recipe.read(Path(path))
+            fine = _finer(recipe)
         except UserError as error:
             return [*[gr.skip()] * 16, figures.note(str(error), "error")]
         known = recipe.adapter in [run.folder.name for run in library.finished()] or not recipe.adapter
@@ -192,7 +193,7 @@ def build(library: Library, sample: Customization, painter: Painter) -> PlayPage
         return (
             recipe.adapter if known else runs_name, recipe.prompt, recipe.content, recipe.style, recipe.steps,
             recipe.seed, False, recipe.guidance, recipe.guidance_scale, recipe.negative_prompt,
-            *_finer(recipe),
+            *fine,
             _download(recipe.adapter) if known and recipe.adapter else gr.skip(), said,
         )  # fmt: skip
 
@@ -234,13 +235,10 @@ def _fine(low: float, high: float, value: float, step: float, label: str, info: 
 
 
 def _finer(recipe: Recipe) -> list:
-    """The fields of the rule's settings as a recipe has them; those that its rule lacks stay."""
-    settings = recipe.guidance_settings
-    if "eta" in settings:
-        first = settings["eta"], settings["norm_threshold"] or 0, settings["momentum"]
-    else:
-        first = [gr.skip()] * 3
-    return [*first, *settings["interval"]]
+    """The fields of a recipe's rule, its own defaults where the recipe names none; those that the rule lacks stay."""
+    rule = RULES[recipe.guidance](**recipe.guidance_settings)
+    own = [rule.eta, rule.norm_threshold or 0, rule.momentum] if isinstance(rule, APG) else [gr.skip()] * 3
+    return [*own, *rule.interval]
 
 
 def _whole_seed(seed: float | None) -> int:

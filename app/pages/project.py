@@ -12,10 +12,11 @@ from app.library import Library
 from app.pages import QUICK
 from pipelines.errors import UserError
 from training import Customization, Run
-from training.concepts import find_pictures
-from training.config import OPTIMIZERS, PRESETS, AdamW
-from training.loop import plan
-from training.optimizers import installed
+from training.config import PRESETS
+from training.optimizers.settings import DEFAULT, OPTIMIZERS
+from training.packages import installed
+from training.pictures import find_pictures
+from training.plan import plan
 
 PRESET_NAMES = [
     ("Embedded emoji base, 64 px", "emoji"),
@@ -31,7 +32,7 @@ OPTIMIZER_NAMES = {
     "prodigy": "Prodigy",
     "projected-adamw": "Projected AdamW (GaLore)",
     "gradnorm-lorp": "GradNormLoRP",
-    "owlore": "OwLore (full weights)",
+    "owlore": "OwLore",
 }
 LAYERS = [
     ("Cross-attention only", "cross-attention"),
@@ -108,8 +109,7 @@ class ProjectForm:
         data |= {"name": name.strip() or "my project", "preset": preset, "base": base.strip(), "seed": seed}
         data["adapter"] |= {"rank": rank, "layers": layers}
         data["steps"] |= {"break": break_steps, "make": make_steps}
-        data["adapter"]["method"] = "full" if optimizer == "owlore" else data["adapter"].get("method", "plp")
-        if optimizer != data["optimizer"].get("name", AdamW().name):
+        if optimizer != data["optimizer"].get("name", DEFAULT):
             data["optimizer"] = {"name": optimizer}  # another's settings are its own
         data["optimizer"] |= {"lr": lr, "make_lr": make_lr}
         return Customization(**data), {concept: files for concept, files in pictures.items() if files}
@@ -137,7 +137,7 @@ class ProjectForm:
     def rates(self, preset: str, optimizer: str) -> tuple[float, float]:
         """The learning rates with which an optimizer starts: those of the preset, if they suit it."""
         own = OPTIMIZERS[optimizer]()
-        return self.numbers(preset)[6:8] if own.lr == AdamW().lr else (own.lr, own.make_lr)
+        return self.numbers(preset)[6:8] if own.lr == OPTIMIZERS[DEFAULT]().lr else (own.lr, own.make_lr)
 
 
 def build(library: Library, sample: Customization) -> ProjectPage:

@@ -20,9 +20,9 @@ from PIL import Image
 from benchmarks.environment import environment
 from pipelines.errors import UserError
 from training import Customization, customize, sheet
-from training.concepts import open_picture
 from training.loop import keyed, stratified_timesteps
 from training.model import denoising_loss, encode_pictures, encode_prompts, timestep_count
+from training.pictures import open_picture
 from training.run import runs_folder
 from training.sampling import open_run
 

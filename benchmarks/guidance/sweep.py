@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks.environment import environment
 from pipelines import APG, CFG, APGStableDiffusionPipeline, GuidanceRule
-from training.concepts import open_picture
+from training.pictures import open_picture
 from training.sheet import compose, draw, save
 
 HERE = Path(__file__).parent

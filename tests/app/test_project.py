@@ -4,7 +4,7 @@ import pytest
 
 from app.pages.project import OPTIMIZER_NAMES, ProjectForm
 from pipelines import UserError
-from training.config import OPTIMIZERS
+from training.optimizers.settings import OPTIMIZERS
 
 
 def fields(config, **changed):
@@ -30,7 +30,7 @@ def test_the_page_offers_every_optimizer():
 
 
 def test_untouched_fields_are_the_sample_project(config):
-    config.optimizer = {"name": "gradnorm-lorp", "update_gap": 7}
+    config.optimizer = {"name": "gradnorm-lorp", "update_proj_gap": 7}
     config.content.mirror, config.content.short_captions, config.style.mirror = True, False, False
     made = fields(config)
     assert made.optimizer == config.optimizer and made.adapter == config.adapter and made.steps == config.steps

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from app.pages.play import _finer
 from app.painter import Model, Painter, Stopped
 from app.recipe import KEY, Recipe, file_hash
-from pipelines.errors import UserError
+from pipelines import APG, UserError
 from training import Customization
 
 RECIPE = Recipe("sks koäla, zwx style", 7, 0.8, 1.25, "APG", {}, 5.0, 3, 32, "base", negative_prompt="grey")
@@ -49,6 +50,17 @@ def test_a_picture_without_a_sound_recipe_is_refused_in_words(tmp_path, text):
     path.write_text("no picture")
     with pytest.raises(UserError, match="cannot be opened"):
         Recipe.read(path)
+
+
+def test_what_a_recipe_leaves_out_of_its_rule_is_the_rules_default():
+    own = APG()
+    for settings, fields in (
+        ({"eta": 0.5}, [0.5, own.norm_threshold, own.momentum, 0, 1]),
+        ({"norm_threshold": None, "interval": [0.2, 0.8]}, [own.eta, 0, own.momentum, 0.2, 0.8]),
+        ({}, [own.eta, own.norm_threshold, own.momentum, 0, 1]),
+    ):
+        assert _finer(replace(RECIPE, guidance_settings=settings)) == fields
+    assert _finer(replace(RECIPE, guidance="CFG"))[3:] == [0, 1]
 
 
 def test_a_picture_is_drawn_again_from_its_own_recipe(painter, model, finished, tmp_path):

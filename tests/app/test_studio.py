@@ -170,6 +170,17 @@ def test_health_and_adapters(studio):
         assert refused.value.code == 404
 
 
+def test_the_page_is_built_without_what_draws(tmp_path):
+    """PyTorch and diffusers take longer to import than all else together."""
+    code = (
+        "import sys; from app.__main__ import Path, Studio; from app.studio import serve\n"
+        f"serve(Path({str(tmp_path)!r}), Studio.project)\n"
+        "print({'torch', 'diffusers', 'transformers', 'peft'} & sys.modules.keys())"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=HOUSE, capture_output=True, text=True)
+    assert ended.stdout == "set()\n", ended.stdout + ended.stderr
+
+
 def test_a_taken_port_is_refused_in_one_sentence():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

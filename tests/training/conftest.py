@@ -7,7 +7,7 @@ import torch
 
 from tests.tiny import tiny_pipeline, write_pictures
 from training import Customization, Run, customize
-from training.config import OPTIMIZERS
+from training.optimizers.settings import OPTIMIZERS
 
 PROJECT = """
 base = "base"

@@ -1,7 +1,8 @@
 import pytest
 
 from pipelines import UserError
-from training.config import OPTIMIZERS, PRESETS, Adapter, Customization
+from training.config import PRESETS, Adapter, Customization
+from training.optimizers.settings import OPTIMIZERS
 
 OK = {"content": {"pictures": "c"}, "style": {"pictures": ["s/a.png", "s/b.png"]}}
 
@@ -14,9 +15,9 @@ FAULTS = {
     "optimizer.lr is 'fast'. Set it to a number, more than 0, at most 1": {"optimizer": {"lr": "fast"}},
     "optimizer.name is 'sgdd'. Set it to one of": {"optimizer": {"name": "sgdd"}},
     "optimizer is 3. Set it to a table": {"optimizer": 3},
-    "optimizer.bits is not a key .* eps": {"optimizer": {"bits": 8}},
+    "optimizer.bits is not a key .* eps": {"optimizer": {"name": "adamw", "bits": 8}},
     "optimizer.bits is 4. Set it to one of 8 or 32": {"optimizer": {"name": "gradnorm-lorp", "bits": 4}},
-    "optimizer.update_gap is 0. Set it to a whole": {"optimizer": {"name": "gradnorm-lorp", "update_gap": 0}},
+    "optimizer.update_proj_gap is 0. Set it to a whole": {"optimizer": {"name": "gradnorm-lorp", "update_proj_gap": 0}},
     "adapter.layers is 'some'. Set it to one of 'cross-attention'": {"adapter": {"layers": "some"}},
     "steps.break is 0. Set it to a whole number, at least 1": {"steps": {"break": 0}},
     "adapter is 3. Set it to a table": {"adapter": 3},
@@ -61,8 +62,7 @@ def test_saved_and_loaded_are_equal_and_relative_to_the_file(project, tmp_path):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_is_chosen_by_name_and_saved(tmp_path, name):
-    method = {"method": "full"} if name == "owlore" else {}
-    config = Customization(**OK, adapter=method, optimizer={"name": name, "lr": 0.5})
+    config = Customization(**OK, optimizer={"name": name, "lr": 0.5})
     config.save(tmp_path / "config.toml")
     assert type(Customization.load(tmp_path / "config.toml").optimizer) is OPTIMIZERS[name]
     assert type(config.optimizer) is OPTIMIZERS[name] and config.optimizer.lr == 0.5

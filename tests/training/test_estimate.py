@@ -11,7 +11,7 @@ from training import checkpoint
 from training.config import Customization
 from training.estimate import estimate
 from training.loop import customize
-from training.optimizers import PACKAGES
+from training.packages import PACKAGES
 
 
 class StopAfter:

@@ -160,7 +160,6 @@ def test_two_such_adapters_join_and_one_does_not_join_an_ordinary_one(config, ru
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"optimizer": {"name": "owlore"}}, "owlore"),
         ({"adapter": {"method": "full", "compander": True}}, "compander"),
         ({"adapter": {"method": "full"}, "precision": "bf16"}, "precision"),
     ],

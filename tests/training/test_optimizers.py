@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import UserError
-from training.config import OPTIMIZERS
-from training.optimizers import PACKAGES, at_rest, flatten_state, load_state, make_optimizer
+from training.optimizers.registry import make_optimizer
 from training.optimizers.riemannian import precondition
+from training.optimizers.settings import OPTIMIZERS
+from training.optimizers.state import at_rest, flatten_state, load_state
+from training.packages import PACKAGES
 
 SETTINGS = {name: settings(weight_decay=0.1).own_settings() for name, settings in OPTIMIZERS.items()}
 

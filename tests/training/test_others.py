@@ -3,9 +3,9 @@ import pytest
 
 from pipelines import UserError
 from training import Customization, customize
-from training.loop import plan
 from training.model import open_base
 from training.others import draw_others
+from training.plan import plan
 from training.sampling import guided_pipeline
 
 

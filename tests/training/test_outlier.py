@@ -29,7 +29,7 @@ def forward(blocks, seed=0, scale=1.0):
 def optimizer_of(blocks, name="gradnorm-lorp"):
     if name == "adamw":
         return torch.optim.AdamW(blocks.parameters(), lr=1e-2)
-    return GradNormLoRP(blocks.parameters(), lr=1e-2, rank=8, update_gap=4)
+    return GradNormLoRP(blocks.parameters(), lr=1e-2, rank=8, update_proj_gap=4)
 
 
 def sampler_of(blocks, optimizer, **settings):
@@ -161,7 +161,7 @@ def test_resumed_in_a_window_it_goes_on_to_the_bit():
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"active": 6}, "active is 6"), ({"active": 0}, "active"), ({"every": 0}, "every"), ({"floor": 1.5}, "floor")],
+    [({"active": 6}, "active is 6"), ({"active": -1}, "active is -1"), ({"every": 0}, "every"), ({"floor": 1.5}, "floor")],
 )
 def test_settings_out_of_range_are_refused(settings, said):
     blocks = model()

@@ -9,6 +9,7 @@ from torch import nn
 
 from pipelines import UserError
 from tests.tiny import tiny_unet
+from training import plp
 from training.optimizers.projected import GradNormLoRP, ProjectedAdamW
 from training.optimizers.quantized import BLOCK, codes, dequantize, quantize
 
@@ -62,9 +63,7 @@ def test_with_svd_it_is_galore():
     shapes = [(32, 24), (24, 40)]
     ours = parameters(*shapes, dtype=torch.float64)
     theirs = galore([p.detach().clone() for p in ours], 12, 4, 5, 0.01, 0.25)
-    optimizer = ProjectedAdamW(
-        ours, 0.01, eps=0, weight_decay=0, rank=4, update_gap=5, stagger=False, basis_dtype=torch.float64
-    )
+    optimizer = ProjectedAdamW(ours, 0.01, eps=0, rank=4, update_proj_gap=5, basis_dtype=torch.float64)
     run(optimizer, ours, 12)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.detach(), b, rtol=0, atol=1e-12)
@@ -74,7 +73,7 @@ def test_with_svd_it_is_galore():
 @pytest.mark.parametrize("shape", [(48, 24), (24, 48), (24, 4, 3, 3)])
 def test_the_basis_is_orthonormal_and_the_update_of_a_window_has_its_rank(shape, basis):
     (weight,) = parameters(shape)
-    optimizer = ProjectedAdamW([weight], 0.01, weight_decay=0, rank=4, update_gap=3, basis=basis)
+    optimizer = ProjectedAdamW([weight], 0.01, rank=4, update_proj_gap=3, basis=basis)
     before = weight.detach().clone()
     run(optimizer, [weight], 1)
     P = optimizer.state[weight]["basis"].clone()
@@ -92,7 +91,7 @@ def test_the_randomized_basis_holds_nearly_as_much():
     kept = {}
     for basis in ("svd", "randomized"):
         weight = nn.Parameter(rand(200, 120, seed=2))
-        optimizer = ProjectedAdamW([weight], rank=8, basis=basis)
+        optimizer = ProjectedAdamW([weight], rank=8, basis=basis, scale=0.25)
         weight.grad = G
         optimizer.step()
         P = optimizer.state[weight]["basis"]
@@ -104,7 +103,7 @@ def test_a_convolution_is_its_matrix():
     (conv,), matrix = parameters((24, 6, 3, 3)), nn.Parameter(rand(24, 6, 3, 3, seed=7).flatten(1))
     conv.data = conv.data.to(memory_format=torch.channels_last)
     for parameter in (conv, matrix):
-        optimizer = ProjectedAdamW([parameter], 0.01, rank=4, update_gap=2, normalize=True)
+        optimizer = ProjectedAdamW([parameter], 0.01, rank=4, update_proj_gap=2, normalize=True)
         for k in range(5):
             parameter.grad = rand(24, 54, seed=k).view(parameter.shape)
             optimizer.step()
@@ -122,7 +121,7 @@ def test_state_has_the_bytes_of_the_formula(rank, bits, normalize):
         v.numel() * v.element_size() for v in optimizer.state[weight].values() if isinstance(v, torch.Tensor)
     )
     moments = 8 * k * m if bits == 32 or k * m < 4096 else 2 * k * m + 8 * math.ceil(k * m / BLOCK)
-    assert measured == moments + 4 * k * n + (8 * m if normalize else 0)
+    assert measured == moments + (2 if bits == 8 else 4) * k * n + (8 * m if normalize else 0)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +133,7 @@ def test_it_resumes_to_the_bit_also_within_a_window(settings, stop):
 
     def start():
         weights = parameters(*shapes)
-        return weights, ProjectedAdamW(weights, 0.01, rank=56, update_gap=5, basis="randomized", **settings)
+        return weights, ProjectedAdamW(weights, 0.01, rank=56, update_proj_gap=5, basis="randomized", **settings)
 
     straight, optimizer = start()
     run(optimizer, straight, 12)
@@ -160,9 +159,105 @@ def test_half_precision_weights_keep_their_moments_in_single():
     assert {v.dtype for v in optimizer.state[weight].values() if isinstance(v, torch.Tensor)} == {torch.float32}
 
 
+def test_with_svd_it_is_galore_torch():
+    galore_torch = pytest.importorskip("galore_torch")
+    shapes = [(32, 24), (24, 40)]
+    ours, theirs = parameters(*shapes, dtype=torch.float64), parameters(*shapes, dtype=torch.float64)
+    window = {"rank": 4, "update_proj_gap": 5, "scale": 0.25}
+    oracle = galore_torch.GaLoreAdamW(
+        [{"params": theirs, "proj_type": "std", **window}],
+        lr=0.01,
+        eps=1e-300,
+        weight_decay=0,
+        no_deprecation_warning=True,
+    )
+    run(ProjectedAdamW(ours, 0.01, eps=1e-300, basis_dtype=torch.float64, **window), ours, 12)
+    run(oracle, theirs, 12)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)  # its bases are those of float32, whatever the weights
+
+
+def test_a_basis_that_holds_too_little_is_drawn_anew_before_its_time():
+    """For ten steps the gradient has one direction, then another; with `redraw_below` 0 the window is kept."""
+    first, second = torch.linalg.qr(rand(16, 2)).Q.T
+    drawn = {}
+    for below in (0.5, 0.0):
+        (weight,) = parameters((24, 16))
+        optimizer = ProjectedAdamW([weight], rank=2, update_proj_gap=100, redraw_below=below)
+        for k in range(25):
+            weight.grad = torch.outer(rand(24, seed=k), first if k < 10 else second)
+            optimizer.step()
+        drawn[below] = optimizer.state[weight]["drawn"]
+    assert drawn == {0.5: 10, 0.0: 0}
+
+
+def test_rows_are_plain_until_they_have_grown():
+    """Of a weight that begins at zero: as without normalization, then with a norm that the optimizer holds."""
+    normalized, plain = nn.Parameter(torch.zeros(24, 16)), nn.Parameter(torch.zeros(24, 16))
+    settings = {"lr": 1e-2, "rank": 4, "scale": 1.0}
+    first, second = GradNormLoRP([normalized], **settings), ProjectedAdamW([plain], **settings)
+    threshold = 10 * 1e-2 * math.sqrt(16)
+    for k in range(60):
+        before = normalized.detach().norm(dim=1)
+        for weight in (normalized, plain):
+            weight.grad = -torch.ones(24, 16) + rand(24, 16, seed=k)
+        first.step()
+        second.step()
+        if (before <= threshold).all():
+            torch.testing.assert_close(normalized, plain, rtol=0, atol=1e-6)
+        if (before > threshold).all():
+            assert ((normalized.detach().norm(dim=1) - before).abs() < 2 * 1e-2).all()
+    assert (before > threshold).all() and not torch.equal(normalized, plain)
+
+
+def test_a_row_is_never_turned_round():
+    (weight,) = parameters((24, 16))
+    with torch.no_grad():
+        weight.mul_(1 / weight.norm(dim=1, keepdim=True))
+    optimizer = GradNormLoRP([weight], 1e-4, rank=4, magnitude_lr=10.0)
+    before = weight.detach().clone()
+    weight.grad = weight.detach().clone()
+    optimizer.step()
+    torch.testing.assert_close(weight.detach().norm(dim=1), torch.full((24,), 0.1), rtol=1e-3, atol=0)
+    assert (nn.functional.cosine_similarity(weight.detach(), before) > 0.99).all()
+
+
+def test_the_norms_follow_a_rate_of_their_own():
+    grown = {}
+    for rate in (None, "row", 0.0):
+        (weight,) = parameters((24, 16))
+        optimizer = GradNormLoRP([weight], 1e-3, rank=4, magnitude_lr=rate, eps=1e-12)
+        norms = weight.detach().norm(dim=1)
+        weight.grad = -weight.detach().clone()
+        optimizer.step()
+        grown[rate] = float((weight.detach().norm(dim=1) - norms).mean())
+    assert grown[None] == pytest.approx(1e-3, rel=1e-2) and grown["row"] == pytest.approx(4e-3, rel=1e-2)
+    assert grown[0.0] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("bits", [32, 8])
+def test_every_row_and_column_of_a_fresh_adapter_moves(bits):
+    denoiser = tiny_unet()
+    adapter = plp.attach(denoiser, 8, "all")
+    halves = [p for concept in ("content", "style") for p in adapter.parameters(concept)]
+    optimizer = GradNormLoRP(halves, 1e-2, rank=0.25, bits=bits, magnitude_lr="row")
+    latents, text = rand(4, 4, 16, 16, seed=1), rand(4, 6, 32, seed=2)
+    for k in range(30):
+        optimizer.zero_grad()
+        output = denoiser(latents + rand(4, 4, 16, 16, seed=10 + k), torch.tensor([k, 100, 500, 900]), text).sample
+        (output - latents).square().mean().backward()
+        optimizer.step()
+    for half in halves:
+        moved = half.detach().flatten(1)
+        assert moved.isfinite().all() and moved.any(1).all() and moved.any(0).all()
+    counts = optimizer.census()
+    assert counts["plain"] == 0 and sum("basis" in optimizer.state[p] for p in halves) == counts["projected"]
+    assert counts["projected"] >= 0.9 * len(halves)
+
+
 def test_refreshes_are_spread_over_the_window():
     weights = parameters(*[(24, 16)] * 4)
-    optimizer = ProjectedAdamW(weights, rank=2, update_gap=8)
+    optimizer = ProjectedAdamW(weights, rank=2, update_proj_gap=8, stagger=True, redraw_below=0)
     changed, bases = [], [None] * 4
     for k in range(17):
         run(optimizer, weights, 1, start=k)
@@ -174,11 +269,11 @@ def test_refreshes_are_spread_over_the_window():
 
 def test_a_gradient_without_direction_harms_nothing():
     (weight, idle) = parameters((24, 16), (24, 16))
-    optimizer = ProjectedAdamW([weight, idle], rank=2, update_gap=1)
+    optimizer = ProjectedAdamW([weight, idle], rank=2, update_proj_gap=1)
     before = weight.detach().clone()
     weight.grad = torch.zeros(24, 16)
     optimizer.step()
-    assert torch.equal(weight, before) and not optimizer.state[idle]
+    assert torch.equal(weight, before) and idle not in optimizer.state and weight not in optimizer.state
     run(optimizer, [weight], 1)
     weight.grad = torch.zeros(24, 16)
     optimizer.step()
@@ -248,7 +343,7 @@ def test_eight_bits_follow_thirty_two():
     def losses(bits):
         torch.manual_seed(0)
         unet = tiny_unet().train()
-        optimizer = GradNormLoRP(unet.parameters(), 2e-3, rank=0.5, bits=bits, update_gap=50, scale=1.0)
+        optimizer = GradNormLoRP(unet.parameters(), 2e-3, rank=0.5, bits=bits, update_proj_gap=50, scale=1.0)
         for k in range(200):
             noise, share = rand(4, 4, 8, 8, seed=100 + k), torch.linspace(0.1, 0.9, 4).view(4, 1, 1, 1)
             noisy = share.sqrt() * latents + (1 - share).sqrt() * noise
@@ -282,6 +377,9 @@ def test_codes_are_exact_for_themselves_and_near_for_others(signed):
         ({"rank": 2.5}, "rank is 2.5"),
         ({"bits": 4}, "bits is 4"),
         ({"side": "up"}, "side is 'up'"),
+        ({"redraw_below": 2}, "redraw_below is 2"),
+        ({"magnitude_lr": "fast"}, "magnitude_lr is 'fast'"),
+        ({"update_proj_gap": 0}, "update_proj_gap is 0"),
     ],
 )
 def test_settings_out_of_range_are_named(setting, words):

@@ -1,101 +1,22 @@
-"""Optimizers by name."""
+"""Low-rank optimizers for any model, and all optimizers by name.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+The names below are imported when first used: project files need the settings alone, and torch takes its time.
+"""
+
 from importlib import import_module
-from importlib.util import find_spec
 
-import torch
-from torch import Tensor
-from torch.optim import Optimizer
-
-from pipelines.errors import UserError
-from training.optimizers.projected import GradNormLoRP, ProjectedAdamW
-
-PACKAGES = {"adamw-8bit": "bitsandbytes", "schedule-free": "schedulefree", "prodigy": "prodigyopt"}  # optional ones
-NUMBERS = (int, float, str, list, tuple, type(None))  # what JSON keeps
-
-
-def installed(name: str) -> bool:
-    """Whether an optimizer can be used: some need a package of their own."""
-    return name not in PACKAGES or find_spec(PACKAGES[name]) is not None
+_HOMES = {
+    "ProjectedAdamW": "training.optimizers.projected",
+    "GradNormLoRP": "training.optimizers.projected",
+    "OutlierLayerSampler": "training.optimizers.outlier",
+    "StepInBackward": "training.optimizers.backward",
+    "WeightCompander": "training.compander",
+    "make_optimizer": "training.optimizers.registry",
+}
+__all__ = list(_HOMES)
 
 
-def require(name: str) -> None:
-    """Raise a UserError if an optimizer needs a package that is not installed."""
-    if not installed(name):
-        package = PACKAGES[name]
-        raise UserError(
-            f"optimizer.name is {name!r}, which needs the package {package}",
-            f"Run: pip install {package}, or choose another optimizer",
-        )
-
-
-def make_optimizer(name: str, groups: list[dict], **settings) -> Optimizer:
-    """An optimizer for parameter groups, each `{"params": [...], "lr": ...}`; settings are those of the configuration.
-
-    Raises:
-        UserError: it needs a package that is not installed.
-    """
-    require(name)
-    if "beta1" in settings:
-        settings["betas"] = settings.pop("beta1"), settings.pop("beta2")
-    match name:
-        case "adamw" | "lora-plus":
-            return torch.optim.AdamW(groups, fused=True, **settings)
-        case "adamw-8bit":
-            return import_module("bitsandbytes.optim").AdamW8bit(groups, **settings)
-        case "adafactor":
-            return torch.optim.Adafactor(groups, d=settings.pop("clip"), **settings)
-        case "schedule-free":
-            optimizer = import_module("schedulefree").AdamWScheduleFree(groups, **settings)
-            optimizer.train()
-            return optimizer
-        case "prodigy":
-            return import_module("prodigyopt").Prodigy(groups, **settings)
-        case "projected-adamw" | "owlore":
-            return ProjectedAdamW(groups, **settings)
-        case "gradnorm-lorp":
-            return GradNormLoRP(groups, **settings)
-    raise UserError(f"There is no optimizer {name!r}", "Choose another")
-
-
-@contextmanager
-def at_rest(optimizer: Optimizer) -> Iterator[None]:
-    """With the weights as they are to be used: schedule-free training moves others."""
-    if not hasattr(optimizer, "eval"):
-        yield
-        return
-    optimizer.eval()
-    try:
-        yield
-    finally:
-        optimizer.train()
-
-
-def flatten_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict]:
-    """An optimizer's state as flat tensors ("0.exp_avg") and JSON numbers ({"0": {"name": 1}, "groups": [...]})."""
-    tensors, numbers, state = {}, {}, optimizer.state_dict()
-    for index, entries in state["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{key}"] = value
-            else:
-                numbers.setdefault(str(index), {})[key] = value
-    numbers["groups"] = [
-        {key: value for key, value in group.items() if key != "params" and isinstance(value, NUMBERS)}
-        for group in state["param_groups"]
-    ]
-    return tensors, numbers
-
-
-def load_state(optimizer: Optimizer, tensors: dict[str, Tensor], numbers: dict) -> None:
-    """Put back what `flatten_state` gave."""
-    state: dict[int, dict] = {int(index): dict(entries) for index, entries in numbers.items() if index != "groups"}
-    for name, value in tensors.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    groups = optimizer.state_dict()["param_groups"]
-    if "groups" in numbers:
-        groups = [group | saved for group, saved in zip(groups, numbers["groups"], strict=True)]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

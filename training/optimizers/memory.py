@@ -33,8 +33,8 @@ def state_bytes(name: str, shape: tuple[int, ...], **settings) -> int:
         case "prodigy":
             return 16 * n  # both moments, the weights at the start, and a numerator
         case "projected-adamw" | "gradnorm-lorp" | "owlore":
-            given = {"rank": 128, "bits": 8, "normalize": True} if name == "gradnorm-lorp" else {}
-            return _projected(shape, _defaults() | given | settings)
+            given = _defaults() | {"normalize": name == "gradnorm-lorp"}
+            return _projected(shape, given | settings)
     raise KeyError(name)
 
 
@@ -45,13 +45,14 @@ def _defaults() -> dict:
 def _projected(shape: tuple[int, ...], group: dict) -> int:
     rows = shape[0]
     columns = prod(shape) // rows
-    lengths = 2 * _moment(rows, group["bits"]) if group["normalize"] and len(shape) > 1 else 0
+    norms = 2 * _moment(rows, 32) if group["normalize"] and len(shape) > 1 else 0
     projection = Projection.of(torch.empty(shape, device="meta"), group)
     if projection is None:
-        return 2 * _moment(rows * columns, group["bits"]) + lengths
+        return 2 * _moment(rows * columns, group["bits"]) + norms
     kept, projected = (rows, columns) if projection.right else (columns, rows)
-    basis = projection.rank * projected * group["basis_dtype"].itemsize
-    return 2 * _moment(projection.rank * kept, group["bits"]) + basis + lengths
+    dtype = group["basis_dtype"] or (torch.bfloat16 if group["bits"] == 8 else torch.float32)
+    basis = projection.rank * projected * dtype.itemsize
+    return 2 * _moment(projection.rank * kept, group["bits"]) + basis + norms
 
 
 def _moment(n: int, bits: int) -> int:

@@ -2,8 +2,9 @@
 
     A_ij = |W_ij| ||x_j||_2      D_l = share of block l's entries with A_ij > M mean(A)      p_l = D_l / sum D
 
-x_j is what reaches input feature j of a linear layer over all calibration tokens. Every K steps gamma blocks are drawn
-without replacement with p <- (1 - e) p + e / L. The others stand still, and those that leave lose their state.
+x_j is what reaches input feature j of a linear layer over all calibration tokens, or a channel of a convolution over
+all positions. Every K steps gamma blocks are drawn without replacement with p <- (1 - e) p + e / L. The others stand
+still, and those that leave lose their state.
 """
 
 import logging
@@ -17,6 +18,7 @@ from pipelines.errors import UserError
 
 THRESHOLDS = (13.0, 10.0, 7.0, 5.0, 4.0, 3.0)  # M of the authors' runs first; near-Gaussian weights need less
 BLOCK_LISTS = ("transformer_blocks", "single_transformer_blocks")
+SCORED = (nn.Linear, nn.Conv2d)
 
 log = logging.getLogger("joinery")
 
@@ -38,31 +40,37 @@ def outlier_shares(
 ) -> dict[float, dict[str, float]]:
     """D of every block for every M, from one calibration pass.
 
+    An adapter's own factors do not count: the weights under it do.
+
     Args:
         calibrate: runs the model that the blocks are part of, on data like those that it will learn.
     Returns:
         M -> block name -> D, 0 to 1.
     Raises:
-        UserError: the pass did not reach a linear layer of some block.
+        UserError: the pass did not reach a layer of some block.
     """
-    squares: dict[nn.Linear, Tensor] = {}
+    squares: dict[nn.Module, Tensor] = {}
 
-    def watch(layer: nn.Linear, inputs: tuple[Tensor]) -> None:
-        x = inputs[0].detach().flatten(0, -2).double().square().sum(0)
+    def watch(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        x = inputs[0].detach().double().square()
+        x = x.flatten(0, -2).sum(0) if isinstance(layer, nn.Linear) else x.sum((0, 2, 3))[:, None, None]
         squares[layer] = squares[layer] + x if layer in squares else x
 
-    linears = {name: [m for m in block.modules() if isinstance(m, nn.Linear)] for name, block in blocks.items()}
-    handles = [layer.register_forward_pre_hook(watch) for layers in linears.values() for layer in layers]
+    scored = {
+        name: [m for path, m in block.named_modules() if isinstance(m, SCORED) and ".lora_" not in path]
+        for name, block in blocks.items()
+    }
+    handles = [layer.register_forward_pre_hook(watch) for layers in scored.values() for layer in layers]
     try:
         calibrate()
     finally:
         for handle in handles:
             handle.remove()
     shares: dict[float, dict[str, float]] = {threshold: {} for threshold in thresholds}
-    for name, layers in linears.items():
+    for name, layers in scored.items():
         reached = [layer.weight.abs().double() * squares[layer].sqrt() for layer in layers if layer in squares]
         if not reached:
-            raise UserError(f"The calibration reached no linear layer of {name}", "Calibrate with the whole model")
+            raise UserError(f"The calibration reached no layer of {name}", "Calibrate with the whole model")
         count, mean = sum(A.numel() for A in reached), sum(A.sum() for A in reached)
         for threshold, found in shares.items():
             found[name] = sum(int((threshold * mean / count < A).sum()) for A in reached) / count
@@ -80,6 +88,11 @@ def choose_scores(shares: dict[float, dict[str, float]]) -> dict[str, float]:
     return dict.fromkeys(next(iter(shares.values())), 1.0)
 
 
+def active_of(blocks: int) -> int:
+    """How many of so many blocks learn at a time where nothing is said: a third, 1 to 5."""
+    return min(5, max(1, blocks // 3))
+
+
 class OutlierLayerSampler:
     """Switches blocks of a model on and off while an optimizer that holds them all trains it.
 
@@ -88,7 +101,7 @@ class OutlierLayerSampler:
     Args:
         blocks: by name, as `blocks_of` gives them.
         scores: D of every block; equal ones draw uniformly, which is LISA (arXiv 2403.17919).
-        active: blocks that learn at a time, gamma.
+        active: blocks that learn at a time, gamma; 0 for a third of them, at most five.
         every: steps between two draws, K.
         floor: share of the probability that is spread evenly, so that every block can be drawn.
         seed: draw number i is a function of (seed, i).
@@ -101,13 +114,13 @@ class OutlierLayerSampler:
         optimizer: Optimizer,
         blocks: dict[str, nn.Module],
         scores: dict[str, float],
-        active: int = 5,
+        active: int = 0,
         every: int = 50,
         floor: float = 0.1,
         seed: int = 0,
     ):
-        if not 1 <= active <= len(blocks):
-            raise UserError(f"active is {active}, of {len(blocks)} blocks", f"Set it to 1 to {len(blocks)}")
+        if not 0 <= active <= len(blocks):
+            raise UserError(f"active is {active}, of {len(blocks)} blocks", f"Set it to at most {len(blocks)}")
         if every < 1:
             raise UserError(f"every is {every}", "Set it to at least 1 step")
         if not 0 <= floor <= 1:
@@ -115,7 +128,7 @@ class OutlierLayerSampler:
         if scores.keys() != blocks.keys() or not all(0 <= score < float("inf") for score in scores.values()):
             raise UserError("The scores do not fit the blocks", "Give each block a score of at least 0")
         self.optimizer, self.blocks, self.scores = optimizer, blocks, scores
-        self.count, self.every, self.floor, self.seed = active, every, floor, seed
+        self.count, self.every, self.floor, self.seed = active or active_of(len(blocks)), every, floor, seed
         self.number: int | None = None  # of the present draw
         held = {p for group in optimizer.param_groups for p in group["params"]}
         self._weights = {name: [p for p in block.parameters() if p in held] for name, block in blocks.items()}

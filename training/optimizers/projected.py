@@ -1,6 +1,6 @@
 """AdamW whose moments live in a low-rank projection of the gradient, with weight normalization and 8-bit state on top.
 
-Gradient projection (GaLore, arXiv 2403.03507). For a weight W, m x n, with gradient G, every `update_gap` steps:
+Gradient projection (GaLore, arXiv 2403.03507). For a weight W, m x n, with gradient G, every `update_proj_gap` steps:
 
     m >= n:  P = the first k right singular vectors of G, k x n    R = G P^T    back(N) = N P
     m <  n:  P = the first k left singular vectors of G, m x k     R = P^T G    back(N) = P N
@@ -10,7 +10,10 @@ Gradient projection (GaLore, arXiv 2403.03507). For a weight W, m x n, with grad
 Weight normalization (GradNormLoRP, arXiv 2412.19616), row by row W = g u with |u| = 1 and v = W at every step:
 
     grad_g = sum_j G u      grad_v = G - u grad_g      R = project(grad_v)
-    v' = v - lr scale back(Adam(R))      g' = g - lr Adam(grad_g)      W <- g' v' / |v'|
+    v' = v - lr scale back(Adam(R))      g' = g - magnitude_lr Adam(grad_g)      W <- g' v' / |v'|
+
+Adam moves a norm by at most its rate a step, but a plain row by up to lr sqrt(n): normalized from the start, the rows
+of a weight that begins at zero would hardly grow. A row is therefore plain until |W| > 10 lr sqrt(n).
 """
 
 import math
@@ -22,9 +25,11 @@ from torch.optim import Optimizer
 
 from pipelines.errors import UserError
 from training.optimizers.projection import Projection
-from training.optimizers.quantized import SMALLEST, dequantize, quantize
+from training.optimizers.quantized import MOMENTS, read, write
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+LOOK = 10  # steps between two looks at how much of the gradient a basis still holds
+ROOM = 10  # times the largest plain step: rows longer than that are normalized
+SHRINK = 0.1  # of a row's norm is left by one step at least: a negative norm would turn the row round
 ALLOWED = {
     "side": ("shorter", "right", "left"),
     "basis": ("svd", "randomized"),
@@ -41,14 +46,19 @@ class ProjectedAdamW(Optimizer):
     Args:
         rank: of the projection: a number, or a share of the shorter side below 1; None for plain AdamW. A weight that
             it would save nothing on, k (2 max + min) >= 2 m n, is not projected.
-        update_gap: steps between two bases of a weight.
+        update_proj_gap: steps between two bases of a weight.
+        redraw_below: a basis that holds less than this share of what it held of the gradient it was drawn from is
+            drawn anew before its time, as is one from before a row or column had a gradient at all; looked at every 10
+            steps; 0 never.
         scale: of the projected update beside lr.
         side: "shorter" projects the shorter side, "right" the columns, "left" the rows.
         basis: "svd", or "randomized", which is quicker and nearly as good.
         on_refresh: what becomes of the moments under a new basis: "keep", "rotate" or "reset".
-        normalize: learn the rows' lengths and directions apart.
-        bits: of the moments, 32 or 8; tensors of fewer than 4,096 elements keep 32.
-        basis_dtype: in which P is kept.
+        normalize: learn the rows' norms and directions apart.
+        magnitude_lr: rate of the norms: a number, None for lr, or "row" for lr sqrt(n), what a plain step of n columns
+            can do.
+        bits: of the moments, 32 or 8; tensors of fewer than 4,096 elements, and the norms', keep 32.
+        basis_dtype: in which P is kept; by default float32, with 8 bits bfloat16.
         stagger: spread the refreshes over the window, so that no step takes much longer than the others.
         seed: of the randomized bases, which are functions of (seed, parameter, step).
     Raises:
@@ -58,21 +68,23 @@ class ProjectedAdamW(Optimizer):
     def __init__(
         self,
         params: Iterable,
-        lr: float = 1e-3,
+        lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0.01,
+        weight_decay: float = 0.0,
         *,
         rank: float | None = None,
-        update_gap: int = 200,
+        update_proj_gap: int = 200,
+        redraw_below: float = 0.5,
         scale: float = 0.25,
         side: str = "shorter",
         basis: str = "svd",
         on_refresh: str = "keep",
         normalize: bool = False,
+        magnitude_lr: float | str | None = None,
         bits: int = 32,
-        basis_dtype: torch.dtype = torch.float32,
-        stagger: bool = True,
+        basis_dtype: torch.dtype | None = None,
+        stagger: bool = False,
         seed: int = 0,
     ):
         defaults = {name: value for name, value in locals().items() if name not in ("self", "params", "__class__")}
@@ -104,53 +116,83 @@ class ProjectedAdamW(Optimizer):
                 if isinstance(value, Tensor):
                     self.state[parameter][name] = value.to(parameter.device, copy=True)
 
+    def census(self) -> dict[str, int]:
+        """How many weights are projected, bypassed because nothing would be saved, and plain by their group."""
+        counts = {"projected": 0, "bypassed": 0, "plain": 0}
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                plain = group["rank"] is None or parameter.ndim < 2
+                counts["plain" if plain else "projected" if Projection.of(parameter, group) else "bypassed"] += 1
+        return counts
+
     def _update(self, parameter: Tensor, group: dict, index: int) -> None:
         """One step of one parameter, computed in float32 or better whatever its own type."""
-        projection = Projection.of(parameter, group)
+        projection, lr = Projection.of(parameter, group), group["lr"]
         W, G = _matrix(parameter), _matrix(parameter.grad)
-        sound = projection is None or bool(G.isfinite().all() and G.any())
-        if not sound and "basis" not in self.state[parameter]:
-            return  # there is no direction to choose a basis by
-        state, lr = self.state[parameter], group["lr"]
-        state["step"] = step = state.get("step", 0) + 1
-        W = W * (1 - lr * group["weight_decay"])
+        state = self.state.get(parameter, {})
+        if group["weight_decay"]:
+            W = W * (1 - lr * group["weight_decay"])
         normalize = group["normalize"] and W.ndim == 2
         if normalize:
-            g = W.norm(dim=1, keepdim=True)
-            directed = g > 0  # a row of zeros has no direction and is learned as it is
-            u = W / torch.where(directed, g, 1)
-            grad_g = torch.where(directed, (G * u).sum(1, keepdim=True), 0)
-            G = G - u * grad_g
+            g, columns = W.norm(dim=1, keepdim=True), W.shape[1]
+            normal = g > ROOM * lr * math.sqrt(columns)
+            u = W / torch.where(g > 0, g, 1)
+            grad_g = (G * u).sum(1, keepdim=True)
+            G = G - torch.where(normal, u * grad_g, 0)
+        if projection is not None and self._is_due(state, projection, G, group):
+            sound = bool(G.isfinite().all() and G.any())
+            if not sound and "basis" not in state:
+                return  # there is no direction to choose a basis by
+            if sound:
+                self._refresh(state, projection, G, group, index)
+        state["step"] = state.get("step", 0) + 1
+        self.state[parameter] = state
         if projection is None:
             mean, root, size = self._adam(state, "", G, group)
             W = W.addcdiv(mean, root, value=-lr * size)
         else:
-            offset = index * group["update_gap"] // len(self._order) if group["stagger"] else 0
-            if "basis" not in state or (sound and (step - 1 + offset) % group["update_gap"] == 0):
-                self._refresh(state, projection, G, group, index)
             P = state["basis"].to(G.dtype)
             mean, root, size = self._adam(state, "", projection.project(G, P), group)
-            W = W - lr * group["scale"] * projection.back(mean / root * size, P)
+            W = W - lr * group["scale"] * size * projection.back(mean / root, P)
         if normalize:
-            mean, root, size = self._adam(state, "_length", grad_g, group)
-            W = torch.where(directed, (g - lr * size * mean / root) * W / W.norm(dim=1, keepdim=True), W)
+            rate = {None: lr, "row": lr * math.sqrt(columns)}.get(group["magnitude_lr"], group["magnitude_lr"])
+            mean, root, size = self._adam(state, "_norm", grad_g, group)
+            norms = torch.maximum(g - rate * size * mean / root, SHRINK * g)
+            W = W * torch.where(normal, norms / W.norm(dim=1, keepdim=True), 1)
         parameter.copy_(W.view(parameter.shape))
+
+    @staticmethod
+    def _is_due(state: dict, projection: Projection, G: Tensor, group: dict) -> bool:
+        """Whether a basis is wanted: there is none, its window has ended, or it holds too little of the gradient."""
+        if "basis" not in state:
+            return True
+        age = state["step"] - state["drawn"]
+        if age >= state["window"]:
+            return True
+        if age % LOOK or not group["redraw_below"]:
+            return False
+        # In a fresh adapter rows and columns wait for their partner's: what had no gradient then is not in the basis.
+        share = projection.share(G, state["basis"].to(G.dtype))
+        return projection.live(G) > state["live"] or share < group["redraw_below"] * state["share"]
 
     def _refresh(self, state: dict, projection: Projection, G: Tensor, group: dict, index: int) -> None:
         """Take a new basis from a gradient, and do with the moments what `on_refresh` says."""
-        generator = torch.Generator().manual_seed((group["seed"] * 1_000_003 + index) * 1_000_003 + state["step"])
+        step, gap = state.get("step", 0), group["update_proj_gap"]
+        generator = torch.Generator().manual_seed((group["seed"] * 1_000_003 + index) * 1_000_003 + step)
         old, new = state.get("basis"), projection.basis(G, group["basis"], generator)
-        state["basis"] = new.to(group["basis_dtype"])
+        early = index * gap // len(self._order) if group["stagger"] and old is None else 0  # of the first window alone
+        state["basis"] = new.to(group["basis_dtype"] or (torch.bfloat16 if group["bits"] == 8 else torch.float32))
+        state |= {"drawn": step, "window": gap - early, "share": projection.share(G, new), "live": projection.live(G)}
         if old is None or group["on_refresh"] == "keep":
             return
         if group["on_refresh"] == "reset":
             for name in MOMENTS:
-                _write(state, name, torch.zeros_like(_read(state, name)), group["bits"])
-            state["began"] = state["step"] - 1
+                write(state, name, torch.zeros_like(read(state, name)), group["bits"])
+            state["began"] = step
             return
         for name, turn in zip(MOMENTS, projection.turns(old.to(G.dtype), new), strict=True):
-            moment = _read(state, name)
-            _write(state, name, moment @ turn if projection.right else turn @ moment, group["bits"])
+            moment = read(state, name)
+            write(state, name, moment @ turn if projection.right else turn @ moment, group["bits"])
 
     def _adam(self, state: dict, suffix: str, gradient: Tensor, group: dict) -> tuple[Tensor, Tensor, float]:
         """Adam's direction as numerator, denominator and the factor that corrects the numerator's bias."""
@@ -159,24 +201,25 @@ class ProjectedAdamW(Optimizer):
         if first not in state and first + "_codes" not in state:
             mean, square = torch.zeros_like(gradient), torch.zeros_like(gradient)
         else:
-            mean, square = _read(state, first), _read(state, second)
+            mean, square = read(state, first), read(state, second)
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         step = state["step"] - (0 if suffix else state.get("began", 0))
         denominator = (square.sqrt() / math.sqrt(1 - beta2**step)).add_(group["eps"])
-        _write(state, first, mean, group["bits"])
-        _write(state, second, square, group["bits"])
+        bits = 32 if suffix else group["bits"]
+        write(state, first, mean, bits)
+        write(state, second, square, bits)
         return mean, denominator, 1 / (1 - beta1**step)
 
 
 class GradNormLoRP(ProjectedAdamW):
-    """Weight normalization and low-rank gradient projection with 8-bit moments (arXiv 2412.19616).
+    """Weight normalization and low-rank gradient projection (arXiv 2412.19616).
 
-    Args: those of `ProjectedAdamW`, with the defaults of the paper's pre-training runs.
+    Args: those of `ProjectedAdamW`. Groups without a rank are plain AdamW.
     """
 
-    def __init__(self, params: Iterable, lr: float = 1e-3, *, rank: float = 128, bits: int = 8, **settings):
-        super().__init__(params, lr, rank=rank, bits=bits, normalize=True, **settings)
+    def __init__(self, params: Iterable, lr: float = 1e-4, *args, **settings):
+        super().__init__(params, lr, *args, normalize=True, **settings)
 
 
 def _check(group: dict) -> None:
@@ -184,8 +227,13 @@ def _check(group: dict) -> None:
     rank = group["rank"]
     if rank is not None and (rank <= 0 or (rank >= 1 and rank != int(rank))):
         raise UserError(f"rank is {rank}", "Set it to a whole number, or to a share of the shorter side below 1")
-    if group["update_gap"] < 1:
-        raise UserError(f"update_gap is {group['update_gap']}", "Set it to at least 1 step")
+    if group["update_proj_gap"] < 1:
+        raise UserError(f"update_proj_gap is {group['update_proj_gap']}", "Set it to at least 1 step")
+    if not 0 <= group["redraw_below"] <= 1:
+        raise UserError(f"redraw_below is {group['redraw_below']}", "Set it to 0 to 1")
+    rate = group["magnitude_lr"]
+    if rate not in (None, "row") and (isinstance(rate, str) or not 0 <= rate < math.inf):
+        raise UserError(f"magnitude_lr is {rate!r}", 'Set it to a number of at least 0, to None or to "row"')
     for name, values in ALLOWED.items():
         if group[name] not in values:
             raise UserError(f"{name} is {group[name]!r}", f"Choose one of {', '.join(map(str, values))}")
@@ -195,20 +243,3 @@ def _matrix(tensor: Tensor) -> Tensor:
     """A weight as it is projected: (outputs, the rest), in float32 or float64; a vector stays a vector."""
     tensor = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
     return tensor.reshape(len(tensor), -1) if tensor.ndim > 1 else tensor
-
-
-def _write(state: dict, name: str, moment: Tensor, bits: int) -> None:
-    """Keep a moment; in eight bits the root of the second, which spans half as many orders of magnitude."""
-    if bits == 32 or moment.numel() < SMALLEST:
-        state[name] = moment
-        return
-    signed = not name.startswith(MOMENTS[1])
-    state[name + "_codes"], state[name + "_largest"] = quantize(moment if signed else moment.sqrt(), signed)
-
-
-def _read(state: dict, name: str) -> Tensor:
-    if name in state:
-        return state[name]
-    signed = not name.startswith(MOMENTS[1])
-    moment = dequantize(state[name + "_codes"], state[name + "_largest"], signed)
-    return moment if signed else moment.square()

@@ -33,6 +33,14 @@ class Projection:
     def back(self, N: Tensor, P: Tensor) -> Tensor:
         return N @ P if self.right else P @ N
 
+    def share(self, G: Tensor, P: Tensor) -> float:
+        """How much of a gradient a basis holds: |R|^2 / |G|^2, 0 to 1."""
+        return float(self.project(G, P).square().sum() / G.square().sum().clamp_min(torch.finfo(G.dtype).tiny))
+
+    def live(self, G: Tensor) -> int:
+        """How many rows or columns, whichever are projected, have a gradient."""
+        return int((G != 0).any(0 if self.right else 1).sum())
+
     def basis(self, G: Tensor, how: str, generator: torch.Generator) -> Tensor:
         """Orthonormal rows, (k, n), or columns, (m, k), that hold the most of a gradient."""
         columns = G.T if self.right else G

@@ -1,0 +1,142 @@
+"""The settings of every optimizer: what a project file and the studio can choose, and within which bounds."""
+
+from typing import Annotated, Any, ClassVar, Literal, Union
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class Learning(Strict):
+    """What every optimizer has; each adds its own settings, and `Optimizer` is the union of all."""
+
+    lr: float = Field(3e-3, gt=0, le=1)
+    make_lr: float = Field(2e-3, gt=0, le=1, description="learning rate of make, which starts from learned halves")
+    weak: float = Field(0.1, ge=0, le=1, description="share of lr with which the other half learns on `others`")
+    weight_decay: float = Field(0.0, ge=0, le=1)
+
+    decays: ClassVar[bool] = True  # whether the rate falls to zero over a stage
+    independent: ClassVar[bool] = True  # whether a weight's update depends on that weight's gradient alone
+
+    def rates(self, rates: dict[str, float], up: str) -> dict[str, float]:
+        """The learning rates of the halves of a concept each, from what the stage gives them.
+
+        Args:
+            up: the concept whose half is of the up factors.
+        """
+        return rates
+
+    def own_settings(self) -> dict[str, Any]:
+        """What the optimizer itself is built with; the rates go to its parameter groups."""
+        others = {"name", "lr", "make_lr", "weak", "ratio", "active", "every", "floor", "sampling"}
+        return self.model_dump(exclude=others)
+
+
+class AdamLike(Learning):
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0, le=1e-2)
+
+
+class AdamW(AdamLike):
+    name: Literal["adamw"] = "adamw"
+
+
+class AdamW8bit(AdamLike):
+    """bitsandbytes' AdamW with moments in eight bits."""
+
+    name: Literal["adamw-8bit"] = "adamw-8bit"
+
+
+class LoRAPlus(AdamLike):
+    """AdamW with a higher rate for the up factors (arXiv 2402.12354)."""
+
+    name: Literal["lora-plus"] = "lora-plus"
+    ratio: float = Field(4.0, gt=0, le=100, description="of the up factors' rate to the down factors'")
+
+    def rates(self, rates: dict[str, float], up: str) -> dict[str, float]:
+        return {concept: rate * (self.ratio if concept == up else 1) for concept, rate in rates.items()}
+
+
+class Adafactor(Learning):
+    """Second moments as rows and columns (arXiv 1804.04235)."""
+
+    name: Literal["adafactor"] = "adafactor"
+    beta2_decay: float = Field(-0.8, ge=-1, lt=0)
+    clip: float = Field(1.0, gt=0, le=100, description="of the update's root mean square")
+
+
+class ScheduleFree(AdamLike):
+    """AdamW whose weights are averages along the way, so that no rate has to fall (arXiv 2405.15682)."""
+
+    name: Literal["schedule-free"] = "schedule-free"
+    decays: ClassVar[bool] = False
+    independent: ClassVar[bool] = False
+
+
+class Prodigy(AdamLike):
+    """AdamW that finds its own rate; lr and make_lr multiply it (arXiv 2306.06101)."""
+
+    name: Literal["prodigy"] = "prodigy"
+    lr: float = Field(1.0, gt=0, le=100)
+    make_lr: float = Field(1.0, gt=0, le=100)
+    weak: float = Field(1.0, ge=1, le=1, description="it has one rate for all")
+
+    independent: ClassVar[bool] = False
+
+
+class ProjectedAdamW(AdamLike):
+    """AdamW in a low-rank projection of the gradient (GaLore)."""
+
+    name: Literal["projected-adamw"] = "projected-adamw"
+    rank: float = Field(0.25, gt=0, le=4096, description="of the projection: a number, or a share of the shorter side")
+    update_proj_gap: int = Field(50, ge=1, le=100_000, description="steps between two bases of a weight")
+    redraw_below: float = Field(
+        0.5, ge=0, le=1, description="a basis that holds less than this share of what it did is drawn anew early"
+    )
+    scale: float = Field(1.0, gt=0, le=10, description="of the projected update beside lr")
+    basis: Literal["svd", "randomized"] = "svd"
+    on_refresh: Literal["keep", "rotate", "reset"] = Field("keep", description="what becomes of the moments then")
+    bits: Literal[8, 32] = Field(32, description="of the moments")
+    stagger: bool = Field(False, description="spread the refreshes, so that no step takes much longer than the others")
+
+
+class GradNormLoRP(ProjectedAdamW):
+    """Weight normalization and low-rank gradient projection (arXiv 2412.19616)."""
+
+    name: Literal["gradnorm-lorp"] = "gradnorm-lorp"
+    bits: Literal[8, 32] = Field(8, description="of the moments")
+    magnitude_lr: Annotated[float, Field(gt=0, le=1)] | Literal["lr", "row"] = Field(
+        "row", description="rate of the rows' norms: lr, row for lr times the root of the columns, or a number"
+    )
+
+    def own_settings(self) -> dict[str, Any]:
+        return super().own_settings() | ({"magnitude_lr": None} if self.magnitude_lr == "lr" else {})
+
+
+class OwLore(ProjectedAdamW):
+    """A few blocks at a time, those whose weights have many outliers more often (arXiv 2405.18380)."""
+
+    name: Literal["owlore"] = "owlore"
+    active: int = Field(0, ge=0, le=1000, description="blocks that learn at a time; 0: a third of them, at most 5")
+    every: int = Field(50, ge=1, le=100_000, description="steps between two draws of blocks")
+    floor: float = Field(0.1, ge=0, le=1, description="share of the probability that is spread evenly")
+    sampling: Literal["outliers", "uniform"] = Field("outliers", description="by what blocks are drawn")
+
+
+KINDS = (AdamW, AdamW8bit, LoRAPlus, Adafactor, ScheduleFree, Prodigy, ProjectedAdamW, GradNormLoRP, OwLore)
+DEFAULT = "adamw"  # where no name is given
+OPTIMIZERS: dict[str, type[Learning]] = {kind.model_fields["name"].default: kind for kind in KINDS}
+
+
+def _optimizer_name(value: Any) -> Any:
+    """By what the union chooses."""
+    return value.get("name", DEFAULT) if isinstance(value, dict) else getattr(value, "name", None)
+
+
+Optimizer = Annotated[
+    Union[tuple(Annotated[kind, Tag(name)] for name, kind in OPTIMIZERS.items())],  # noqa: UP007 (made from a list)
+    Discriminator(_optimizer_name),
+]
