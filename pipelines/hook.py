@@ -34,9 +34,15 @@ def hooked(pipe: DiffusionPipeline, family: Family, rule: GuidanceRule, argument
         arguments: of the call, by name.
     """
     state = GuidanceState()
-    if rule.is_stock and rule.interval == (0.0, 1.0) and not rule.record:
+    may_skip = rule.interval != (0.0, 1.0) or rule.skip_above is not None
+    if rule.is_stock and not may_skip and not rule.record:
         yield state
         return
+    if rule.uses_scale and arguments.get("use_dynamic_cfg"):
+        raise UserError(
+            f"use_dynamic_cfg sets each step's guidance scale too late for {type(rule).__name__}",
+            "Leave use_dynamic_cfg out, or choose another rule",
+        )
     hook = Hook(pipe, family, rule, arguments, state)
     # A compiled module has no truth value.
     denoisers = [module for name in family.denoisers if (module := getattr(pipe, name, None)) is not None]
@@ -48,7 +54,6 @@ def hooked(pipe: DiffusionPipeline, family: Family, rule: GuidanceRule, argument
             module.register_forward_hook(hook.after, with_kwargs=True),
         )
     ]
-    may_skip = rule.interval != (0.0, 1.0)
     answers = {module: hook.answer_for(module) for module in denoisers if family.sequential and may_skip}
     token = _current.set(hook)
     try:
@@ -119,7 +124,7 @@ class Hook:
         if _current.get() is not self or _is_extra(kwargs):
             return None
         if self.family.sequential:
-            return self._after_one_half(args, kwargs, output)
+            return self._after_one_half(module, args, kwargs, output)
         if self.parts == 1:
             return None
         raw = output[0]  # tuples and diffusers' outputs alike
@@ -127,7 +132,7 @@ class Hook:
             raw = torch.stack(raw)
         if self.skipping:
             halves = [raw, raw] if self.parts == 2 else [raw.chunk(3)[1], *raw.chunk(3)[1:]]
-        elif self.rule.is_stock and not self.rule.record:
+        elif self._nothing_to_do():
             return None
         else:
             halves = list(raw.chunk(self.parts))
@@ -135,7 +140,7 @@ class Hook:
             conditional, unconditional = halves[1 - place], halves[place]
             seen = _input(args, kwargs)
             latents = (torch.stack(seen) if self.family.listed else seen).chunk(self.parts)[1 - place]
-            result = self._guide(latents, _timestep(args, kwargs), conditional, unconditional)
+            result = self._guide(module, latents, _timestep(args, kwargs), conditional, unconditional)
             if result is None:
                 return None
             halves[1 - place], halves[place] = result
@@ -161,21 +166,24 @@ class Hook:
         module.forward = answer
         return answer, own
 
-    def _after_one_half(self, args: tuple, kwargs: dict, output):
+    def _after_one_half(self, module: nn.Module, args: tuple, kwargs: dict, output):
         if self.kept is None:
             self.kept = output
             return None
-        if self.skipping or (self.rule.is_stock and not self.rule.record):
+        if self.skipping or self._nothing_to_do():
             return None
         conditional = self.kept[0]
-        result = self._guide(_input(args, kwargs), _timestep(args, kwargs), conditional, output[0])
+        result = self._guide(module, _input(args, kwargs), _timestep(args, kwargs), conditional, output[0])
         if result is None:
             return None
         if result[0] is not conditional:
             conditional.copy_(result[0])  # the pipeline holds it already
         return _replaced(output, result[1])
 
-    def _guide(self, latents: Tensor, timestep, conditional: Tensor, unconditional: Tensor):
+    def _nothing_to_do(self) -> bool:
+        return self.rule.is_stock and not self.rule.record and self.rule.skip_above is None
+
+    def _guide(self, module: nn.Module, latents: Tensor, timestep, conditional: Tensor, unconditional: Tensor):
         """What to put in place of the two halves; None to leave them as they are.
 
         Args:
@@ -192,15 +200,26 @@ class Hook:
             sizes.insert(1, 1)
         inner = (slice(None), *(slice(size) for size in sizes))
         x, c, u = (part[inner].float() for part in (latents, conditional, unconditional))
-        scale, shift = coefficients(self.pipe.scheduler, timestep)
-        shift *= self.family.sign
-        direction = self.rule.bracket(scale * x + shift * c, scale * x + shift * u, self.state)
-        if self.rule.is_stock:
+        state = self.state
+        state.guidance_scale = self._guidance_scale(module)
+        if self.rule.on_outputs:
+            direction = self.rule.bracket(c, u, state)
+        else:
+            scale, shift = coefficients(self.pipe.scheduler, timestep)
+            shift *= self.family.sign
+            direction = self.rule.bracket(scale * x + shift * c, scale * x + shift * u, state) / shift
+        state.evaluations += 1
+        done = state.settled
+        if self.rule.skip_above is not None:
+            self.rule.settle(c, u, state)
+        if done is not None and done.any():
+            direction[done] = 0
+        elif self.rule.is_stock:
             return None
         if self._something_comes_after():
-            result = _written(conditional, inner, c + (self._guidance_scale() - 1) * direction / shift)
+            result = _written(conditional, inner, c + (state.guidance_scale - 1) * direction)
             return result, result
-        return conditional, _written(unconditional, inner, c - direction / shift)
+        return conditional, _written(unconditional, inner, c - direction)
 
     def _parts(self, rows: int) -> int:
         """1: no guidance at this evaluation. 2: both halves. 3: also a perturbed one (PAG)."""
@@ -209,13 +228,18 @@ class Hook:
         return 1 if pair else parts  # PAG alone runs the conditional half and a perturbed one
 
     def _covered(self) -> bool:
-        """Whether this evaluation lies in the rule's interval."""
+        """Whether the rule is wanted at this evaluation."""
+        if self.state.settled is not None and self.state.settled.all():
+            return False
         evaluations = getattr(self.pipe, "num_timesteps", None) or self.steps  # not every pipeline counts them
         return self.rule.covers(min(self.evaluation, evaluations - 1), evaluations)
 
-    def _guidance_scale(self) -> float:
-        """The paper's w of this evaluation: a callback may have changed it."""
+    def _guidance_scale(self, module: nn.Module) -> float:
+        """The paper's w of this evaluation: a callback may have changed it, and a second expert may have its own."""
         name = self.family.scale
+        second = getattr(self.pipe, f"_{name}_2", None)
+        if second is not None and module is getattr(self.pipe, self.family.denoisers[-1]):
+            return second
         return getattr(self.pipe, name, self.arguments[name]) + 1 - self.family.scale_of_none
 
     def _something_comes_after(self) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import diffusers
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
@@ -32,6 +33,7 @@ class Case:
         variant: what sets this case apart from another of the same class.
         added: other terms join the result of guidance: perturbed attention, skipped layers.
         renormalised: the stock pipeline scales the result of guidance, with no way to switch that off.
+        no_unguided: why the stock pipeline without guidance is nothing to compare with.
         slow: takes seconds a call.
         alone: `inputs` cannot describe a batch of two.
     """
@@ -50,6 +52,7 @@ class Case:
     added: bool = False
     renormalised: bool = False
     alone: bool = False
+    no_unguided: str | None = None
     slow: bool = False
 
     @property
@@ -84,6 +87,11 @@ class Case:
         drawn = pipe(**settings | changes)
         drawn = drawn if isinstance(drawn, Tensor) else drawn[0]
         return torch.stack(list(drawn)) if isinstance(drawn, list) else drawn
+
+
+def marks(case: Case) -> tuple:
+    """For pytest."""
+    return (pytest.mark.slow,) if case.slow else ()
 
 
 def denoisers(pipe) -> list[torch.nn.Module]:

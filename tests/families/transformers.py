@@ -281,6 +281,7 @@ CASES = [
         together(hunyuan_text, pag_scale=0.5),
         ("DDIM v",),
         added=True,
+        no_unguided="diffusers' own call fails",
     ),
     Case(
         "AuraFlowPipeline",

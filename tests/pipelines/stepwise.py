@@ -14,6 +14,13 @@ import torch
 
 from tests.pipelines.reference import apg_direction, own_denoised
 
+RULE = {"eta": 0.2, "norm_threshold": 0.3, "momentum": -0.5}
+
+
+def far(a: torch.Tensor, b: torch.Tensor) -> float:
+    """How far a is from b, relative to b."""
+    return float((a - b).norm() / b.norm())
+
 
 class Sampler:
     """Patches one call of a stock pipeline.
