@@ -27,7 +27,6 @@ __all__ = [
 
 # Imported when first asked for: they bring PyTorch and diffusers, seconds that the studio's page does not wait for.
 _LATE = {
-    "APGStableDiffusionPipeline": "pipelines.guided_pipeline",
     "guided": "pipelines.guided_pipeline",
     **dict.fromkeys(("FDG", "TCFG", "CFGRescale", "CFGZeroStar"), "pipelines.rules"),
     "set_attention": "pipelines.attention",
@@ -35,6 +34,8 @@ _LATE = {
 
 
 def __getattr__(name: str):
+    if name.startswith("APG"):  # APGFluxPipeline and every other class of a known family
+        return getattr(import_module("pipelines.guided_pipeline"), name)
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LATE[name]), name)

@@ -9,6 +9,7 @@ import json
 import logging
 from pathlib import Path
 
+import diffusers
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from pipelines.adapters import AdapterMixin
@@ -129,3 +130,11 @@ def guided(stock: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
 
 
 APGStableDiffusionPipeline = guided(StableDiffusionPipeline)
+
+
+def __getattr__(name: str) -> type[DiffusionPipeline]:
+    """`APGFluxPipeline` is `guided(FluxPipeline)`, and so on; each is made when first asked for."""
+    stock = getattr(diffusers, name.removeprefix("APG"), None) if name.startswith("APG") else None
+    if stock is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return guided(stock)

@@ -38,6 +38,11 @@ def hooked(pipe: DiffusionPipeline, family: Family, rule: GuidanceRule, argument
     if rule.is_stock and not may_skip and not rule.record:
         yield state
         return
+    if family.sequential and not hasattr(pipe.scheduler, "step_index"):
+        raise UserError(
+            f"{type(pipe.scheduler).__name__} does not tell where in the schedule it is, and that tells the halves apart",
+            "Choose a scheduler of flows, such as FlowMatchEulerDiscreteScheduler",
+        )
     if rule.uses_scale and arguments.get("use_dynamic_cfg"):
         raise UserError(
             f"use_dynamic_cfg sets each step's guidance scale too late for {type(rule).__name__}",

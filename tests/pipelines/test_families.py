@@ -123,6 +123,13 @@ def test_a_latent_with_noise_levels_of_its_own_is_refused():
         case.draw(pipe)
 
 
+def test_halves_in_two_calls_need_a_scheduler_that_knows_its_place():
+    case = next(case for case in CASES if case.stock == "CogView4Pipeline")
+    pipe = case.pipeline(guided(case.stock_class), "DDIM")
+    with pytest.raises(UserError, match="DDIMScheduler does not tell"):
+        case.draw(pipe)
+
+
 @pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="then diffusers has Kolors")
 def test_a_class_whose_package_is_missing_is_refused_with_what_it_needs():
     with pytest.raises(UserError, match=r"KolorsPipeline needs .*sentencepiece"):
