@@ -40,7 +40,7 @@ def hooked(pipe: DiffusionPipeline, family: Family, rule: GuidanceRule, argument
         return
     if family.sequential and not hasattr(pipe.scheduler, "step_index"):
         raise UserError(
-            f"{type(pipe.scheduler).__name__} does not tell where in the schedule it is, and that tells the halves apart",
+            f"{type(pipe.scheduler).__name__} does not tell where it is in the schedule, and so not the halves apart",
             "Choose a scheduler of flows, such as FlowMatchEulerDiscreteScheduler",
         )
     if rule.uses_scale and arguments.get("use_dynamic_cfg"):
