@@ -20,23 +20,28 @@ def coefficients(scheduler, timestep: Tensor | float) -> tuple[float, float]:
 
     Args:
         scheduler: of diffusers, its timesteps set; where it has sigmas they are used, since timesteps are rounded.
-        timestep: what the network was given; used only by schedulers without sigmas.
+        timestep: what the network was given; used where the scheduler has no sigmas, and for the place in a shortened
+            schedule before the first step.
 
     Raises:
         UserError: the scheduler's prediction type is not known.
     """
     if hasattr(scheduler, "precondition_outputs"):
-        return _edm(scheduler)
+        return _edm(scheduler, timestep)
     kind = getattr(scheduler.config, "prediction_type", "epsilon")
     if _is_flow(scheduler):
-        sigma = _sigma(scheduler)
+        sigma = _sigma(scheduler, timestep)
         return (1.0, 1 - sigma) if getattr(scheduler.config, "invert_sigmas", False) else (1.0, -sigma)
     if _sigmas(scheduler) is not None:
-        sigma = _sigma(scheduler)
+        sigma = _sigma(scheduler, timestep)
         a = 1 / math.sqrt(1 + sigma**2)
         s = sigma * a
     else:
-        alpha = float(scheduler.alphas_cumprod[int(timestep)])
+        timestep = _one(timestep)
+        if hasattr(scheduler, "_alpha_cumprod"):  # of Stable Cascade: a function of a timestep between 0 and 1
+            alpha = float(scheduler._alpha_cumprod(timestep.float(), timestep.device))
+        else:
+            alpha = float(scheduler.alphas_cumprod[int(timestep)])
         a, s = math.sqrt(alpha), math.sqrt(1 - alpha)
     match kind:
         case "epsilon":
@@ -69,17 +74,27 @@ def _sigmas(scheduler) -> Tensor | None:
     return getattr(scheduler, "sigmas", None)
 
 
-def step_index(scheduler) -> int:
-    """Which entry of the scheduler's sigmas the present evaluation is at."""
+def _one(timestep: Tensor | float) -> Tensor | float:
+    """It is the same for all samples."""
+    return timestep.flatten()[0] if isinstance(timestep, Tensor) else timestep
+
+
+def step_index(scheduler, timestep: Tensor | float) -> int:
+    """Which entry of the scheduler's sigmas the present evaluation is at.
+
+    Args:
+        timestep: what the network was given. It may be scaled or reversed, and then says nothing.
+    """
     for index in (scheduler.step_index, scheduler.begin_index):
         if index is not None:
             return int(index)
-    return int(scheduler.index_for_timestep(scheduler.timesteps[0]))
+    given, schedule = _one(timestep), scheduler.timesteps
+    return int(scheduler.index_for_timestep(given if (schedule == given).any() else schedule[0]))
 
 
-def _sigma(scheduler) -> float:
+def _sigma(scheduler, timestep: Tensor | float) -> float:
     """The noise level of the evaluation that is about to be used."""
-    index = step_index(scheduler)
+    index = step_index(scheduler, timestep)
     if getattr(scheduler, "state_in_first_order", True) is False:  # the second half of a two-evaluation step
         name = type(scheduler).__name__
         if name == "DPMSolverSDEScheduler":
@@ -91,9 +106,9 @@ def _sigma(scheduler) -> float:
     return float(scheduler.sigmas[index])
 
 
-def _edm(scheduler) -> tuple[float, float]:
+def _edm(scheduler, timestep: Tensor | float) -> tuple[float, float]:
     """Read A and B off the scheduler's own preconditioning, which is linear in both of its arguments."""
-    sigma = scheduler.sigmas[step_index(scheduler)]
+    sigma = scheduler.sigmas[step_index(scheduler, timestep)]
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     c_in = float(scheduler.precondition_inputs(one, sigma))
     c_skip = float(scheduler.precondition_outputs(one, zero, sigma))

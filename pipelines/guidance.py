@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pipelines.errors import UserError
 
@@ -26,9 +26,20 @@ PUBLISHED = {
 
 @dataclass
 class GuidanceState:
-    """What a rule remembers within one call: the running direction, and figures of each evaluation if asked for."""
+    """What a rule remembers within one call, and what it is told of it.
 
+    Args:
+        guidance_scale: the paper's w at the present evaluation.
+        direction: APG's running direction.
+        evaluations: how many there were before this one.
+        settled: [batch], whether a sample's halves have come so close that it goes on without guidance.
+        figures: of each evaluation, if asked for.
+    """
+
+    guidance_scale: float = 1.0
     direction: Tensor | None = None
+    evaluations: int = 0
+    settled: Tensor | None = None
     figures: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -40,13 +51,21 @@ class GuidanceRule:
         interval: guide only between these fractions of the sampling steps, 0 <= start < stop <= 1 (arXiv 2404.07724).
             A step k of n is inside where start <= k / n < stop. Outside, the unconditional half is not computed.
             None is the whole schedule.
+        skip_above: once the cosine between the network's two outputs is above this, go on without guidance, and do not
+            compute the unconditional half when that holds for the whole batch (arXiv 2312.12487). None: never.
         record: keep figures of every evaluation in the pipeline's `guidance_record`.
     """
 
     interval: tuple[float, float] | None = field(default=(0.0, 1.0), kw_only=True)
+    skip_above: float | None = field(default=None, kw_only=True)
     record: bool = field(default=False, kw_only=True)
 
+    on_outputs: ClassVar[bool] = False  # its paper speaks of what the network returns, not of denoised predictions
+    uses_scale: ClassVar[bool] = False  # its direction depends on the guidance scale
+
     def __post_init__(self):
+        if self.skip_above is not None and not -1 <= self.skip_above <= 1:
+            raise UserError(f"skip_above is {self.skip_above}", "Give a cosine, from -1 to 1, or None to never skip")
         # One form, so that rules are equal when they mean the same: JSON gives lists.
         object.__setattr__(self, "interval", (0.0, 1.0) if self.interval is None else tuple(self.interval))
         if len(self.interval) != 2:
@@ -57,8 +76,8 @@ class GuidanceRule:
 
     @property
     def is_stock(self) -> bool:
-        """Whether the rule is what the stock pipeline does anyway."""
-        raise NotImplementedError
+        """Whether the rule's direction is what the stock pipeline takes anyway."""
+        return False
 
     def covers(self, step: int, steps: int) -> bool:
         """Whether step `step` of `steps` lies in the interval."""
@@ -69,10 +88,16 @@ class GuidanceRule:
         """The direction U of `guided = conditional + (guidance_scale - 1) * U`, float32.
 
         Args:
-            conditional, unconditional: denoised predictions, [batch, ...].
+            conditional, unconditional: denoised predictions, [batch, ...]; raw outputs where the rule is `on_outputs`.
             state: of this call; changed.
         """
         raise NotImplementedError
+
+    def settle(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> None:
+        """Note which samples need no guidance any more. Takes the network's outputs, [batch, ...]."""
+        product, lengths = (conditional * unconditional).flatten(1).mean(1), rms(conditional) * rms(unconditional)
+        close = product > self.skip_above * lengths.flatten()
+        state.settled = close if state.settled is None else state.settled | close
 
 
 @dataclass(frozen=True)
@@ -86,7 +111,7 @@ class CFG(GuidanceRule):
     def bracket(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
         direction = conditional.float() - unconditional.float()
         if self.record:
-            state.figures.append(_figures(direction, direction, project(direction, conditional.float())))
+            state.figures.append(figures(direction, direction, project(direction, conditional.float())))
         return direction
 
 
@@ -146,7 +171,7 @@ class APG(GuidanceRule):
         clipped = limit_rms(direction, self.norm_threshold) if self.norm_threshold else direction
         parallel = project(clipped, conditional.float())
         if self.record:
-            state.figures.append(_figures(direction, clipped, parallel))
+            state.figures.append(figures(direction, clipped, parallel))
         return clipped - parallel + self.eta * parallel
 
 
@@ -176,7 +201,7 @@ def rms(x: Tensor) -> Tensor:
     return x.square().mean(tuple(range(1, x.ndim)), keepdim=True).sqrt()
 
 
-def _figures(direction: Tensor, clipped: Tensor, parallel: Tensor) -> dict[str, float]:
+def figures(direction: Tensor, clipped: Tensor, parallel: Tensor) -> dict[str, float]:
     """Means over the batch of one evaluation."""
     before, after = rms(direction), rms(clipped)
     return {

@@ -1,30 +1,22 @@
 """Any stock pipeline of a known family with a guidance rule in place of classifier-free guidance.
 
-The stock pipeline stays as it is. While a call runs, its denoiser carries a hook that reads both halves of the output,
-lets the rule find the direction U, and writes o_u' = o_c - U / B into the unconditional half: the stock formula
-o_u' + w (o_c - o_u') is then the rule's own result for every prediction type and every guidance scale w.
-
-Where the pipeline rescales after guidance (`guidance_rescale`), the hook writes the rule's result into both halves: the
-stock formula, and the rescaling, which compares the two, then leave it alone, and a limit that the rule set holds.
+The stock pipeline stays as it is; while a call runs, its denoisers carry a hook (`pipelines/hook.py`).
 """
 
 import functools
 import inspect
 import json
 import logging
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 
 import diffusers
-import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
-from torch import Tensor
 
 from pipelines.adapters import AdapterMixin
-from pipelines.denoised import coefficients
 from pipelines.errors import UserError
-from pipelines.guidance import APG, GuidanceRule, GuidanceState
+from pipelines.families import family_of
+from pipelines.guidance import APG, GuidanceRule
+from pipelines.hook import hooked, see_latents, see_progress
 
 log = logging.getLogger("joinery")
 
@@ -46,6 +38,12 @@ class GuidedMixin(AdapterMixin):
         stock = stock_class(cls)
         if cls.__call__ is stock.__call__:  # a subclass keeps its own, or the guided one it inherits
             cls.__call__ = _guided_call(stock)
+            prepare = family_of(stock).prepare
+            setattr(cls, prepare, _watched(getattr(cls, prepare)))
+
+    def progress_bar(self, iterable=None, total=None):
+        see_progress(iterable, total)
+        return super().progress_bar(iterable, total)
 
     @classmethod
     def from_pipe(cls, pipeline, **kwargs):
@@ -75,6 +73,9 @@ def stock_class(cls: type) -> type[DiffusionPipeline]:
 
 def _guided_call(stock: type[DiffusionPipeline]):
     """The stock class's `__call__` with one more argument."""
+    family, signature = family_of(stock), inspect.signature(stock.__call__)
+    names = list(signature.parameters)[1:]
+    defaults = {name: signature.parameters[name].default for name in names}
 
     @functools.wraps(stock.__call__)
     def call(self, *args, guidance: GuidanceRule | None = None, **kwargs):
@@ -83,12 +84,12 @@ def _guided_call(stock: type[DiffusionPipeline]):
             raise UserError(f"guidance is {rule!r}", "Give a guidance rule, for example APG() or CFG()")
         if kwargs.get("guidance_rescale") and not rule.is_stock:
             log.warning("guidance_rescale has no effect beside %s, which limits guidance itself", type(rule).__name__)
-        with _hooked(self, rule) as state:
+        arguments = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+        with hooked(self, family, rule, arguments) as state:
             output = stock.__call__(self, *args, **kwargs)
         self.guidance_record = state.figures if rule.record else None
         return output
 
-    signature = inspect.signature(stock.__call__)
     own = inspect.Parameter("guidance", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=GuidanceRule | None)
     others = list(signature.parameters.values())
     place = len(others) - (others[-1].kind is inspect.Parameter.VAR_KEYWORD)
@@ -102,111 +103,16 @@ def _guided_call(stock: type[DiffusionPipeline]):
     return call
 
 
-# The hook of the call that runs here. A denoiser may be shared: a call in another thread finds this empty, or its own.
-_current: ContextVar["_Hook | None"] = ContextVar("joinery_guidance", default=None)
+def _watched(prepare):
+    """The method that makes a call's first latents; the hook learns their shape."""
 
+    @functools.wraps(prepare)
+    def watched(self, *args, **kwargs):
+        made = prepare(self, *args, **kwargs)
+        see_latents(made[0] if isinstance(made, tuple | list) else made)
+        return made
 
-@contextmanager
-def _hooked(pipe: DiffusionPipeline, rule: GuidanceRule):
-    """Carry out the rule on the pipeline's denoiser while the block runs."""
-    state = GuidanceState()
-    if rule.is_stock and rule.interval == (0.0, 1.0) and not rule.record:
-        yield state
-        return
-    hook = _Hook(pipe, rule, state)
-    handles = [
-        pipe.unet.register_forward_pre_hook(hook.before, with_kwargs=True),
-        pipe.unet.register_forward_hook(hook.after, with_kwargs=True),
-    ]
-    token = _current.set(hook)
-    try:
-        yield state
-    finally:
-        _current.reset(token)
-        for handle in handles:
-            handle.remove()
-
-
-class _Hook:
-    """The rule at work during one call. The momentum advances once per evaluation, so twice per step of Heun's kind."""
-
-    def __init__(self, pipe: DiffusionPipeline, rule: GuidanceRule, state: GuidanceState):
-        self.pipe, self.rule, self.state = pipe, rule, state
-        self.evaluation = -1
-        self.skipping = False
-
-    @torch.compiler.disable
-    def before(self, module, args: tuple, kwargs: dict):
-        """Outside the rule's interval, hand on the conditional half alone."""
-        if _current.get() is not self:
-            return None
-        self.evaluation += 1
-        covered = self.rule.covers(self.evaluation, self.pipe.num_timesteps)
-        self.skipping = self.pipe.do_classifier_free_guidance and not covered
-        if not self.skipping:
-            return None
-        whole = _argument(args, kwargs, 0, "sample").shape[0]
-        return tuple(_conditional_half(a, whole) for a in args), {
-            key: _conditional_half(value, whole) for key, value in kwargs.items()
-        }
-
-    @torch.compiler.disable
-    def after(self, module, args: tuple, kwargs: dict, output):
-        """Write the rule's result into the unconditional half of the output."""
-        if _current.get() is not self:
-            return None
-        raw = output[0]  # tuples and diffusers' outputs alike
-        if self.skipping:
-            edited = torch.cat([raw, raw])
-        elif not self.pipe.do_classifier_free_guidance or (self.rule.is_stock and not self.rule.record):
-            return None
-        else:
-            unconditional, conditional = raw.float().chunk(2)
-            latents = _argument(args, kwargs, 0, "sample").float()
-            latents = latents[-len(conditional) :, : conditional.shape[1]]  # inpainting adds channels
-            scale, shift = coefficients(self.pipe.scheduler, _argument(args, kwargs, 1, "timestep"))
-            direction = self.rule.bracket(
-                scale * latents + shift * conditional, scale * latents + shift * unconditional, self.state
-            )
-            if self.rule.is_stock:
-                return None
-            if getattr(self.pipe, "guidance_rescale", 0) > 0:
-                result = conditional + (self.pipe.guidance_scale - 1) * direction / shift
-                edited = torch.cat([result, result]).to(raw.dtype)
-            else:
-                edited = torch.cat([(conditional - direction / shift).to(raw.dtype), raw.chunk(2)[1]])
-        if isinstance(output, tuple):
-            return (edited, *output[1:])
-        output[next(iter(output))] = edited
-        return output
-
-
-def _argument(args: tuple, kwargs: dict, position: int, name: str):
-    return kwargs[name] if name in kwargs else args[position]
-
-
-def _conditional_half(value, whole: int):
-    """The second half of every tensor that has a row for each half; all else as it is."""
-    if isinstance(value, Tensor) and value.ndim and value.shape[0] == whole:
-        return value[whole // 2 :]
-    if isinstance(value, dict):
-        return {key: _conditional_half(item, whole) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_conditional_half(item, whole) for item in value)
-    return value
-
-
-SUPPORTED = (
-    "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionInpaintPipeline",
-    "StableDiffusionControlNetPipeline",
-    "StableDiffusionXLPipeline",
-    "StableDiffusionXLImg2ImgPipeline",
-    "StableDiffusionXLInpaintPipeline",
-    "StableDiffusionXLControlNetPipeline",
-)
-"""Stock classes that run both halves as one batch, unconditional first, on plain latents, through `unet`."""
+    return watched
 
 
 @functools.cache
@@ -214,17 +120,21 @@ def guided(stock: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
     """The same pipeline with a guidance rule: `guided(StableDiffusionXLInpaintPipeline)`.
 
     Raises:
-        UserError: the class is not of a supported family.
+        UserError: the class is of no known family, or cannot carry a rule; with the reason.
     """
-    name = getattr(stock, "__name__", repr(stock))
-    if name not in SUPPORTED or getattr(diffusers, name, None) is not stock:
-        raise UserError(
-            f"{name} has no known way to carry a guidance rule yet",
-            f"Choose one of diffusers' {', '.join(SUPPORTED)}",
-        )
+    family_of(stock)
+    name = stock.__name__
     return type(
         f"APG{name}", (GuidedMixin, stock), {"__doc__": f"{name} with a guidance rule.", "__module__": __name__}
     )
 
 
 APGStableDiffusionPipeline = guided(StableDiffusionPipeline)
+
+
+def __getattr__(name: str) -> type[DiffusionPipeline]:
+    """`APGFluxPipeline` is `guided(FluxPipeline)`, and so on; each is made when first asked for."""
+    stock = getattr(diffusers, name.removeprefix("APG"), None) if name.startswith("APG") else None
+    if stock is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return guided(stock)

@@ -66,20 +66,20 @@ def tiny_autoencoder() -> AutoencoderKL:
 
 
 def tiny_unet(in_channels: int = 4, **config) -> UNet2DConditionModel:
-    """Three levels, the two lower ones with self- and cross-attention."""
-    settings = {"cross_attention_dim": TEXT_WIDTH} | config
-    return UNet2DConditionModel(
-        sample_size=16,
-        in_channels=in_channels,
-        out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(8, 16, 32),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=2,
-        **settings,
-    ).eval()
+    """Three levels, the two lower ones with self- and cross-attention; `config` changes that."""
+    settings = {
+        "sample_size": 16,
+        "in_channels": in_channels,
+        "out_channels": 4,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (8, 16, 32),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": 2,
+        "cross_attention_dim": TEXT_WIDTH,
+    }
+    return UNet2DConditionModel(**settings | config).eval()
 
 
 def tiny_pipeline(

@@ -31,7 +31,10 @@ def own_denoised(scheduler, output, timestep, latents):
     if algorithm == "deis":  # its own conversion gives the noise: x = a x0 + s n
         alpha, noise_scale = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[scheduler.step_index].double())
         return (latents - noise_scale * output) / alpha
-    kind = scheduler.config.prediction_type
+    if type(scheduler).__name__.startswith("FlowMatch"):  # x = (1 - sigma) x0 + sigma n, output n - x0; or all reversed
+        sigma = scheduler.sigmas[_index(scheduler, timestep)].double()
+        return latents + (1 - sigma) * output if scheduler.config.get("invert_sigmas") else latents - sigma * output
+    kind = scheduler.config.get("prediction_type", "epsilon")
     if kind == "sample":
         return output
     if hasattr(scheduler, "sigmas"):  # the k-diffusion family: x = x0 + sigma n, in the unscaled space
@@ -45,10 +48,17 @@ def own_denoised(scheduler, output, timestep, latents):
         if kind == "epsilon":
             return latents - sigma * output
         return latents / (sigma**2 + 1) - output * sigma / (sigma**2 + 1).sqrt()
-    alpha = scheduler.alphas_cumprod[int(timestep)].double()
+    if type(scheduler).__name__ == "DDPMWuerstchenScheduler":
+        alpha = scheduler._alpha_cumprod(timestep.double(), timestep.device).flatten()[0]
+    else:
+        alpha = scheduler.alphas_cumprod[int(timestep)].double()
     if kind == "epsilon":
         return (latents - (1 - alpha).sqrt() * output) / alpha.sqrt()
     return alpha.sqrt() * latents - (1 - alpha).sqrt() * output
+
+
+def _index(scheduler, timestep) -> int:
+    return scheduler.index_for_timestep(timestep) if scheduler.step_index is None else scheduler.step_index
 
 
 @torch.no_grad()

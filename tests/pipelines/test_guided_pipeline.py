@@ -17,61 +17,16 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
-    StableDiffusionUpscalePipeline,
     StableDiffusionXLPipeline,
 )
 from PIL import Image
 
 from pipelines import APG, CFG, APGStableDiffusionPipeline, UserError, guided
+from tests.families.schedulers import NOISE, scheduler
 from tests.pipelines import reference
 from tests.tiny import tiny_pipeline
 
 RULE = {"eta": 0.2, "norm_threshold": 0.3, "momentum": -0.5}
-ZERO_SNR = {
-    "prediction_type": "v_prediction",
-    "rescale_betas_zero_snr": True,
-    "timestep_spacing": "trailing",
-    "clip_sample": False,
-}
-SCHEDULERS = {
-    "DDIM": ("DDIMScheduler", {"clip_sample": False}),
-    "DDIM v": ("DDIMScheduler", {"prediction_type": "v_prediction", "clip_sample": False}),
-    "DDIM sample": ("DDIMScheduler", {"prediction_type": "sample", "clip_sample": False}),
-    "DDIM v, zero terminal SNR": ("DDIMScheduler", ZERO_SNR),
-    "DDPM": ("DDPMScheduler", {"clip_sample": False}),
-    "PNDM": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "LCM": ("LCMScheduler", {"clip_sample": False}),
-    "TCD": ("TCDScheduler", {}),
-    "DPM++ 2M": ("DPMSolverMultistepScheduler", {}),
-    "DPM++ 2M v": ("DPMSolverMultistepScheduler", {"prediction_type": "v_prediction"}),
-    "DPM++ 2M karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
-    "DPM++ 2M SDE": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "DPM++ 2M exponential": ("DPMSolverMultistepScheduler", {"use_exponential_sigmas": True}),
-    "DPM++ singlestep": ("DPMSolverSinglestepScheduler", {}),
-    "DEIS": ("DEISMultistepScheduler", {}),
-    "UniPC": ("UniPCMultistepScheduler", {}),
-    "UniPC karras": ("UniPCMultistepScheduler", {"use_karras_sigmas": True}),
-    "SA": ("SASolverScheduler", {}),
-    "Euler": ("EulerDiscreteScheduler", {}),
-    "Euler v": ("EulerDiscreteScheduler", {"prediction_type": "v_prediction"}),
-    "Euler karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
-    "Euler ancestral": ("EulerAncestralDiscreteScheduler", {}),
-    "LMS": ("LMSDiscreteScheduler", {}),
-    "Heun": ("HeunDiscreteScheduler", {}),
-    "KDPM2": ("KDPM2DiscreteScheduler", {}),
-    "KDPM2 ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
-    "EDM Euler": ("EDMEulerScheduler", {}),
-}
-
-
-def scheduler(name: str):
-    cls, config = SCHEDULERS[name]
-    if cls == "LMSDiscreteScheduler":
-        pytest.importorskip("scipy", reason="diffusers' LMS integrates with scipy")
-    common = {} if cls == "EDMEulerScheduler" else {"beta_schedule": "scaled_linear", "beta_end": 0.012}
-    if "steps_offset" in getattr(diffusers, cls)().config:
-        common["steps_offset"] = 1
-    return getattr(diffusers, cls)(**common, **config)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -88,7 +43,7 @@ def pipe():
     return tiny_pipeline(APGStableDiffusionPipeline)
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", NOISE)
 def test_the_full_rule_equals_an_independent_loop_in_float64(name, monkeypatch):
     mine, other = (tiny_pipeline(APGStableDiffusionPipeline, scheduler=scheduler(name)) for _ in range(2))
     module = inspect.getmodule(type(mine.scheduler))
@@ -229,7 +184,9 @@ def test_figures_are_kept_when_asked_for(pipe):
 def test_a_stock_pipeline_that_shares_the_denoiser_is_left_alone_by_a_call_in_another_thread(pipe):
     """The two take turns at every evaluation, so that the hooks are there whenever the stock pipeline computes."""
     stock = StableDiffusionPipeline.from_pipe(pipe, scheduler=copy.deepcopy(pipe.scheduler))
-    expected, guided_alone = call(stock), call(pipe)
+    positive, negative = pipe.encode_prompt("a red dog", "cpu", 1, True)  # tokenizers are not for two threads at once
+    words = {"prompt": None, "prompt_embeds": positive, "negative_prompt_embeds": negative}
+    expected, guided_alone = call(stock, **words), call(pipe, **words)
     turns = threading.Barrier(2, timeout=60)
 
     def take_turns(pipe, step, timestep, tensors):
@@ -237,8 +194,8 @@ def test_a_stock_pipeline_that_shares_the_denoiser_is_left_alone_by_a_call_in_an
         return tensors
 
     with ThreadPoolExecutor(1) as pool:
-        ours = pool.submit(call, pipe, callback_on_step_end=take_turns)
-        theirs = call(stock, callback_on_step_end=take_turns)
+        ours = pool.submit(call, pipe, callback_on_step_end=take_turns, **words)
+        theirs = call(stock, callback_on_step_end=take_turns, **words)
         assert torch.equal(theirs, expected) and torch.equal(ours.result(), guided_alone)
 
 
@@ -311,8 +268,10 @@ def test_other_classes_carry_the_rule(stock, channels, arguments):
 
 
 def test_a_class_of_no_known_family_is_refused_with_the_reason():
-    with pytest.raises(UserError, match="StableDiffusionUpscalePipeline"):
-        guided(StableDiffusionUpscalePipeline)
+    with pytest.raises(UserError, match="DDPMPipeline has no known way"):
+        guided(diffusers.DDPMPipeline)
+    with pytest.raises(UserError, match=r"LatentConsistencyModelPipeline cannot .* distilled"):
+        guided(diffusers.LatentConsistencyModelPipeline)
     assert guided(StableDiffusionXLPipeline) is guided(StableDiffusionXLPipeline)
 
 
