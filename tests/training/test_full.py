@@ -11,6 +11,7 @@ from tests.tiny import tiny_pipeline
 from training import Customization, checkpoint, customize, export, full
 from training.__main__ import Export
 from training.model import open_base
+from training.optimizers import GradNormLoRP
 from training.sampling import open_run
 
 
@@ -79,13 +80,13 @@ def test_both_concepts_are_learned_from_the_base_and_nothing_else_moves(config, 
 
 def test_steps_inside_the_backward_pass_change_nothing(config, run, tmp_path, monkeypatch):
     gradients = []
-    step = torch.optim.AdamW.step
+    step = GradNormLoRP.step
 
     def counted(self):
         gradients.append(sum(p.grad is not None for group in self.param_groups for p in group["params"]))
         return step(self)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
+    monkeypatch.setattr(GradNormLoRP, "step", counted)
     weights = learned_weights(customize(whole(config), tmp_path / "inside"))
     assert set(gradients) == {1}
     monkeypatch.setattr(type(config.optimizer), "independent", False)

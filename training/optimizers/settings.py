@@ -101,8 +101,6 @@ class ProjectedAdamW(AdamLike):
 
     title: ClassVar[str] = "Projected AdamW (GaLore)"
     name: Literal["projected-adamw"] = "projected-adamw"
-    lr: float = Field(4e-3, gt=0, le=1)
-    make_lr: float = Field(3e-3, gt=0, le=1, description="learning rate of make, which starts from learned halves")
     rank: float = Field(0.25, gt=0, le=4096, description="of the projection; below 1 a share of the shorter side")
     update_proj_gap: int = Field(50, ge=1, le=100_000, description="steps until a projection is drawn anew")
     redraw_below: float = Field(
