@@ -32,18 +32,22 @@ class Contestant:
     optimizer: str  # a name of the registry, or "package.Class"
     settings: dict = field(default_factory=dict)
     rank: int = 32  # of the adapter
+    layers: str = "all"  # a key of plp.LAYERS
     compander: bool = False
     sampling: str = ""  # "outliers" or "uniform": a few blocks at a time
 
 
+LINEAR = "attention+feedforward"  # what galore-torch can project: its projections take matrices alone
 PROJECTED = {"rank": EIGHTH, "update_proj_gap": GAP, "scale": 1.0}
 ADAPTED = {"rank": 0.25, "update_proj_gap": GAP, "scale": 1.0}
 CONTESTANTS: dict[str, Contestant] = {
     "AdamW": Contestant("full", "adamw"),
     "AdamW, 8-bit (bitsandbytes)": Contestant("full", "adamw-8bit"),
     "Adafactor": Contestant("full", "adafactor", {"clip": 1.0}),
-    "GaLore (galore-torch)": Contestant("full", "galore_torch.GaLoreAdamW", GALORE | {"proj_type": "std"}),
-    "APOLLO (apollo-torch)": Contestant(
+    "GaLore (galore-torch), convolutions plain": Contestant(
+        "full", "galore_torch.GaLoreAdamW", GALORE | {"proj_type": "std"}
+    ),
+    "APOLLO (apollo-torch), convolutions plain": Contestant(
         "full",
         "apollo_torch.APOLLOAdamW",
         GALORE | {"proj": "random", "scale_type": "channel", "proj_type": "std"},
@@ -58,6 +62,12 @@ CONTESTANTS: dict[str, Contestant] = {
     "LoRA, rank 8": Contestant("lora", "adamw", rank=8),
     "LoRA, bytes of GradNormLoRP 8-bit": Contestant("lora", "adamw", rank=6),
     "LoRA, bytes of OwLore": Contestant("lora", "adamw", rank=4),
+    "linear layers: AdamW": Contestant("full", "adamw", layers=LINEAR),
+    "linear layers: GaLore (galore-torch)": Contestant(
+        "full", "galore_torch.GaLoreAdamW", GALORE | {"proj_type": "std"}, layers=LINEAR
+    ),
+    "linear layers: Projected AdamW": Contestant("full", "projected-adamw", PROJECTED, layers=LINEAR),
+    "linear layers: GradNormLoRP": Contestant("full", "gradnorm-lorp", PROJECTED, layers=LINEAR),
     "PLP, AdamW": Contestant("plp", "adamw"),
     "PLP, GradNormLoRP 8-bit": Contestant("plp", "gradnorm-lorp", ADAPTED | {"bits": 8, "magnitude_lr": "row"}),
     "PLP, OwLore": Contestant("plp", "owlore", ADAPTED, sampling="outliers"),
@@ -69,7 +79,7 @@ def attach(who: Contestant, pipe: DiffusionPipeline, seed: int) -> list[nn.Param
     """Make a pipeline's denoiser learn as a contestant does, and give what is learned."""
     match who.learns:
         case "full":
-            layers = full.attach(pipe.unet, 8, "all").layers.values()
+            layers = full.attach(pipe.unet, 8, who.layers).layers.values()
             if not who.compander:
                 return [layer.weight for layer in layers]
             for layer in layers:
@@ -87,7 +97,7 @@ def attach(who: Contestant, pipe: DiffusionPipeline, seed: int) -> list[nn.Param
 
 
 def build(who: Contestant, weights: list[nn.Parameter], lr: float) -> Optimizer:
-    """The optimizer of a contestant. galore-torch and APOLLO take matrices alone: convolutions are plain there."""
+    """The optimizer of a contestant; galore-torch and APOLLO raise at a convolution's gradient, so those are plain."""
     if "." not in who.optimizer:
         settings = {"betas": (0.9, 0.99)} if who.optimizer != "adafactor" else {}
         decay = {"weight_decay": 0.0}

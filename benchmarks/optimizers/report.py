@@ -53,7 +53,9 @@ def summary() -> dict:
         "state_saving_vs_bf16_adam_sdxl": state
         and state["SDXL"][below]["below_bf16_adamw"]["GradNormLoRP, 8-bit, rank 128"],
         "gradnorm_lorp_loss_ratio_adamw": ratio(rows, OURS, "AdamW"),
-        "gradnorm_lorp_loss_ratio_galore": ratio(rows, OURS, "GaLore (galore-torch)"),
+        "gradnorm_lorp_loss_ratio_galore": ratio(
+            rows, f"linear layers: {OURS}", "linear layers: GaLore (galore-torch)"
+        ),
         "gradnorm_lorp_loss_ratio_lora8": ratio(rows, OURS, "LoRA, rank 8"),
         "owlore_loss_ratio_uniform": ratio(rows, "OwLore", "OwLore, uniform"),
         "owlore_loss_ratio_lora_equal_bytes": ratio(rows, "OwLore", "LoRA, bytes of OwLore"),
