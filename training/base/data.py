@@ -64,6 +64,12 @@ def known_pairs(pictures: Pictures, left_out: bool = False) -> list[Pair]:
     return [pair for pair in known if pair in pictures.where and (pair in without) == left_out]
 
 
+def held_out_pairs(pictures: Pictures) -> list[Pair]:
+    """Held-out contents in the base's styles."""
+    contents, styles = set(SPLIT["held_out_contents"]), set(SPLIT["styles"])
+    return [pair for pair in pictures.pairs if pair[0] in contents and pair[1] in styles]
+
+
 def load(which: str = "pictures") -> Pictures:
     """The data set from the data folder; made there first if it is missing.
 
