@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from training import sheet
-from training.base.data import SPLIT, Pictures
+from training.base.data import SPLIT, Pictures, to_network, to_pixels
 from training.base.loop import Schedule, train
 from training.base.muon import optimizer_for
 from training.base.packages import base_folder
@@ -164,7 +164,7 @@ def drawn(pixels: Tensor, crop: int, flips: bool, generator: torch.Generator) ->
     n, size = len(pixels), pixels.shape[1]
     tops, lefts = torch.randint(0, size - crop + 1, (2, n), generator=generator).tolist()
     cut = [one[top : top + crop, left : left + crop] for one, top, left in zip(pixels, tops, lefts, strict=True)]
-    x = torch.stack(cut).permute(0, 3, 1, 2).float() / 127.5 - 1
+    x = to_network(torch.stack(cut))
     flipped, permuted = torch.rand(n, generator=generator) < 0.5, torch.rand(1, generator=generator) < PERMUTED
     order = torch.randperm(3, generator=generator)
     if flips:
@@ -187,7 +187,7 @@ def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     """Means of the latents, unscaled, float32 (n, 4, h / 4, w / 4) on the CPU."""
     parts = []
     for some in pixels.split(64):
-        x = some.permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = to_network(some)
         parts.append(vae.encode(x.to(vae.device, vae.dtype)).latent_dist.mean.float().cpu())
     return torch.cat(parts)
 
@@ -197,8 +197,8 @@ def through(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     """Pictures encoded and decoded, uint8 (n, h, w, 3)."""
     parts = []
     for latents in encode(vae, pixels).split(64):
-        x = vae.decode(latents.to(vae.device, vae.dtype)).sample.float()
-        parts.append(((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu())
+        x = vae.decode(latents.to(vae.device, vae.dtype)).sample
+        parts.append(to_pixels(x))
     return torch.cat(parts)
 
 

@@ -49,12 +49,18 @@ class Pictures:
         """Some of the pictures, in the order of `pairs`."""
         return Pictures(self.pixels[[self.where[pair] for pair in pairs]], list(pairs))
 
-    def normal(self) -> Tensor:
-        """As networks take them: float32 (n, 3, 64, 64) in [-1, 1]."""
-        return self.pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-
     def image(self, pair: Pair) -> Image.Image:
         return Image.fromarray(self.pixels[self.where[pair]].numpy())
+
+
+def to_network(pixels: Tensor) -> Tensor:
+    """uint8 (n, h, w, 3) -> float32 (n, 3, h, w) in [-1, 1]."""
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    """What a network gives, (n, 3, h, w), cut to [-1, 1] -> uint8 (n, h, w, 3) on the CPU."""
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu()
 
 
 def known_pairs(pictures: Pictures, left_out: bool = False) -> list[Pair]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipelines.errors import UserError
 from training import checkpoint
-from training.base.data import SPLIT, Pair, Pictures
+from training.base.data import SPLIT, Pair, Pictures, to_network, to_pixels
 from training.base.loop import Schedule, train
 from training.base.packages import base_folder
 from training.loop import choose, keyed
@@ -47,42 +47,35 @@ class Residual(nn.Module):
         return x.mean((2, 3))
 
 
-class Attentive(nn.Module):
-    """A short stem of convolutions down to 8 x 8 positions, then transformer layers, mean over positions."""
+class Pooled(nn.Module):
+    """Patches of four pixels, then convolutions with pooling between them, group normalization, the largest of each."""
 
-    def __init__(self, widths: tuple[int, ...], layers: int = 3):
+    def __init__(self, widths: tuple[int, ...]):
         super().__init__()
-        self.stem = nn.Sequential(
-            *(_convolution(a, b, 3, 2, nn.GELU) for a, b in pairwise((3, *widths))),
-        )
-        self.width = widths[-1]
-        self.place = nn.Parameter(0.02 * torch.randn(64, self.width))
-        layer = dict(dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(self.width, 4, 2 * self.width, **layer) for _ in range(layers)
-        )
-        self.norm = nn.LayerNorm(self.width)
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, 4), nn.GroupNorm(8, widths[0]), nn.GELU()]
+        for i, (before, width) in enumerate(pairwise(widths)):
+            layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.GroupNorm(8, width), nn.GELU()]
+            if i % 2 == 0:
+                layers.append(nn.MaxPool2d(2))
+        self.layers, self.width = nn.Sequential(*layers), widths[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x).flatten(2).transpose(1, 2) + self.place
-        for layer in self.layers:
-            x = layer(x)
-        return self.norm(x).mean(1)
+        return self.layers(x).amax((2, 3))
 
 
-TRUNKS = {"residual": Residual, "attentive": Attentive}
+TRUNKS = {"residual": Residual, "pooled": Pooled}
 
 
-def _convolution(before: int, after: int, size: int, stride: int, activation=nn.ReLU) -> nn.Sequential:
+def _convolution(before: int, after: int, size: int, stride: int) -> nn.Sequential:
     layer = nn.Conv2d(before, after, size, stride, size // 2, bias=False)
-    return nn.Sequential(layer, nn.BatchNorm2d(after), activation())
+    return nn.Sequential(layer, nn.BatchNorm2d(after), nn.ReLU())
 
 
 class Judge(nn.Module):
     """Scores of styles and contents, and the features between.
 
     Args:
-        trunk: "residual" or "attentive".
+        trunk: "residual" or "pooled".
         styles, contents: what the heads tell apart, in their order.
     """
 
@@ -100,7 +93,7 @@ class Judge(nn.Module):
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
         """uint8 (n, 64, 64, 3) -> float32 (n, d), on the CPU."""
-        return torch.cat([self.trunk(_normal(some, self.style.weight)).float().cpu() for some in pixels.split(BATCH)])
+        return torch.cat([self.trunk(to_network(some.to(device()))).cpu() for some in pixels.split(BATCH)])
 
     @torch.no_grad()
     def says(self, pixels: Tensor, styles: list[str], contents: list[str]) -> list[Pair]:
@@ -111,7 +104,7 @@ class Judge(nn.Module):
         )
         said = []
         for some in pixels.split(BATCH):
-            style, content = self(_normal(some, self.style.weight))
+            style, content = self(to_network(some.to(device())))
             best = zip(content[:, c].argmax(1).tolist(), style[:, s].argmax(1).tolist(), strict=True)
             said += [(contents[i], styles[j]) for i, j in best]
         return said
@@ -140,10 +133,6 @@ class Judge(nn.Module):
                 f"{folder} holds no judge ({error})", "Name models/judge, or make one: python -m training.base judge"
             ) from None
         return judge.to(device()).eval()
-
-
-def _normal(pixels: Tensor, like: Tensor) -> Tensor:
-    return pixels.to(like.device).permute(0, 3, 1, 2).to(like.dtype) / 127.5 - 1
 
 
 def accuracy(said: list[Pair], true: list[Pair]) -> dict[str, float]:
@@ -227,7 +216,7 @@ def held_out_accuracy(judge: Judge, pictures: Pictures) -> dict[str, float]:
     found = {}
     for pairs, keys in ((known, {"style": "style"}), (named, {"content": "content", "style_of_contents": "style"})):
         pixels = pictures.take(pairs).pixels
-        moved = ((augment(pixels, keyed("held out", len(pairs))) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
+        moved = to_pixels(augment(pixels, keyed("held out", len(pairs))))
         for suffix, shown in (("", pixels), ("_augmented", moved)):
             right = accuracy(judge.says(shown, SPLIT["styles"], SPLIT["contents"]), pairs)
             found |= {key + suffix: round(right[which], 4) for key, which in keys.items()}
@@ -247,7 +236,7 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand((n, *shape), generator=generator)
 
-    x = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    x = to_network(pixels)
     angle, size, flip = uniform(-0.12, 0.12), uniform(0.9, 1.2), uniform(0, 1).round() * 2 - 1
     cos, sin = angle.cos() * size, angle.sin() * size
     shift = uniform(-0.12, 0.12, 2)

@@ -18,6 +18,8 @@ from training.optimizers import flatten_state, load_state
 from training.run import Run
 
 WARM_UP = 20  # steps
+FLOOR = 0.003  # share of the learning rate at the end
+CLIP = 1.0  # of the gradient's norm
 SHOWN_EVERY = 25  # steps, where no person watches
 
 
@@ -28,9 +30,7 @@ class Schedule:
     steps: int
     batch: int
     hold: float = 0.3  # share of the steps at the full rate, before half a cosine
-    floor: float = 0.003  # share of the rate at the end
     average: float = 0.997  # of the weights, over steps
-    clip: float = 1.0  # of the gradient's norm
     save_every: int = 200  # steps between checkpoints
     sheet_every: int = 500  # steps between sample sheets
 
@@ -38,7 +38,7 @@ class Schedule:
         """Share of the learning rate at a step."""
         held = self.hold * self.steps
         past = max(0.0, step - held) / max(1.0, self.steps - held)
-        return min(1.0, (step + 1) / WARM_UP) * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * past)))
+        return min(1.0, (step + 1) / WARM_UP) * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * past)))
 
 
 def train(
@@ -111,7 +111,7 @@ def train(
         optimizer.zero_grad()
         value = loss(step)
         value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         step += 1
         kept = min(schedule.average, step / (step + 10))  # the first weights are forgotten soon

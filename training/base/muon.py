@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+MOMENTUM = 0.95
 BETAS, EPS = (0.9, 0.99), 1e-8  # of AdamW
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of a step of Newton and Schulz: the slope at nought is steep
 ITERATIONS = 5
@@ -19,8 +20,8 @@ class Muon(Optimizer):
     which makes the rates those of AdamW, is equation 4 of arXiv 2502.16982.
     """
 
-    def __init__(self, groups: list[dict], lr: float, momentum: float = 0.95):
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "muon": False})
+    def __init__(self, groups: list[dict], lr: float):
+        super().__init__(groups, {"lr": lr, "muon": False})
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
@@ -32,8 +33,8 @@ class Muon(Optimizer):
                 if group["muon"]:
                     if not state:
                         state["momentum"] = torch.zeros_like(weight)
-                    momentum = state["momentum"].mul_(group["momentum"]).add_(weight.grad)
-                    ahead = weight.grad.add(momentum, alpha=group["momentum"]).flatten(1)
+                    momentum = state["momentum"].mul_(MOMENTUM).add_(weight.grad)
+                    ahead = weight.grad.add(momentum, alpha=MOMENTUM).flatten(1)
                     scale = 0.2 * max(ahead.shape) ** 0.5
                     weight.add_(orthogonal(ahead).view_as(weight), alpha=-group["lr"] * scale)
                     continue
@@ -62,7 +63,7 @@ def optimizer_for(model: nn.Module, kind: str, lr: float, embedding_lr: float = 
     """The optimizer of a recipe.
 
     Args:
-        kind: "muon", whose embeddings, first and single-column weights AdamW learns, or "adamw" for all weights.
+        kind: "muon" for matrices, with AdamW for embeddings, biases and norms; or "adamw" for all weights.
         embedding_lr: AdamW's rate beside Muon.
     """
     weights = [p for p in model.parameters() if p.requires_grad]

@@ -8,11 +8,11 @@ from training.base.loop import Schedule
 JUDGES = {
     "tiny": {
         "judge": JudgeRecipe("residual", (8, 16), Schedule(40, 16, save_every=20), seed=1, lr=1e-2),
-        "judge-2": JudgeRecipe("attentive", (8, 8, 16), Schedule(40, 16, save_every=20), seed=2, lr=1e-2),
+        "judge-2": JudgeRecipe("pooled", (16, 16, 32), Schedule(40, 16, save_every=20), seed=2, lr=1e-2),
     },
     "small": {
         "judge": JudgeRecipe("residual", (32, 64, 128, 192), Schedule(2000, 128, average=0.99), seed=1),
-        "judge-2": JudgeRecipe("attentive", (48, 96, 160), Schedule(1500, 128, average=0.99), seed=2, lr=1e-3),
+        "judge-2": JudgeRecipe("pooled", (64, 96, 160, 160, 224), Schedule(1000, 128, average=0.99), seed=2, lr=1e-3),
     },
 }
 JUDGES["full"] = JUDGES["small"]  # ten minutes of two cores are enough for both

@@ -199,5 +199,6 @@ def test_a_built_set_is_read_back_and_a_damaged_one_made_again(tmp_path, monkeyp
         path.unlink()  # its pages are still mapped
         path.write_bytes(damaged)
     assert torch.equal(pictures.take(pairs[1:]).pixels, torch.from_numpy(pixels[1:]))
-    normal = pictures.normal()
-    assert normal.shape == (2, 3, 64, 64) and normal.min() >= -1 and normal.max() <= 1
+    shown = data.to_network(pictures.pixels)
+    assert shown.shape == (2, 3, 64, 64) and shown.min() >= -1 and shown.max() <= 1
+    assert torch.equal(data.to_pixels(shown), pictures.pixels)
