@@ -6,40 +6,39 @@ import numpy as np
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Squared maximum mean discrepancy under the kernel (x.y / d + 1)^3, unbiased: below nought is possible.
 
+    Row i of one set and row i of the other may show the same thing: they are never compared, as no row is with itself.
+    Otherwise drawings of the same things would come out nearer than nought.
+
     Args:
-        a, b: features, (n, d) and (m, d).
-    Source: Binkowski et al., Demystifying MMD GANs (arXiv 1801.01401), section 3 and equation 4.
+        a, b: features, both (n, d).
+    Source: Gretton et al., A kernel two-sample test (JMLR 13, 2012), equation 4; the kernel is of arXiv 1801.01401.
     """
-    return _kernel_distance(*_kernels(a, b), np.ones(len(a)), np.ones(len(b)))
+    return _mean(_differences(a, b), np.ones(len(a)))
 
 
 def kernel_interval(a: np.ndarray, b: np.ndarray, seed: int = 0, draws: int = 500) -> tuple[float, float]:
-    """The middle 95 % of the kernel distance when both sets are drawn anew from themselves.
+    """The middle 95 % of the kernel distance when the rows of both sets are drawn anew, the same of each.
 
-    A picture that is drawn several times is never paired with itself, so that the estimate stays unbiased.
+    A row that is drawn several times is never compared with itself, so that the estimate stays unbiased.
     """
-    kernels, random = _kernels(a, b), np.random.default_rng(seed)
-    drawn = [
-        _kernel_distance(*kernels, *(random.multinomial(len(x), np.full(len(x), 1 / len(x))) for x in (a, b)))
-        for _ in range(draws)
-    ]
+    differences, random = _differences(a, b), np.random.default_rng(seed)
+    shares = np.full(len(a), 1 / len(a))
+    drawn = [_mean(differences, random.multinomial(len(a), shares)) for _ in range(draws)]
     return float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))
 
 
-def _kernels(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """What each two rows say of the distance, (n, n), nought on the diagonal."""
     a, b = a.astype(np.float64), b.astype(np.float64)
-    return tuple((x @ y.T / a.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
+    aa, bb, ab = ((x @ y.T / a.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
+    found = aa + bb - ab - ab.T
+    np.fill_diagonal(found, 0)
+    return found
 
 
-def _kernel_distance(aa: np.ndarray, bb: np.ndarray, ab: np.ndarray, v: np.ndarray, w: np.ndarray) -> float:
-    """With weights for how often each picture counts."""
-
-    def within(kernel: np.ndarray, weights: np.ndarray) -> float:
-        pairs = np.outer(weights, weights).astype(np.float64)
-        np.fill_diagonal(pairs, 0)
-        return (kernel * pairs).sum() / pairs.sum()
-
-    return float(within(aa, v) + within(bb, w) - 2 * (v @ ab @ w) / (v.sum() * w.sum()))
+def _mean(differences: np.ndarray, weights: np.ndarray) -> float:
+    """With weights for how often each row counts."""
+    return float(weights @ differences @ weights / (weights.sum() ** 2 - (weights**2).sum()))
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:

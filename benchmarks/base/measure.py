@@ -59,8 +59,8 @@ class Measure:
         pairs = trained + left_out
         pipe = guided_pipeline(open_base(str(self.model)), "emoji")
         folder = base_folder() / "measured" / f"{self.name}-{fingerprint(pipe.unet)[:12]}-{self.count}"
-        judges = {name: Judge.load(HOUSE / "models" / name) for name in ("judge", "judge-2")}
         drawn = {scale: draw(pipe, pairs, scale, folder) for scale in SCALES}
+        judges = {name: Judge.load(HOUSE / "models" / name) for name in ("judge", "judge-2")}
         real = pictures.take(pairs).pixels
         n = len(trained)
 
