@@ -46,7 +46,7 @@ $(VENV)/.installed: $(REQUIREMENTS)
 	$(PY) -m pip install -q -r $(REQUIREMENTS)
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.txt requirements-base.txt $(VENV)/.installed
 	$(PY) -m pip install -q -r requirements-dev.txt
 	@touch $@
 

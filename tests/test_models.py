@@ -1,12 +1,18 @@
-"""The embedded base model, in stock diffusers."""
+"""The embedded base model, in stock diffusers, and the judges."""
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from PIL import Image
 
-EMOJI = Path(__file__).parent.parent / "models/emoji"
+from training.base.data import SPLIT
+from training.base.judge import Judge, accuracy
+
+ROOT = Path(__file__).parent.parent
+EMOJI = ROOT / "models/emoji"
 
 
 def test_the_embedded_base_draws_with_the_stock_pipeline():
@@ -19,3 +25,16 @@ def test_the_embedded_base_draws_with_the_stock_pipeline():
     assert [picture.size for picture in pictures] == [(64, 64)] * 2
     apple, fish = (np.asarray(picture, dtype=float).mean((0, 1)) for picture in pictures)
     assert apple[0] > apple[2] + 20 and fish[2] > fish[0] + 20  # red on white; lines on blue
+
+
+@pytest.mark.parametrize("name", ["judge", "judge-2"])
+def test_the_judges_know_real_pictures(name):
+    judge = Judge.load(ROOT / "models" / name)
+    files = sorted((ROOT / "benchmarks/pictures").glob("*.png"))
+    pairs = [tuple(file.stem.replace("-", " ").split(",")) for file in files]
+    pixels = torch.stack([torch.from_numpy(np.array(Image.open(file).convert("RGB"))) for file in files])
+    contents = [*SPLIT["contents"], *SPLIT["held_out_contents"]]
+    right = accuracy(judge.says(pixels, judge.config["styles"], contents), pairs)
+    assert right["content"] > 0.9 and right["style"] > 0.7
+    assert judge.features(pixels).shape == (len(files), judge.trunk.width)
+    assert not {"openmoji", "emojione classic"} & set(judge.config["styles"])

@@ -63,7 +63,9 @@ def imported(*folders: str) -> dict[str, set[Path]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-gpu.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-gpu.txt", "requirements-base.txt", "requirements-dev.txt"]
+)
 def test_every_pin_is_exact(name):
     for requirement in requirements(name).values():
         (specifier,) = requirement.specifier
@@ -79,7 +81,7 @@ def test_the_two_sets_agree_in_all_but_torch_and_what_needs_a_gpu():
 
 
 def test_every_import_is_pinned():
-    pinned = requirements("requirements-gpu.txt").keys()
+    pinned = requirements("requirements-gpu.txt").keys() | requirements("requirements-base.txt").keys()
     for distribution, files in imported(*ROOMS).items():
         assert distribution in pinned, files
 

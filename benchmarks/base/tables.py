@@ -1,0 +1,104 @@
+"""The tables of docs/base-model.md, from the result files: python -m benchmarks.base.tables"""
+
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parent / "results"
+DOC = Path(__file__).parents[2] / "docs/base-model.md"
+
+
+def result(name: str) -> dict:
+    return json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def table(rows: list[list[str]]) -> str:
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+def judges() -> str:
+    found = result("judges")
+    rows = [["real pictures", "judge", "judge-2"]]
+    for label, *path in (
+        ("style, as drawn", "real", "style"),
+        ("content, as drawn", "real", "content"),
+        ("style, moved and softened anew", "real, augmented", "style"),
+        ("content, moved and softened anew", "real, augmented", "content"),
+        ("style, not shown", "not shown", "style"),
+        ("style, not shown, the base's contents", "not shown", "style_of_contents"),
+        ("content, not shown", "not shown", "content"),
+    ):
+        cells = [found[judge].get(path[0], {}).get(path[1]) for judge in ("judge", "judge-2")]
+        rows.append([label, *("" if cell is None else f"{cell:.2f}" for cell in cells)])
+    return table(rows)
+
+
+def confusions() -> str:
+    found = result("judges")
+    rows = [["judge", "takes", "for", "of ten"]]
+    for judge in ("judge", "judge-2"):
+        for true, said, share in found[judge]["styles confused"][:5]:
+            rows.append([judge, true, said, f"{10 * share:.1f}"])
+    return table(rows)
+
+
+def drawn() -> str:
+    found = result("emoji")
+    trained, left_out = found["prompts"]["trained"], found["prompts"]["left out"]
+    seconds = found["seconds for 16 pictures"]
+    return (
+        f"{trained + left_out} prompts at each guidance scale w, {trained} of trained pairs and {left_out} of left-out "
+        f"ones; {found['steps']} steps of DPM++ 2M, plain CFG, seeds {found['seeds']}.\n"
+        f"Sixteen pictures took {seconds['w 1']:.1f} s unguided and {seconds['w 2']:.1f} s guided "
+        f"({found['machine']}, beside other work)."
+    )
+
+
+def accuracies() -> str:
+    """Shares of what the real pictures of the same pairs are given."""
+    found = result("emoji")
+    rows = [["w", "judge", "style, trained", "content, trained", "style, left out", "content, left out"]]
+    for judge in ("judge", "judge-2"):
+        for key, row in found[judge].items():
+            if key.startswith("w "):
+                shares = row["share of real"]
+                cells = [shares[pairs][which] for pairs in ("trained", "left out") for which in ("style", "content")]
+                rows.append([key[2:], judge, *(f"{cell:.2f}" for cell in cells)])
+    for judge in ("judge", "judge-2"):
+        real = found[judge]["real"]
+        cells = [real[pairs][which] for pairs in ("trained", "left out") for which in ("style", "content")]
+        rows.append(["real pictures, accuracy itself", judge, *(f"{cell:.2f}" for cell in cells)])
+    return table(rows)
+
+
+def distances() -> str:
+    found = result("emoji")
+    rows = [["", "kernel, judge", "95 %", "fd_32, judge", "kernel, judge-2", "fd_32, judge-2"]]
+    for key, row in found["judge"].items():
+        if "distance" in row:
+            one, two = row["distance"], found["judge-2"][key]["distance"]
+            low, high = one["kernel, 95 %"]
+            cells = [f"{one['kernel']:.3f}", f"{low:.3f} to {high:.3f}", f"{one['fd_32']:.2f}"]
+            rows.append([key, *cells, f"{two['kernel']:.3f}", f"{two['fd_32']:.2f}"])
+    return table(rows)
+
+
+def autoencoder() -> str:
+    found = result("emoji")["autoencoder, dB"]
+    return table([["pictures", "dB"], *([name, f"{value:.1f}"] for name, value in found.items())])
+
+
+TABLES = {f.__name__: f for f in (judges, confusions, drawn, accuracies, distances, autoencoder)}
+
+
+def filled(text: str) -> str:
+    """The document with every table between its two comments made anew."""
+    for name, make in TABLES.items():
+        before, _, rest = text.partition(f"<!-- {name}: begin -->")
+        _, _, after = rest.partition(f"<!-- {name}: end -->")
+        text = f"{before}<!-- {name}: begin -->\n{make()}\n<!-- {name}: end -->{after}"
+    return text
+
+
+if __name__ == "__main__":
+    DOC.write_text(filled(DOC.read_text(encoding="utf-8")), encoding="utf-8")

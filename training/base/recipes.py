@@ -1,0 +1,29 @@
+"""The recipes: tiny for tests (seconds), small for two cores (about two hours), full for one GPU (under an hour)."""
+
+from training.base.autoencoder import Recipe as AutoencoderRecipe
+from training.base.denoiser import Recipe as DenoiserRecipe
+from training.base.judge import Recipe as JudgeRecipe
+from training.base.loop import Schedule
+
+JUDGES = {
+    "tiny": {
+        "judge": JudgeRecipe("residual", (8, 16), Schedule(40, 16, save_every=20), seed=1, lr=1e-2),
+        "judge-2": JudgeRecipe("pooled", (16, 16, 32), Schedule(40, 16, save_every=20), seed=2, lr=1e-2),
+    },
+    "small": {
+        "judge": JudgeRecipe("residual", (32, 64, 128, 192), Schedule(2000, 128, average=0.99), seed=1),
+        "judge-2": JudgeRecipe("pooled", (64, 96, 160, 160, 224), Schedule(1000, 128, average=0.99), seed=2, lr=1e-3),
+    },
+}
+JUDGES["full"] = JUDGES["small"]  # ten minutes of two cores are enough for both
+
+AUTOENCODERS = {
+    "tiny": AutoencoderRecipe((8, 8, 8), Schedule(6, 6, save_every=3, sheet_every=3), Schedule(4, 6), crop=16),
+    "small": AutoencoderRecipe((32, 64, 128), Schedule(1445, 48, average=0.998), Schedule(1482, 48, average=0.998)),
+    "full": AutoencoderRecipe((48, 96, 160), Schedule(6000, 96, average=0.999), Schedule(6000, 96, average=0.999)),
+}
+DENOISERS = {
+    "tiny": DenoiserRecipe((8, 16), 16, Schedule(6, 4, save_every=3, sheet_every=6), pieces=600),
+    "small": DenoiserRecipe((48, 96, 160), 128, Schedule(3300, 64)),
+    "full": DenoiserRecipe((64, 128, 224), 192, Schedule(24000, 128, average=0.999), contents="all"),
+}
