@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from pipelines.errors import UserError
 from training import checkpoint
 from training.model import device
-from training.optimizers import flatten_state, load_state
+from training.optimizers.state import flatten_state, load_state
 from training.run import Run
 
 WARM_UP = 20  # steps
