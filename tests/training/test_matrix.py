@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from pipelines import UserError
-from tests.training.conftest import optimizers
 from tests.training.test_loop import StopAfter, same
 from training import Customization, customize
 from training.loop import keyed
@@ -15,6 +14,7 @@ from training.sampling import open_run
 
 KINDS = {"plp": {}, "plp + compander": {"compander": True}, "full": {"method": "full", "layers": "all"}}
 REFUSED = {("lora-plus", "full"): "two factors of an adapter"}
+QUICK = [("gradnorm-lorp", kind) for kind in KINDS] + [("owlore", "plp")]
 STEPS, STOP, WINDOW = 10, 5, 4  # it stops within the second window
 
 
@@ -52,8 +52,14 @@ def losses(run) -> tuple[float, float]:
     return tuple(found)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", optimizers("gradnorm-lorp", "owlore"))
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=() if (name, kind) in QUICK else pytest.mark.slow)
+        for name in OPTIMIZERS
+        for kind in KINDS
+    ],
+)
 def test_it_learns_and_goes_on_to_the_same_bits(config, tmp_path, name, kind):
     if name in PACKAGES:
         pytest.importorskip(PACKAGES[name])
