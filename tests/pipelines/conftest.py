@@ -3,6 +3,7 @@
 import pytest
 
 from pipelines.families import FAMILIES
+from tests.families.case import Case
 
 FIRST = {next(iter(family.classes.values())) for family in FAMILIES}
 OF_THE_FIRST = {
@@ -18,5 +19,5 @@ def pytest_collection_modifyitems(items):
     """A family's other tasks are held against the stock pipeline and the formulas; its first class goes through all."""
     for item in items:
         case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
-        if getattr(item, "originalname", "") in OF_THE_FIRST and case.stock not in FIRST:
+        if isinstance(case, Case) and item.originalname in OF_THE_FIRST and case.stock not in FIRST:
             item.add_marker(pytest.mark.slow)
