@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from pipelines.errors import UserError
 from training.bounds import allowed
+from training.memory import BUDGETS, found_budget, settings_for
 from training.optimizers.settings import DEFAULT, OPTIMIZERS, Optimizer, Strict
 
 HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/emoji" is found from any folder
@@ -144,6 +145,9 @@ class Steps(Strict):
     batch_size: int = Field(8, ge=1, le=256)
     accumulation: int = Field(1, ge=1, le=256, description="batches whose gradients make one step")
     others_batch_size: int = Field(4, ge=1, le=256, description="pictures of others a step, where there are any")
+    gradient_checkpointing: bool = Field(
+        False, description="compute the denoiser's insides again where gradients want them: same steps, less memory"
+    )
     checkpoint_every: int = Field(50, ge=1, le=100_000)
 
 
@@ -166,6 +170,10 @@ class Customization(Strict):
 
     name: str = Field("", pattern=r"^[^/\\]*$", description="of the run; empty: the folder's name")
     preset: Literal["emoji", "sd15", "sdxl"] = "emoji"
+    memory: Literal[8, 12, 16, 24, 48, "cpu", "auto"] | None = Field(
+        None,
+        description="gigabytes of the GPU, cpu, or auto for what is found; fills in what fits. Empty: as the preset",
+    )
     base: str = Field("models/emoji", min_length=1, description="a diffusers folder, one safetensors file, or a hub id")
     content: Content | None = Field(None, description="left out: only the style is learned")
     style: Style | None = Field(None, description="left out: only the content is learned")
@@ -191,8 +199,19 @@ class Customization(Strict):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, data: Any) -> Any:
-        preset = data.get("preset", "emoji")
-        return _merge(PRESETS[preset], data) if isinstance(preset, str) and preset in PRESETS else data
+        preset, memory = data.get("preset", "emoji"), data.get("memory")
+        if not isinstance(preset, str) or preset not in PRESETS:
+            return data
+        defaults = PRESETS[preset]
+        if isinstance(memory, int | str) and memory in (*BUDGETS, "auto") and preset != "emoji":  # which fits anywhere
+            data = data | {"memory": found_budget() if memory == "auto" else memory}
+            method = "full" if _table_in(data, "adapter").get("method") == "full" else "plp"
+            fitting = settings_for(preset, method, data["memory"])
+            name = fitting["optimizer"]["name"]
+            if _table_in(data, "optimizer").get("name", name) != name:
+                del fitting["optimizer"]  # another's settings are its own
+            defaults = _merge(defaults, fitting)
+        return _merge(defaults, data)
 
     @property
     def concepts(self) -> dict[str, Content | Style]:
@@ -293,6 +312,11 @@ def _relative(item: str, folder: Path) -> str:
         return Path(os.path.relpath(item, folder)).as_posix()
     except ValueError:
         return str(item)
+
+
+def _table_in(data: dict, key: str) -> dict:
+    """A table of the file; what is none is left for the validation to refuse."""
+    return data[key] if isinstance(data.get(key), dict) else {}
 
 
 def _merge(defaults: dict, values: dict) -> dict:

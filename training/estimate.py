@@ -88,7 +88,7 @@ def estimate(config: Customization) -> Estimate:
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise UserError(
                 f"The first steps do not fit into memory ({str(error).splitlines()[0]})",
-                'Lower steps.batch_size, resolution or adapter.rank, or set precision to "bf16"',
+                'Set memory = "auto" or steps.gradient_checkpointing = true, or lower steps.batch_size or resolution',
             ) from None
         state = checkpoint.read_last(run.checkpoints)
         saved = _size(run.checkpoints)

@@ -34,7 +34,8 @@ class FullWeights:
 
     def __init__(self, layers: dict[str, nn.Linear | nn.Conv2d], rank: int):
         self.layers, self.rank = layers, rank
-        self.base = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+        # Copies wait on the CPU, so that a GPU holds the weights once.
+        self.base = {name: layer.weight.detach().to("cpu", copy=True) for name, layer in layers.items()}
         self.parts: dict[str, dict[str, Tensor]] = {}  # of the concepts that are on
         self.scales = {"content": 1.0, "style": 1.0}
 
@@ -51,7 +52,7 @@ class FullWeights:
         if concept not in self.parts:
             return {}
         if len(self.parts) == 1:  # it may be learning
-            return {name: layer.weight.detach().clone() for name, layer in self.layers.items()}
+            return {name: layer.weight.detach().to("cpu", copy=True) for name, layer in self.layers.items()}
         return self.parts[concept]
 
     def load_half(self, concept: str, half: dict[str, Tensor] | None) -> None:
@@ -74,10 +75,10 @@ class FullWeights:
     def _compose(self) -> None:
         on = {concept: scale for concept, scale in self.scales.items() if concept in self.parts and scale}
         for name, layer in self.layers.items():
-            base = self.base[name].to(layer.weight.device)
             if len(on) == 1 and 1.0 in on.values():  # to the bit
                 layer.weight.copy_(self.parts[next(iter(on))][name])
                 continue
+            base = self.base[name].to(layer.weight.device)
             weight = base.clone()
             for concept, scale in on.items():
                 weight += scale * (self.parts[concept][name].to(base) - base)
@@ -94,9 +95,9 @@ class FullWeights:
             left, whole = 0.0, 0.0
             for name in self.layers:
                 learned = self.parts.get(concept, self.base)
-                difference = (learned[name] - self.base[name]).float()
+                difference = (learned[name].cpu() - self.base[name]).float().to(self.layers[name].weight.device)
                 up, down = truncate(difference, self.rank // 2)
-                found[name].append((up, down))
+                found[name].append((up.cpu(), down.cpu()))
                 left += (difference - product(up, down)).square().sum().item()
                 whole += difference.square().sum().item()
             error = math.sqrt(left / whole) if whole else 0.0

@@ -152,6 +152,8 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
             settings.content_half,
         )
     )
+    if config.steps.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
     learned_bytes = 4 * sum(p.numel() for concept in BOTH for p in adapter.parameters(concept))
     checkpoint.check_space(run.folder, learned_bytes * (4 * (checkpoint.KEEP + 1) + 2))
     strips = sheet.Strips(pipe, adapter, config, run)

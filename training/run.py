@@ -129,10 +129,10 @@ class Run:
 def decisive(config: Customization) -> dict[str, Any]:
     """What decides the trained bits, less pictures and base: those count by their content, and folders may move.
 
-    Periods and sample settings may change between two starts of a run.
+    Periods, sample settings and gradient checkpointing may change between two starts of a run.
     """
-    data = config.model_dump(mode="json", exclude={"name", "preset", "base", "samples"})
-    del data["steps"]["checkpoint_every"]
+    data = config.model_dump(mode="json", exclude={"name", "preset", "memory", "base", "samples"})
+    del data["steps"]["checkpoint_every"], data["steps"]["gradient_checkpointing"]
     for name in config.concepts:
         del data[name]["pictures"], data[name]["others"]
     return data

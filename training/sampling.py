@@ -11,6 +11,8 @@ from training.config import Customization
 from training.model import open_base
 from training.run import Run
 
+LARGE = 512  # pixels, from which an autoencoder decodes one picture at a time: four at once take more than training
+
 
 def open_run(folder: Path) -> tuple[DiffusionPipeline, Customization]:
     """Open the base of a finished run with its adapter.
@@ -64,4 +66,6 @@ def guided_pipeline(pipe: DiffusionPipeline, preset: str) -> DiffusionPipeline:
     pipe.guidance = APG.preset(preset)
     pipe.kernels = set_attention(pipe, "auto")
     pipe.set_progress_bar_config(disable=True)
+    if pipe.vae.config.sample_size >= LARGE:
+        pipe.vae.enable_slicing()
     return pipe

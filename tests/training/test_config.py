@@ -1,7 +1,12 @@
+import json
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from pipelines import UserError
-from training.config import PRESETS, Adapter, Customization
+from training.config import HOUSE, PRESETS, Adapter, Customization
+from training.memory import BUDGETS, ROWS
 from training.optimizers.settings import OPTIMIZERS
 
 OK = {"content": {"pictures": "c"}, "style": {"pictures": ["s/a.png", "s/b.png"]}}
@@ -26,6 +31,15 @@ FAULTS = {
     "steps.break is 0. Set it to a whole number, at least 1": {"steps": {"break": 0}},
     "adapter is 3. Set it to a table": {"adapter": 3},
     "preset is 'x'. Set it to one of 'emoji'": {"preset": "x"},
+    "memory is 10. Set it to one of 8, 12, 16, 24, 48, 'cpu' or 'auto'": {"preset": "sdxl", "memory": 10},
+    r"memory is \[8\]. Set it to one of 8": {"preset": "sdxl", "memory": [8]},
+    "memory is 'much'": {"memory": "much"},
+    "memory is 8, .* does not fit. Set memory to one of 24, 48, cpu": {
+        "preset": "sdxl",
+        "memory": 8,
+        "adapter": {"method": "full"},
+    },
+    "adapter is 4. Set it to a table": {"preset": "sd15", "memory": 8, "adapter": 4},
     "content.pictures is .*. Set it to a folder": {"content": {"pictures": []}},
     "content.pictures is missing": {"content": {}},
     "content.placeholder is 'a b'. Set it to one word": {"content": {"pictures": "c", "placeholder": "a b"}},
@@ -49,6 +63,56 @@ def test_presets_fill_what_is_not_given(preset):
     assert config.steps.break_ == 7 and config.adapter.layers == "cross-attention"
     expected = PRESETS[preset].get("adapter", {}).get("rank", Adapter().rank)
     assert config.adapter.rank == expected
+
+
+def test_rows_by_memory_are_valid_and_learn_from_as_many_pictures_a_step():
+    for preset, method, memory in ROWS:
+        config = Customization(**OK, preset=preset, memory=memory, adapter={"method": method})
+        steps = config.steps
+        assert steps.batch_size * steps.accumulation == 4 or config.optimizer.name == "owlore"
+        assert method == "plp" or steps.accumulation == 1  # so that steps can be taken in the backward pass
+        assert config.memory == memory and config.optimizer.lr == PRESETS[preset]["optimizer"]["lr"]
+    assert {memory for _, _, memory in ROWS} == set(BUDGETS)
+
+
+def test_rows_by_memory_fit_into_it():
+    presets = json.loads((HOUSE / "benchmarks/optimizers/results/peak.json").read_text())["presets"]
+    assert presets.keys() == {", ".join(map(str, row)) for row in ROWS}  # else run benchmarks.optimizers.peak anew
+    for row in presets.values():
+        assert row["room"] is None or max(row["training"], row["drawing"]) < row["room"]
+
+
+def test_what_a_file_says_stands_above_the_memory():
+    config = Customization(**OK, preset="sdxl", memory=8, resolution=768, steps={"accumulation": 8})
+    assert (config.resolution, config.steps.accumulation, config.steps.batch_size) == (768, 8, 1)
+    assert config.steps.gradient_checkpointing and config.precision == "bf16" and config.optimizer.bits == 8
+    other = Customization(**OK, preset="sdxl", memory=8, optimizer={"name": "adamw"}).optimizer
+    assert other.name == "adamw" and other.lr == PRESETS["sdxl"]["optimizer"]["lr"]
+    assert Customization(**OK, memory=8).steps == Customization(**OK).steps  # the embedded base fits anywhere
+
+
+@pytest.mark.parametrize(("gigabytes", "budget"), [(7.6, 8), (11.99, 12), (14.7, 12), (23.5, 24), (79.1, 48)])
+def test_auto_is_the_largest_that_the_gpu_has(monkeypatch, gigabytes, budget):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=int(gigabytes * 2**30))
+    )
+    config = Customization(**OK, preset="sd15", memory="auto")
+    assert config.memory == budget and config.steps == Customization(**OK, preset="sd15", memory=budget).steps
+
+
+def test_auto_without_a_gpu_is_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Customization(**OK, preset="sdxl", memory="auto").precision == "fp32"
+
+
+def test_a_gpu_with_too_little_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=4 * 2**30))
+    with pytest.raises(UserError, match=r"the GPU has 4\.0 GB. Set memory to 8"):
+        Customization(**OK, preset="sdxl", memory="auto")
 
 
 def test_saved_and_loaded_are_equal_and_relative_to_the_file(project, tmp_path):

@@ -27,6 +27,18 @@ def run(config, tmp_path):
     return customize(whole(config), tmp_path / "run")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "gradnorm-lorp", "owlore"])
+def test_gradient_checkpointing_and_steps_in_the_backward_pass_give_the_same_bits(config, tmp_path, optimizer):
+    runs = []
+    for checkpointing in (False, True):
+        config = whole(config, optimizer={"name": optimizer})
+        config.steps.gradient_checkpointing = checkpointing
+        runs.append(learned_weights(customize(config, tmp_path / str(checkpointing))))
+    for concept in ("content", "style"):
+        assert all(torch.equal(runs[0][concept][name], weight) for name, weight in runs[1][concept].items())
+
+
 def learned_weights(run):
     tensors = checkpoint.read_last(run.checkpoints).tensors
     return {concept: checkpoint.under(tensors, f"done.{concept}.") for concept in ("content", "style")}

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pipelines import UserError
-from tests.tiny import tiny_pipeline
+from tests.tiny import TEXT_WIDTH, tiny_pipeline
 from training import Customization, Run, checkpoint, customize, export, sheet
 from training.loop import choose, keyed, learning_rate_factor, read_all_pictures, stratified_timesteps
 from training.model import denoising_loss
@@ -327,6 +327,24 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(config, tmp_path):
     parts = customize(config, tmp_path / "parts")
     for one, other in zip(whole.read_metrics(), parts.read_metrics(), strict=True):
         assert one["losses"] == pytest.approx(other["losses"], rel=1e-4)
+
+
+def test_gradient_checkpointing_gives_the_same_bits_and_may_be_switched_on_the_way(config, tmp_path, finished):
+    assert customize(config, tmp_path / "run", should_stop=StopAfter(2)).status == "cancelled"
+    config.steps.gradient_checkpointing = True
+    assert same(customize(config, tmp_path / "run"), finished)
+
+
+def test_gradient_checkpointing_keeps_less_for_the_backward_pass():
+    def kept(checkpointing: bool) -> int:
+        unet, sizes = tiny_pipeline().unet, []
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            unet(torch.randn(1, 4, 16, 16), torch.tensor([3]), torch.randn(1, 77, TEXT_WIDTH))
+        return sum(sizes)
+
+    assert kept(True) < kept(False) / 2
 
 
 def test_the_loss_falls(config, tmp_path):
