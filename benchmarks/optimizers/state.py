@@ -36,25 +36,28 @@ ROWS = {
 OWLORE = f"OwLore, {ACTIVE} blocks at a time, rank {RANK}"
 
 
+ARCHITECTURES = {
+    "SD 1.5": {"cross_attention_dim": 768},
+    "SDXL": {
+        "sample_size": 128,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (320, 640, 1280),
+        "transformer_layers_per_block": (1, 2, 10),
+        "attention_head_dim": (5, 10, 20),
+        "cross_attention_dim": 2048,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+
+
 def unets() -> dict[str, UNet2DConditionModel]:
     """The two architectures, on the meta device."""
     with torch.device("meta"):
-        return {
-            "SD 1.5": UNet2DConditionModel(cross_attention_dim=768),
-            "SDXL": UNet2DConditionModel(
-                sample_size=128,
-                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-                block_out_channels=(320, 640, 1280),
-                transformer_layers_per_block=(1, 2, 10),
-                attention_head_dim=(5, 10, 20),
-                cross_attention_dim=2048,
-                use_linear_projection=True,
-                addition_embed_type="text_time",
-                addition_time_embed_dim=256,
-                projection_class_embeddings_input_dim=2816,
-            ),
-        }
+        return {name: UNet2DConditionModel(**config) for name, config in ARCHITECTURES.items()}
 
 
 def linear_shapes(module: nn.Module) -> list[tuple[int, ...]]:

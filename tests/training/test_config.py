@@ -69,7 +69,7 @@ def test_rows_by_memory_are_valid_and_learn_from_as_many_pictures_a_step():
     for preset, method, memory in ROWS:
         config = Customization(**OK, preset=preset, memory=memory, adapter={"method": method})
         steps = config.steps
-        assert steps.batch_size * steps.accumulation == 4 or config.optimizer.name == "owlore"
+        assert steps.batch_size * steps.accumulation == 4
         assert method == "plp" or steps.accumulation == 1  # so that steps can be taken in the backward pass
         assert config.memory == memory and config.optimizer.lr == PRESETS[preset]["optimizer"]["lr"]
     assert {memory for _, _, memory in ROWS} == set(BUDGETS)

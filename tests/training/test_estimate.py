@@ -1,11 +1,16 @@
 """What a run takes, said beforehand and then measured."""
 
+import os
+import re
+import subprocess
 import sys
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from pipelines.errors import UserError
+from tests.tiny import TEXT_WIDTH, tiny_pipeline
 from tests.training.conftest import optimizers
 from training import checkpoint
 from training.config import Customization
@@ -63,3 +68,43 @@ def test_too_little_memory_is_told(config, monkeypatch):
     monkeypatch.setattr(sys.modules["training.loop"], "denoising_loss", fails)
     with pytest.raises(UserError, match=r"do not fit into memory.*batch_size"):
         estimate(config)
+
+
+def peak_of(*command: object) -> tuple[str, int]:
+    """What a command of ours prints, and the resident memory of its process at most, in bytes."""
+    arguments = [sys.executable, "-m", "training", *map(str, command)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        said = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return said, used.ru_maxrss * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts resident memory as Linux does")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="counts the process's own memory")
+@pytest.mark.parametrize("method", ["plp", "full"])
+def test_peak_is_that_of_a_run(project, tmp_path, method):
+    pipe = tiny_pipeline(prediction_type="v_prediction")
+    # Wide enough that training takes several times what the libraries do.
+    pipe.register_modules(
+        unet=UNet2DConditionModel(
+            sample_size=64,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(128, 256, 384),
+            layers_per_block=1,
+            cross_attention_dim=TEXT_WIDTH,
+        )
+    )
+    pipe.save_pretrained(tmp_path / "wide")
+    config = Customization.load(project)
+    data = config.model_dump(by_alias=True) | {"base": str(tmp_path / "wide"), "resolution": 128}
+    data["adapter"] |= {"method": method, "rank": 16, "layers": "all"}
+    data["steps"] |= {"break": 6, "make": 6, "batch_size": 4}
+    Customization(**data).save(project)
+    said, _ = peak_of("estimate", project)
+    _, measured = peak_of("customize", project, "--run", tmp_path / "run")
+    estimated = int(re.search(r"(\d+) MB at the peak", said)[1]) * 2**20
+    assert measured > 1.5e9 and abs(estimated / measured - 1) < 0.2

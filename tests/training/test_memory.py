@@ -22,6 +22,9 @@ def test_the_formula_is_what_the_state_measures(name, shape):
     for _ in range(2):
         weight.square().sum().backward()
         optimizer.step()
-    kept = [value for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor)]
+    # bitsandbytes' tables of codes are one for all weights.
+    entries = {key: value for key, value in optimizer.state[weight].items() if not key.startswith("qmap")}
+    kept = [value for value in entries.values() if isinstance(value, torch.Tensor)]
     own = {key: value for key, value in settings.items() if key in ("rank", "bits")}
-    assert sum(value.numel() * value.element_size() for value in kept) == state_bytes(name, shape, **own)
+    held = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in kept}
+    assert sum(held.values()) == state_bytes(name, shape, **own)

@@ -60,7 +60,8 @@ class Projection:
             U, _, Vh = torch.linalg.svd(G, full_matrices=False)
             found = Vh.T if self.right else U
         found = found[:, : self.rank]
-        return (found.T if self.right else found).contiguous()
+        # A copy: what is kept would otherwise hold all directions in memory.
+        return (found.T if self.right else found).clone(memory_format=torch.contiguous_format)
 
     def turns(self, old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
         """What takes the first and the second moment from one basis to another."""

@@ -1,0 +1,80 @@
+"""Memory of a computation that is not done: bytes of storages that live at a time, counted on tensors without data."""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from training import plp
+from training.optimizers import quantized
+from training.optimizers.projection import Projection
+
+ASKED_OF_DATA = {"share": 1.0, "has_direction": True, "live": 1}  # what a projection asks of numbers that are not there
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the storages that operations make, each until its last tensor is gone.
+
+    What a kernel allocates and frees within itself is not seen. `now` and `peak` are bytes.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self._living: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for value in tree_iter(made):
+            if isinstance(value, Tensor):
+                self._count(value.untyped_storage())
+        return made
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._living:
+            self._living.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._living.discard(key)
+        self.now -= size
+
+
+@contextmanager
+def simulated() -> Iterator[LiveBytes]:
+    """Within, new tensors have no data, what looks at data is answered for it, and bytes are counted.
+
+    Attention is the kernel that keeps no matrix of scores, as on a GPU.
+    """
+    answers = {name: lambda *_, value=value: value for name, value in ASKED_OF_DATA.items()}
+    tables = {
+        "codes": lambda signed: torch.empty(256),
+        "_tables": lambda signed: (torch.empty(2**16, dtype=torch.int32), torch.empty(256)),
+    }
+    with (
+        patch.multiple(Projection, **answers),
+        patch.multiple(quantized, **tables),
+        patch.object(plp, "frozen_halves", _frozen_halves),
+        patch.object(torch.nn.functional, "scaled_dot_product_attention", _attention),
+        torch.device("meta"),
+        LiveBytes() as live,
+    ):
+        yield live
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, **_) -> Tensor:
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
+
+
+def _frozen_halves(
+    m: int, n: int, rank: int, constant_block: str, seed: int, name: str, kernel: tuple[int, ...] = ()
+) -> tuple[Tensor, Tensor]:
+    return torch.empty(m // 2, rank, *[1] * len(kernel)), torch.empty(rank, n // 2, *kernel)
