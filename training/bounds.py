@@ -1,6 +1,6 @@
 """What a setting allows, in words: for what the configuration refuses, and beside the studio's fields."""
 
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
@@ -26,7 +26,7 @@ def _is_union(annotation: Any) -> bool:
 
 def _words(annotation: Any, marks: list) -> str:
     if _is_union(annotation):
-        return ", or ".join(_words(member, []) for member in get_args(annotation))
+        return ", or ".join(_words(member, []) for member in get_args(annotation) if member is not NoneType)
     if get_origin(annotation) is Annotated:
         annotation, *inner = get_args(annotation)
         return _words(annotation, [mark for one in inner for mark in getattr(one, "metadata", [one])])
