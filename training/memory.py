@@ -7,8 +7,6 @@ below the gigabytes of the row less half of one for the driver.
 
 from typing import Any
 
-import torch
-
 from pipelines.errors import UserError
 
 BUDGETS = (8, 12, 16, 24, 48, "cpu")  # gigabytes of a GPU, or none
@@ -80,6 +78,8 @@ def found_budget() -> int | str:
     Raises:
         UserError: the GPU has less than the smallest.
     """
+    import torch  # only where "auto" asks: project files are read without it
+
     if not torch.cuda.is_available():
         return "cpu"
     # A GPU sold as one of 12 GB reports a little less or more.
