@@ -27,10 +27,10 @@ ROWS = {
     "Schedule-free AdamW": ("schedule-free", {}),
     "Prodigy": ("prodigy", {}),
     f"Projected AdamW, rank {RANK}": ("projected-adamw", {"rank": RANK}),
-    f"GradNormLoRP, 8-bit, rank {RANK}": ("gradnorm-lorp", {"rank": RANK}),
-    f"GradNormLoRP, 8-bit, rank {RANK}, basis in bf16": (
+    f"GradNormLoRP, 8-bit, rank {RANK}": ("gradnorm-lorp", {"rank": RANK, "bits": 8}),
+    f"GradNormLoRP, 8-bit, rank {RANK}, basis in fp32": (
         "gradnorm-lorp",
-        {"rank": RANK, "basis_dtype": torch.bfloat16},
+        {"rank": RANK, "bits": 8, "basis_dtype": torch.float32},
     ),
 }
 OWLORE = f"OwLore, {ACTIVE} blocks at a time, rank {RANK}"
