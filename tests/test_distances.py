@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from benchmarks.distances import frechet_distance, kernel_distance, kernel_interval, principal
+from benchmarks.distances import frechet_distance, kernel_distance, kernel_interval, precision_recall, principal
 
 
 @pytest.fixture
@@ -53,3 +53,17 @@ def test_principal_keeps_the_directions_in_which_the_real_ones_vary():
     kept, seen = principal(real, other, count=2)
     assert kept.shape == (100, 2) and kept.var() == pytest.approx(real[:, [0, 2]].var(), rel=0.2)
     assert np.abs(seen).max() < 2
+
+
+def test_precision_and_recall_are_their_definitions(sets):
+    real, drawn = sets
+
+    def within(points, others):
+        """The share of points in a ball around one of the others, as large as to its third neighbour."""
+        distance = lambda x, y: np.linalg.norm(x - y)  # noqa: E731
+        reach = [sorted(distance(o, other) for other in others)[3] for o in others]
+        return np.mean([any(distance(p, o) <= r for o, r in zip(others, reach, strict=True)) for p in points])
+
+    assert precision_recall(real, drawn) == pytest.approx((within(drawn, real), within(real, drawn)))
+    assert precision_recall(real, real) == (1.0, 1.0)
+    assert precision_recall(real, drawn + 100) == (0.0, 0.0)

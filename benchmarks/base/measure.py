@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.distances import frechet_distance, kernel_distance, kernel_interval, principal
 from benchmarks.environment import environment
-from pipelines import CFG
+from pipelines import CFG, GuidanceRule
 from pipelines.adapters import fingerprint
 from training import checkpoint, sheet
 from training.base import data, join
@@ -36,6 +36,7 @@ HOUSE = HERE.parents[1]
 SCALES = (1.0, 2.0, 3.0, 5.0)
 STEPS = 20
 BATCH = 32
+PLAIN = CFG()
 SHOWN = 2.0  # guidance scale of the sheets
 CAPTION = "{}, {} style"
 CONTENT, STYLE = "fox", "twemoji"  # of the sheets with one content or one style
@@ -118,7 +119,7 @@ def prompts(pictures: Pictures, count: int) -> tuple[list[Pair], list[Pair]]:
     return trained, some(data.known_pairs(pictures, left_out=True), left, "left out")
 
 
-def draw(pipe, pairs: list[Pair], scale: float, folder: Path) -> Tensor:
+def draw(pipe, pairs: list[Pair], scale: float, folder: Path, rule: GuidanceRule = PLAIN, steps: int = STEPS) -> Tensor:
     """uint8 (n, 64, 64, 3), picture i from seed i. What was drawn before is read back."""
     parts = []
     for first in range(0, len(pairs), BATCH):
@@ -126,9 +127,10 @@ def draw(pipe, pairs: list[Pair], scale: float, folder: Path) -> Tensor:
         if not path.exists():
             some, began = pairs[first : first + BATCH], time.monotonic()
             texts, seeds = [CAPTION.format(*pair) for pair in some], tuple(range(first, first + len(some)))
-            images = sheet.draw(pipe, texts, seeds, data.SIZE, scale, STEPS, CFG())
+            images = sheet.draw(pipe, texts, seeds, data.SIZE, scale, steps, rule)
             checkpoint.write_tensors(path, {"pixels": tensor(images)})
-            print(f"w {scale:g}  {first + len(some)}/{len(pairs)}  {time.monotonic() - began:.1f} s", flush=True)
+            passed = time.monotonic() - began
+            print(f"{folder.name}  w {scale:g}  {first + len(some)}/{len(pairs)}  {passed:.1f} s", flush=True)
         parts.append(load_file(path)["pixels"])
     return torch.cat(parts)
 
@@ -145,7 +147,7 @@ def seconds(pipe, pairs: list[Pair]) -> dict[str, float]:
         taken = []
         for _ in range(3):
             began = time.monotonic()
-            sheet.draw(pipe, [CAPTION.format(*p) for p in pairs], tuple(range(16)), data.SIZE, scale, STEPS, CFG())
+            sheet.draw(pipe, [CAPTION.format(*p) for p in pairs], tuple(range(16)), data.SIZE, scale, STEPS, PLAIN)
             taken.append(time.monotonic() - began)
         found[f"w {scale:g}"] = statistics.median(taken)
     return found

@@ -28,6 +28,7 @@ LEARNED = ("airplane", "bus", "cat-face", "envelope", "ghost")
 HELD_OUT = ("koala", "guitar", "pineapple", "umbrella")
 STYLE, CAPTION = "neon", "{}, zwx blueprint style"
 BATCH, NOISES = 4, 16
+LOOK = 20  # steps between two looks at the held-out loss
 
 
 def read(pipe, contents: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -65,7 +66,7 @@ def run(who: Contestant, lr: float, seed: int, steps: int, pictures: int) -> dic
         loss_of(torch.arange(len(latents)), noise, torch.linspace(50, 950, len(latents)).long())
 
     blocks = sampler(who, pipe, optimizer, calibrate, seed) if who.sampling else None
-    losses, paces, most = [], [], 0
+    losses, paces, curve, most = [], [], [], 0
     for k in range(steps):
         began = time.monotonic()
         for group in optimizer.param_groups:
@@ -82,9 +83,12 @@ def run(who: Contestant, lr: float, seed: int, steps: int, pictures: int) -> dic
         losses.append(loss.item())
         paces.append(time.monotonic() - began)
         most = max(most, kept(optimizer)) if blocks or k == steps - 1 else most
+        if (k + 1) % LOOK == 0:
+            curve.append(round(held_out_loss(pipe, *held_out), 5))
     return {
         "before": round(before, 5),
         "held_out": round(held_out_loss(pipe, *held_out), 5),
+        "curve": curve,
         "training": round(float(np.mean(losses[-20:])), 5),
         "state": most,
         "learned": sum(p.numel() for p in weights),

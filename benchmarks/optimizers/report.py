@@ -1,7 +1,7 @@
 """Tables, plot and summary of what was measured: python -m benchmarks.optimizers.report
 
 Reads results/state.json, quality.jsonl, speed.json and peak.json; writes results/summary.json, the tables of
-docs/optimizers.md and docs/pictures/optimizers.png. What has not been measured is null in the summary.
+docs/optimizers.md and docs/pictures/optimizers*.png. What has not been measured is null in the summary.
 """
 
 import json
@@ -10,10 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from benchmarks.optimizers import peak
 from benchmarks.optimizers.contestants import CONTESTANTS
+from benchmarks.optimizers.quality import LOOK
+from benchmarks.plot import curves
 
 HERE = Path(__file__).parent / "results"
-DOC, PLOT = Path("docs/optimizers.md"), Path("docs/pictures/optimizers.png")
+DOC, PICTURES = Path("docs/optimizers.md"), Path("docs/pictures")
+CURVED = ("AdamW", "GradNormLoRP", "OwLore", "LoRA, rank 8", "LoRA, bytes of OwLore")
 STEPS, FEW = 120, 3  # of the runs that count; the pictures that the compander is judged with
 OURS = "GradNormLoRP"
 
@@ -31,6 +35,7 @@ def quality(pictures: int) -> dict[str, dict]:
                 "losses": losses,
                 "mean": float(np.mean(losses)),
                 "half": float(np.ptp(losses)) / 2,
+                "curve": np.mean([x["curve"] for x in runs if "curve" in x] or [[]], axis=0).tolist(),
             }
     return found
 
@@ -98,6 +103,17 @@ def speed_table(rows: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def ways(rows: dict[str, dict]) -> Image.Image:
+    """Held-out loss on the way, a mean over the seeds."""
+    chosen = {f"{name}, {rows[name]['lr']:g}": rows[name] for name in CURVED if name in rows}
+    way = {
+        name: [(LOOK * (k + 1), loss) for k, loss in enumerate(row["curve"])]
+        for name, row in chosen.items()
+        if row["curve"]
+    }
+    return curves(way, "Held-out loss on the way", "steps", logarithmic=False)
+
+
 def plot(rows: dict[str, dict]) -> Image.Image:
     """Held-out loss against bytes of state, on a logarithmic axis; a line spans the seeds."""
     width, height, left, bottom, top = 900, 560, 70, 60, 20
@@ -149,12 +165,15 @@ def main() -> None:
     rows = quality(5)
     if rows:
         write("quality", quality_table(rows))
-        PLOT.parent.mkdir(exist_ok=True)
-        plot(rows).save(PLOT, optimize=True)
+        plot(rows).save(PICTURES / "optimizers.png", optimize=True)
+        ways(rows).save(PICTURES / "optimizers-on-the-way.png", optimize=True)
     if few := quality(FEW):
         write("few", few_table(few))
     if speed := _read("speed.json"):
         write("speed", speed_table(speed["rows"]))
+    if peaks := _read("peak.json"):
+        write("peak", peak.table(peaks))
+        write("presets", peak.preset_table(peaks))
     print((HERE / "summary.json").read_text())
 
 

@@ -40,11 +40,11 @@ class Projection:
 
     def has_direction(self, G: Tensor) -> bool:
         """Whether a basis can be chosen by a gradient: it is finite and not all zero."""
-        return bool(G.isfinite().all() and G.any())
+        return bool(0 < G.abs().amax() < torch.inf)
 
     def live(self, G: Tensor) -> int:
         """How many rows or columns, whichever are projected, have a gradient."""
-        return int((G != 0).any(0 if self.right else 1).sum())
+        return int(G.abs().amax(0 if self.right else 1).count_nonzero())
 
     def basis(self, G: Tensor, how: str, generator: torch.Generator) -> Tensor:
         """Orthonormal rows, (k, n), or columns, (m, k), that hold the most of a gradient."""
@@ -55,7 +55,9 @@ class Projection:
             found = torch.linalg.qr(columns @ draw).Q
             for _ in range(POWER_ITERATIONS):
                 found = torch.linalg.qr(columns @ (columns.T @ found)).Q
-            found = found @ torch.linalg.svd(found.T @ columns, full_matrices=False).U
+            # Strongest first: the left singular vectors of what was found, by its small matrix of inner products.
+            within = found.T @ columns
+            found = found @ torch.linalg.eigh((within @ within.T).double()).eigenvectors.flip(1).to(found)
         else:
             U, _, Vh = torch.linalg.svd(G, full_matrices=False)
             found = Vh.T if self.right else U
