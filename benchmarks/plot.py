@@ -5,7 +5,8 @@ import math
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 440, 70, 210, 36, 50
-COLOURS = "#1b1b1b #c0562b #1f5fa8 #3b8a4a #8c4fa8 #b8860b #2a9d9d #d0679d #7a7a7a #6b4226 #9acd32 #e05050".split()
+COLOURS = ("#1b1b1b", "#c0562b", "#1f5fa8", "#3b8a4a", "#8c4fa8", "#b8860b")
+COLOURS += ("#2a9d9d", "#d0679d", "#7a7a7a", "#6b4226", "#9acd32", "#e05050")
 
 Points = list[tuple[float, float]]
 

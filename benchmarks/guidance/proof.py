@@ -42,7 +42,7 @@ MIDDLE, EARLY, LATE = (0.25, 0.75), (0.0, 0.5), (0.5, 1.0)
 
 @dataclass(frozen=True)
 class DiffusersAPG(GuidanceRule):
-    """The function behind diffusers' own AdaptiveProjectedGuidance, on what the network returns, as diffusers has it."""
+    """The function behind diffusers' AdaptiveProjectedGuidance, on what the network returns, as diffusers has it."""
 
     eta: float = 1.0
     norm: float = 15.0  # largest L2 norm of the direction
@@ -139,7 +139,7 @@ class Proof:
             for name, judge in judges.items():
                 a, b = truth[name], judge.features(pixels).numpy()
                 precision, recall = precision_recall(a, b)
-                says = accuracy(judge.says(pixels, SPLIT["styles"], SPLIT["contents"]), pairs)
+                says = right(judge, pixels)
                 found[name] = {
                     "kernel": kernel_distance(a, b),
                     "kernel, 95 %": kernel_interval(a, b),

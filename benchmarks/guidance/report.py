@@ -5,7 +5,6 @@ docs/guidance.md, and docs/pictures/guidance-*.png. What has not been measured i
 """
 
 import json
-from pathlib import Path
 
 from PIL import Image
 from safetensors.torch import load_file
@@ -70,10 +69,8 @@ def table(rows: list[list[str]]) -> str:
 
 def quality(found: dict) -> str:
     """Every rule at its best scale, and over the high ones."""
-    rows = [
-        ["rule", "best w", "kernel", "95 %", "fd_32", "fd_32, judge-2", "style", "content", "precision", "recall"]
-        + ["fd_32 at w 7, 10, 15", "judge-2"]
-    ]
+    head = "rule|best w|kernel|95 %|fd_32|fd_32, judge-2|style|content|precision|recall|fd_32 at w 7 to 15|judge-2"
+    rows = [head.split("|")]
     floor = found["autoencoder alone"]
     rows.append(["*autoencoder alone*", "", *cells(floor), "", ""])
     rows.append(["*no guidance*", "1", *cells(points(found, "CFG")[0]), "", ""])
