@@ -129,10 +129,11 @@ class Proof:
         results["rules"] = {name: repr(rule) for name, rule in RULES.items()}
         judges = {name: Judge.load(HOUSE / "models" / name) for name in ("judge", "judge-2")}
         truth = {name: judge.features(real).numpy() for name, judge in judges.items()}
-        told = {
-            name: accuracy(judge.says(real, SPLIT["styles"], SPLIT["contents"]), pairs)
-            for name, judge in judges.items()
-        }
+
+        def right(judge: Judge, pixels: Tensor) -> dict[str, float]:
+            return accuracy(judge.says(pixels, SPLIT["styles"], SPLIT["contents"]), pairs)
+
+        told = {name: right(judge, real) for name, judge in judges.items()}
 
         def figures(pixels: Tensor) -> dict:
             found: dict = {"looks": looks([Image.fromarray(x.numpy()) for x in pixels])}
