@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pipelines.errors import UserError
 from training.bounds import allowed
 from training.memory import BUDGETS, found_budget, settings_for
-from training.optimizers.settings import DEFAULT, OPTIMIZERS, Optimizer, Strict
+from training.optimizers.settings import DEFAULT, NARROW, OPTIMIZERS, Optimizer, Strict
 
 HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/emoji" is found from any folder
 
@@ -185,7 +185,7 @@ class Customization(Strict):
     samples: Samples = Samples()
     seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of the frozen base; what is learned stays fp32. auto: bf16 on a GPU"
+        "auto", description="of the base; adapters stay fp32. auto: bf16 on a GPU, but fp32 where its own weights learn"
     )
     resolution: int = Field(64, ge=32, le=2048, multiple_of=8)
 
@@ -239,8 +239,11 @@ class Customization(Strict):
             )
         if full and self.adapter.compander:
             raise UserError("adapter.compander is for the halves of an adapter", 'Leave it out with method = "full"')
-        if full and self.precision == "bf16":
-            raise UserError("precision is 'bf16', in which weights lose small steps", 'Set it to "fp32"')
+        if full and self.precision == "bf16" and not self.optimizer.narrow:
+            raise UserError(
+                f"precision is 'bf16', in which weights lose the small steps of {self.optimizer.name!r}",
+                f'Set it to "fp32", or optimizer.name to one that rounds by chance: {", ".join(NARROW)}',
+            )
         return self
 
     @property

@@ -154,7 +154,7 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
     )
     if config.steps.gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
-    learned_bytes = 4 * sum(p.numel() for concept in BOTH for p in adapter.parameters(concept))
+    learned_bytes = sum(p.nbytes for concept in BOTH for p in adapter.parameters(concept))
     checkpoint.check_space(run.folder, learned_bytes * (4 * (checkpoint.KEEP + 1) + 2))
     strips = sheet.Strips(pipe, adapter, config, run)
 
@@ -295,8 +295,8 @@ def _train(config: Customization, run: Run, progress: Callable | None, should_st
 
 
 def _precision(config: Customization) -> str:
-    """Of the base in training: weights that learn themselves want fp32."""
-    return "fp32" if config.adapter.method == "full" else config.precision
+    """Of the base in training: weights that learn themselves are bf16 only where that was asked for."""
+    return "fp32" if config.adapter.method == "full" and config.precision == "auto" else config.precision
 
 
 def _precondition(adapter: plp.PartlyLearnable, damping: float) -> None:

@@ -43,6 +43,9 @@ ROWS: dict[tuple, tuple] = {
     ("sdxl", "plp", 24): ("bf16", True, 4, 1, 64, 1024, EXACT),
     ("sdxl", "plp", 48): ("bf16", False, 4, 1, 64, 1024, EXACT),
     ("sdxl", "plp", "cpu"): ("fp32", True, 2, 2, 32, 512, SMALL),
+    ("sdxl", "full", 8): ("bf16", True, 4, 1, 32, 512, BLOCKS),
+    ("sdxl", "full", 12): ("bf16", True, 4, 1, 32, 1024, WHOLE),
+    ("sdxl", "full", 16): ("bf16", True, 4, 1, 64, 1024, WHOLE),
     ("sdxl", "full", 24): ("fp32", True, 4, 1, 64, 1024, WHOLE),
     ("sdxl", "full", 48): ("fp32", True, 4, 1, 64, 1024, WHOLE),
     ("sdxl", "full", "cpu"): ("fp32", True, 4, 1, 32, 512, BLOCKS),
@@ -55,15 +58,7 @@ def settings_for(preset: str, method: str, memory: int | str) -> dict[str, Any]:
     Args:
         preset: "sd15" or "sdxl".
         memory: one of `BUDGETS`.
-    Raises:
-        UserError: what is to be learned does not fit.
     """
-    if (preset, method, memory) not in ROWS:
-        fitting = ", ".join(str(one) for one in BUDGETS if (preset, method, one) in ROWS)
-        raise UserError(
-            f"memory is {memory!r}, into which the {preset} preset with adapter.method = {method!r} does not fit",
-            f'Set memory to one of {fitting}, or adapter.method to "plp"',
-        )
     settings: dict[str, Any] = {}
     for key, value in zip(COLUMNS, ROWS[preset, method, memory], strict=True):
         table, _, name = key.rpartition(".")

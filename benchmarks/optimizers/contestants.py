@@ -4,7 +4,7 @@ Every contestant learns a style in the embedded base, in the denoiser's own weig
 half of a partly learnable projection ("plp").
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 
 import torch
@@ -72,6 +72,22 @@ CONTESTANTS: dict[str, Contestant] = {
     "PLP, GradNormLoRP 8-bit": Contestant("plp", "gradnorm-lorp", ADAPTED | {"bits": 8, "magnitude_lr": "row"}),
     "PLP, OwLore": Contestant("plp", "owlore", ADAPTED, sampling="outliers"),
     "PLP, AdamW with compander": Contestant("plp", "adamw", compander=True),
+}
+
+# GradNormLoRP with one thing changed, to see what its distance to LoRA comes from.
+VARIANTS: dict[str, Contestant] = {
+    f"GradNormLoRP, {what}": replace(CONTESTANTS["GradNormLoRP"], **change)
+    for what, change in {
+        "rank 1/4": {"settings": PROJECTED | {"rank": 0.25}},
+        "rank 1/2": {"settings": PROJECTED | {"rank": 0.5}},
+        "rank 1/32": {"settings": PROJECTED | {"rank": 0.03125}},
+        "norms at a row's rate": {"settings": PROJECTED | {"magnitude_lr": "row"}},
+        "norms fixed": {"settings": PROJECTED | {"magnitude_lr": 0.0}},
+        "moments turned": {"settings": PROJECTED | {"on_refresh": "rotate"}},
+        "columns": {"settings": PROJECTED | {"side": "right"}},
+        "a basis for 10 steps": {"settings": PROJECTED | {"update_proj_gap": 10}},
+        "attention alone": {"layers": "attention"},
+    }.items()
 }
 
 

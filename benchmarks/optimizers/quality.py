@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.environment import environment
-from benchmarks.optimizers.contestants import CONTESTANTS, RATES, Contestant, attach, build, kept, sampler
+from benchmarks.optimizers.contestants import CONTESTANTS, RATES, VARIANTS, Contestant, attach, build, kept, sampler
 from training.loop import choose, keyed, learning_rate_factor, stratified_timesteps
 from training.model import denoising_loss, encode_pictures, encode_prompts, open_base, timestep_count
 from training.pictures import open_picture
@@ -27,6 +27,7 @@ PICTURES = HERE.parent / "pictures"
 LEARNED = ("airplane", "bus", "cat-face", "envelope", "ghost")
 HELD_OUT = ("koala", "guitar", "pineapple", "umbrella")
 STYLE, CAPTION = "neon", "{}, zwx blueprint style"
+EVERYONE = CONTESTANTS | VARIANTS
 BATCH, NOISES = 4, 16
 LOOK = 20  # steps between two looks at the held-out loss
 
@@ -102,7 +103,7 @@ def main() -> None:
     parser.add_argument("--search", type=int, default=40, help="steps of the runs that choose the learning rate")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--pictures", type=int, default=5, choices=range(1, 6), help="that are learned from")
-    parser.add_argument("--only", nargs="*", default=list(CONTESTANTS), choices=list(CONTESTANTS), metavar="NAME")
+    parser.add_argument("--only", nargs="*", default=list(CONTESTANTS), choices=list(EVERYONE), metavar="NAME")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # the bits do not depend on the cores
     LINES.parent.mkdir(exist_ok=True)
@@ -113,7 +114,7 @@ def main() -> None:
         for line in lines:
             if key.items() <= line.items():
                 return line
-        line = key | run(CONTESTANTS[name], lr, seed, steps, arguments.pictures)
+        line = key | run(EVERYONE[name], lr, seed, steps, arguments.pictures)
         lines.append(line)
         with open(LINES, "a", encoding="utf-8") as file:
             file.write(json.dumps(line | environment()) + "\n")

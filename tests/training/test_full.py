@@ -174,7 +174,7 @@ def test_two_such_adapters_join_and_one_does_not_join_an_ordinary_one(config, ru
     ("changes", "said"),
     [
         ({"adapter": {"method": "full", "compander": True}}, "compander"),
-        ({"adapter": {"method": "full"}, "precision": "bf16"}, "precision"),
+        ({"adapter": {"method": "full"}, "precision": "bf16", "optimizer": {"name": "adamw-8bit"}}, "precision"),
     ],
 )
 def test_what_does_not_go_together_is_refused(config, changes, said):

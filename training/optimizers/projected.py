@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from pipelines.errors import UserError
 from training.optimizers.projection import Projection
 from training.optimizers.quantized import MOMENTS, read, write
+from training.optimizers.rounding import widen, write_back
 
 LOOK = 10  # steps between two looks at how much of the gradient a basis still holds
 ROOM = 10  # times the largest plain step: rows longer than that are normalized
@@ -60,7 +61,8 @@ class ProjectedAdamW(Optimizer):
         bits: of the moments, 32 or 8; tensors of fewer than 4,096 elements, and the norms', keep 32.
         basis_dtype: in which P is kept; by default float32, with 8 bits bfloat16.
         stagger: spread the refreshes over the window, so that no step takes much longer than the others.
-        seed: of the randomized bases, which are functions of (seed, parameter, step).
+        seed: of the randomized bases and of the stochastic rounding of bfloat16 weights, which are functions of
+            (seed, parameter, step).
     Raises:
         UserError: a setting is out of range.
     """
@@ -128,7 +130,7 @@ class ProjectedAdamW(Optimizer):
     def _update(self, parameter: Tensor, group: dict, index: int) -> None:
         """One step of one parameter, computed in float32 or better whatever its own type."""
         projection, lr = Projection.of(parameter, group), group["lr"]
-        W, G = _matrix(parameter), _matrix(parameter.grad)
+        W, G = widen(parameter), widen(parameter.grad)
         state = self.state.get(parameter, {})
         if group["weight_decay"]:
             W.mul_(1 - lr * group["weight_decay"])
@@ -159,8 +161,7 @@ class ProjectedAdamW(Optimizer):
             mean, root, size = self._adam(state, "_norm", grad_g, group)
             norms = torch.maximum(g - rate * size * mean / root, SHRINK * g)
             W.mul_(torch.where(normal, norms / W.norm(dim=1, keepdim=True), 1))
-        if W.data_ptr() != parameter.data_ptr():
-            parameter.copy_(W.view(parameter.shape))
+        write_back(parameter, W, _seed(group, index, state["step"]) + 1)
 
     @staticmethod
     def _is_due(state: dict, projection: Projection, G: Tensor, R: Tensor | None, group: dict) -> bool:
@@ -178,7 +179,7 @@ class ProjectedAdamW(Optimizer):
     def _refresh(self, state: dict, projection: Projection, G: Tensor, group: dict, index: int) -> None:
         """Take a new basis from a gradient, and do with the moments what `on_refresh` says."""
         step, gap = state.get("step", 0), group["update_proj_gap"]
-        generator = torch.Generator().manual_seed((group["seed"] * 1_000_003 + index) * 1_000_003 + step)
+        generator = torch.Generator().manual_seed(_seed(group, index, step))
         old, new = state.get("basis"), projection.basis(G, group["basis"], generator)
         early = index * gap // len(self._order) if group["stagger"] and old is None else 0  # of the first window alone
         state["basis"] = new.to(group["basis_dtype"] or (torch.bfloat16 if group["bits"] == 8 else torch.float32))
@@ -223,6 +224,11 @@ class GradNormLoRP(ProjectedAdamW):
         super().__init__(params, lr, *args, normalize=True, **settings)
 
 
+def _seed(group: dict, index: int, step: int) -> int:
+    """An even number of its own for each parameter and step."""
+    return ((group["seed"] * 1_000_003 + index) * 1_000_003 + step) * 2 % 2**63
+
+
 def _check(group: dict) -> None:
     """Raise a UserError for the first setting of a group that is out of range."""
     rank = group["rank"]
@@ -238,12 +244,3 @@ def _check(group: dict) -> None:
     for name, values in ALLOWED.items():
         if group[name] not in values:
             raise UserError(f"{name} is {group[name]!r}", f"Choose one of {', '.join(map(str, values))}")
-
-
-def _matrix(tensor: Tensor) -> Tensor:
-    """A weight as it is projected: (outputs, the rest), in float32 or float64; a vector stays a vector.
-
-    In place where the weight lies so already.
-    """
-    tensor = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
-    return tensor.reshape(len(tensor), -1) if tensor.ndim > 1 else tensor

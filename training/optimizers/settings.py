@@ -19,6 +19,7 @@ class Learning(Strict):
 
     title: ClassVar[str]  # as people know it; without one its name stands for it
     decays: ClassVar[bool] = True  # whether the rate falls to zero over a stage
+    narrow: ClassVar[bool] = False  # whether weights may be bfloat16 themselves, as stochastic rounding allows
     independent: ClassVar[bool] = True  # whether a weight's update depends on that weight's gradient alone
 
     def rates(self, rates: dict[str, float], up: str) -> dict[str, float]:
@@ -100,6 +101,7 @@ class ProjectedAdamW(AdamLike):
     """AdamW in a low-rank projection of the gradient (GaLore)."""
 
     title: ClassVar[str] = "Projected AdamW (GaLore)"
+    narrow: ClassVar[bool] = True
     name: Literal["projected-adamw"] = "projected-adamw"
     rank: float = Field(0.25, gt=0, le=4096, description="of the projection; below 1 a share of the shorter side")
     update_proj_gap: int = Field(50, ge=1, le=100_000, description="steps until a projection is drawn anew")
@@ -143,6 +145,7 @@ class OwLore(ProjectedAdamW):
 KINDS = (AdamW, AdamW8bit, LoRAPlus, Adafactor, ScheduleFree, Prodigy, ProjectedAdamW, GradNormLoRP, OwLore)
 DEFAULT = "gradnorm-lorp"  # where no name is given
 OPTIMIZERS: dict[str, type[Learning]] = {kind.model_fields["name"].default: kind for kind in KINDS}
+NARROW = tuple(name for name, kind in OPTIMIZERS.items() if kind.narrow)
 
 
 def _optimizer_name(value: Any) -> Any:
