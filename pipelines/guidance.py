@@ -155,7 +155,7 @@ class APG(GuidanceRule):
 
     @classmethod
     def preset(cls, name: str) -> APG:
-        """What suits a base: "emoji" the embedded one (benchmarks/guidance/sweep.py); "sd15", "sdxl" as published."""
+        """What suits a base: "emoji" the embedded one (docs/guidance.md); "sd15", "sdxl" as published."""
         return cls(**_named(PRESETS, name, "preset"))
 
     @property
@@ -175,7 +175,7 @@ class APG(GuidanceRule):
         return clipped - parallel + self.eta * parallel
 
 
-PRESETS = {"emoji": {"eta": 0.0, "norm_threshold": 0.06, "momentum": -0.5}, "sd15": {}, "sdxl": {}}
+PRESETS = {"emoji": {"eta": 0.0, "norm_threshold": 0.03, "momentum": -0.75}, "sd15": {}, "sdxl": {}}
 
 
 def _named(table: dict, name: str, what: str):

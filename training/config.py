@@ -161,7 +161,7 @@ class Make(Strict):
 class Samples(Strict):
     prompt: str = Field("", description="shown while training; empty: both placeholders together")
     every: int = Field(50, ge=0, le=100_000, description="steps between strips; 0: only the final sheet")
-    guidance_scale: float = Field(4.0, ge=1, le=30)
+    guidance_scale: float = Field(7.0, ge=1, le=30)
     inference_steps: int = Field(15, ge=1, le=1000)
 
 

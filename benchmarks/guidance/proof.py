@@ -8,7 +8,7 @@ of which `python -m benchmarks.guidance.report` makes tables, curves and sheet.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -62,29 +62,31 @@ class DiffusersAPG(GuidanceRule):
         return (guided - conditional) / (w - 1)
 
 
-APG_DEFAULT = APG.preset("emoji")
-RADIUS = APG_DEFAULT.norm_threshold * (4 * 16 * 16) ** 0.5  # what the preset's limit is as an L2 norm
+PRESET = APG.preset("emoji")
+RADIUS = PRESET.norm_threshold * (4 * 16 * 16) ** 0.5  # the preset's limit as an L2 norm
 RULES: dict[str, GuidanceRule] = {
     "CFG": CFG(),
     "CFG, rescale 0.7": CFGRescale(),
-    "APG": APG_DEFAULT,
+    "APG": PRESET,
+    "APG, no limit": replace(PRESET, norm_threshold=None),
+    "APG, no projection": replace(PRESET, eta=1.0),
+    "APG, eta 0.5": replace(PRESET, eta=0.5),
+    "APG, no momentum": replace(PRESET, momentum=0.0),
+    "APG, limit 0.03, momentum -0.5": APG(norm_threshold=0.03, momentum=-0.5),
+    "APG, limit 0.06, momentum -0.5": APG(norm_threshold=0.06, momentum=-0.5),
     "APG, paper's for EDM2-S": APG.paper("edm2-s"),
-    "APG, no limit": APG(norm_threshold=None),
-    "APG, no projection": APG(eta=1.0, norm_threshold=APG_DEFAULT.norm_threshold),
-    "APG, eta 0.5": APG(eta=0.5, norm_threshold=APG_DEFAULT.norm_threshold),
-    "APG, no momentum": APG(momentum=0.0, norm_threshold=APG_DEFAULT.norm_threshold),
     "CFG-Zero*, no zero steps": CFGZeroStar(zero_steps=0),
     "TCFG": TCFG(),
     "FDG": FDG(),
     "CFG, middle half": CFG(interval=MIDDLE),
     "CFG, first half": CFG(interval=EARLY),
-    "APG, middle half": APG(norm_threshold=APG_DEFAULT.norm_threshold, interval=MIDDLE),
-    "APG, first half": APG(norm_threshold=APG_DEFAULT.norm_threshold, interval=EARLY),
-    "APG, last half": APG(norm_threshold=APG_DEFAULT.norm_threshold, interval=LATE),
+    "APG, middle half": replace(PRESET, interval=MIDDLE),
+    "APG, first half": replace(PRESET, interval=EARLY),
+    "APG, last half": replace(PRESET, interval=LATE),
     "diffusers' APG, its defaults": DiffusersAPG(),
-    "diffusers' APG, our settings": DiffusersAPG(eta=0.0, norm=RADIUS, momentum=APG_DEFAULT.momentum),
+    "diffusers' APG, our settings": DiffusersAPG(eta=PRESET.eta, norm=RADIUS, momentum=PRESET.momentum),
 }
-COMPARED = {"CFG": (2.0, 4.0), "APG": (4.0, 7.0), "APG, middle half": (4.0, 7.0)}
+COMPARED = {"CFG": (2.0, 4.0), "APG": (7.0, 10.0), "APG, middle half": (7.0, 10.0)}
 
 
 def points() -> list[tuple[str, float, int]]:

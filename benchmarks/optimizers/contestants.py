@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from peft import LoraConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from training import full, plp
 from training.compander import compand
@@ -85,6 +86,10 @@ VARIANTS: dict[str, Contestant] = {
         "norms fixed": {"settings": PROJECTED | {"magnitude_lr": 0.0}},
         "moments turned": {"settings": PROJECTED | {"on_refresh": "rotate"}},
         "columns": {"settings": PROJECTED | {"side": "right"}},
+        "columns, norms at a row's rate": {"settings": PROJECTED | {"side": "right", "magnitude_lr": "row"}},
+        "columns, linear layers": {"settings": PROJECTED | {"side": "right"}, "layers": LINEAR},
+        "columns, without normalization": {"settings": PROJECTED | {"side": "right"}, "optimizer": "projected-adamw"},
+        "rows": {"settings": PROJECTED | {"side": "left"}},
         "a basis for 10 steps": {"settings": PROJECTED | {"update_proj_gap": 10}},
         "attention alone": {"layers": "attention"},
     }.items()
@@ -140,7 +145,9 @@ def kept(optimizer: Optimizer) -> int:
     found: dict[int, int] = {}
 
     def look(value: object) -> None:
-        if isinstance(value, Tensor):
+        if is_traceable_wrapper_subclass(value):  # torchao's codes and scales
+            look([getattr(value, name) for name in value.__tensor_flatten__()[0]])
+        elif isinstance(value, Tensor):
             found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
         elif isinstance(value, dict):
             for item in value.values():

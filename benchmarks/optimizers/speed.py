@@ -3,7 +3,7 @@
 The weights are the linear layers of one transformer block of SD 1.5, 640 wide, float32, with given gradients;
 the rank is an eighth. The optimizers take turns, one step each, so that whatever else the machine does strikes all
 alike. The first window is left out, in whose first step every optimizer draws all its bases; later refreshes are in.
-Writes results/speed.json.
+torchao, which compiles about 20 s for each shape, steps on one matrix only, beside the others. Writes results/speed.json.
 """
 
 import argparse
@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torchao.optim import AdamW8bit
 
 from benchmarks.environment import environment
-from benchmarks.optimizers.contestants import Contestant, build
+from benchmarks.optimizers.contestants import Contestant, build, kept
 
 RESULT = Path(__file__).parent / "results/speed.json"
 WIDTH, TEXT = 640, 768
@@ -40,6 +41,33 @@ def rows(gap: int) -> dict[str, Contestant]:
         "GradNormLoRP, 8-bit, svd, all at once": Contestant(
             "full", "gradnorm-lorp", ours | {"bits": 8, "basis": "svd", "stagger": False}
         ),
+    }
+
+
+def one_matrix(gap: int, steps: int = 20) -> dict[str, dict]:
+    """State and seconds of a step on one matrix of 640 x 640; the first, in which torchao compiles, by itself."""
+    chosen = ("AdamW, fused", "AdamW, 8-bit (bitsandbytes)", "GaLore (galore-torch)", "GradNormLoRP, 8-bit")
+    everyone = {name: rows(gap)[name] for name in chosen}
+    everyone["AdamW, 8-bit (torchao)"] = Contestant("full", "torchao.optim.AdamW8bit")
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(WIDTH, WIDTH, generator=generator)
+    contestants = {}
+    for name, who in everyone.items():
+        own = nn.Parameter(weight.clone())
+        ao = who.optimizer.startswith("torchao")
+        contestants[name] = own, AdamW8bit([own], lr=LR) if ao else build(who, [own], LR)
+    paces: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(steps + 1):
+        gradient = torch.randn(WIDTH, WIDTH, generator=generator)
+        for name, (own, optimizer) in contestants.items():
+            own.grad = gradient.clone()
+            began = time.perf_counter()
+            optimizer.step()
+            paces[name].append(time.perf_counter() - began)
+    return {
+        name: {"first": round(seconds[0], 5), "median": round(float(np.median(seconds[1:])), 5)}
+        | {"state": kept(contestants[name][1])}
+        for name, seconds in paces.items()
     }
 
 
@@ -86,6 +114,7 @@ def main() -> None:
         row["median_over_galore"] = round(row["median"] / rows_found["GaLore (galore-torch)"]["median"], 3)
         row["median_over_adamw_8bit"] = round(row["median"] / rows_found["AdamW, 8-bit (bitsandbytes)"]["median"], 3)
     result = environment() | {"shapes": SHAPES, "steps": arguments.steps, "gap": arguments.gap, "rows": rows_found}
+    result["one matrix"] = one_matrix(arguments.gap)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(rows_found, indent=1))
 
