@@ -211,7 +211,12 @@ class Customization(Strict):
             if _table_in(data, "optimizer").get("name", name) != name:
                 del fitting["optimizer"]  # another's settings are its own
             defaults = _merge(defaults, fitting)
-        return _merge(defaults, data)
+        whole = _merge(defaults, data)
+        name = _table_in(whole, "optimizer").get("name", DEFAULT)
+        if _table_in(whole, "adapter").get("method") == "full" and name in NARROW:
+            # Rows keep moments of their own: less state and a lower loss on wide convolutions (docs/optimizers.md).
+            whole = _merge({"optimizer": {"side": "right"}}, whole)
+        return whole
 
     @property
     def concepts(self) -> dict[str, Content | Style]:

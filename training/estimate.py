@@ -125,7 +125,7 @@ def _sampled_rows(config: Customization) -> float:
 
 def _optimizer_bytes(config: Customization, concepts: list[dict[str, Tensor]]) -> int:
     own = config.optimizer
-    known = {key: value for key, value in own.own_settings().items() if key in ("rank", "bits")}
+    known = {key: value for key, value in own.own_settings().items() if key in ("rank", "bits", "side")}
     blocks: dict[str, int] = {}
     for concept in concepts:
         for name, weight in concept.items():

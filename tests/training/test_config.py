@@ -142,3 +142,11 @@ def test_files_that_are_not_toml_are_refused(tmp_path, text):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         Customization.load(tmp_path / "none.toml")
+
+
+def test_whole_weights_are_projected_on_columns():
+    full = {"adapter": {"method": "full"}}
+    assert Customization(**OK, **full).optimizer.side == "right"
+    assert Customization(**OK, **full, optimizer={"name": "owlore", "side": "left"}).optimizer.side == "left"
+    assert Customization(**OK).optimizer.side == "shorter"
+    assert Customization(**OK, **full, optimizer={"name": "adamw"}).optimizer.name == "adamw"

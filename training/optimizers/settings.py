@@ -109,6 +109,9 @@ class ProjectedAdamW(AdamLike):
         0.5, ge=0, le=1, description="a projection that holds less than this share of what it did is drawn anew early"
     )
     scale: float = Field(1.0, gt=0, le=10, description="factor of the projected update, beside lr")
+    side: Literal["shorter", "right", "left"] = Field(
+        "shorter", description="which side is projected: the shorter, the right (columns) or the left (rows)"
+    )
     basis: Literal["svd", "randomized"] = Field("svd", description="how the projection is drawn: exactly, or quickly")
     on_refresh: Literal["keep", "rotate", "reset"] = Field(
         "keep", description="what becomes of the moments at a new projection"
