@@ -39,7 +39,8 @@ class Contestant:
 
 
 LINEAR = "attention+feedforward"  # what galore-torch can project: its projections take matrices alone
-PROJECTED = {"rank": EIGHTH, "update_proj_gap": GAP, "scale": 1.0}
+SHORTER = {"rank": EIGHTH, "update_proj_gap": GAP, "scale": 1.0}
+PROJECTED = SHORTER | {"side": "right"}  # as the product has it for whole weights
 ADAPTED = {"rank": 0.25, "update_proj_gap": GAP, "scale": 1.0}
 CONTESTANTS: dict[str, Contestant] = {
     "AdamW": Contestant("full", "adamw"),
@@ -75,23 +76,23 @@ CONTESTANTS: dict[str, Contestant] = {
     "PLP, AdamW with compander": Contestant("plp", "adamw", compander=True),
 }
 
-# GradNormLoRP with one thing changed, to see what its distance to LoRA comes from.
+# One thing changed, to see what counts.
 VARIANTS: dict[str, Contestant] = {
+    f"{name}, shorter side": replace(CONTESTANTS[name], settings=SHORTER)
+    for name in ("Projected AdamW", "GradNormLoRP", "OwLore", "OwLore, uniform", "linear layers: GradNormLoRP")
+} | {
     f"GradNormLoRP, {what}": replace(CONTESTANTS["GradNormLoRP"], **change)
     for what, change in {
-        "rank 1/4": {"settings": PROJECTED | {"rank": 0.25}},
-        "rank 1/2": {"settings": PROJECTED | {"rank": 0.5}},
-        "rank 1/32": {"settings": PROJECTED | {"rank": 0.03125}},
         "norms at a row's rate": {"settings": PROJECTED | {"magnitude_lr": "row"}},
-        "norms fixed": {"settings": PROJECTED | {"magnitude_lr": 0.0}},
-        "moments turned": {"settings": PROJECTED | {"on_refresh": "rotate"}},
-        "columns": {"settings": PROJECTED | {"side": "right"}},
-        "columns, norms at a row's rate": {"settings": PROJECTED | {"side": "right", "magnitude_lr": "row"}},
-        "columns, linear layers": {"settings": PROJECTED | {"side": "right"}, "layers": LINEAR},
-        "columns, without normalization": {"settings": PROJECTED | {"side": "right"}, "optimizer": "projected-adamw"},
+        "shorter side, norms at a row's rate": {"settings": SHORTER | {"magnitude_lr": "row"}},
+        "shorter side, norms fixed": {"settings": SHORTER | {"magnitude_lr": 0.0}},
+        "shorter side, moments turned": {"settings": SHORTER | {"on_refresh": "rotate"}},
+        "shorter side, rank 1/2": {"settings": SHORTER | {"rank": 0.5}},
+        "shorter side, rank 1/4": {"settings": SHORTER | {"rank": 0.25}},
+        "shorter side, rank 1/32": {"settings": SHORTER | {"rank": 0.03125}},
+        "shorter side, a basis for 10 steps": {"settings": SHORTER | {"update_proj_gap": 10}},
+        "shorter side, attention alone": {"settings": SHORTER, "layers": "attention"},
         "rows": {"settings": PROJECTED | {"side": "left"}},
-        "a basis for 10 steps": {"settings": PROJECTED | {"update_proj_gap": 10}},
-        "attention alone": {"layers": "attention"},
     }.items()
 }
 

@@ -11,24 +11,25 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from benchmarks.optimizers import peak
-from benchmarks.optimizers.contestants import CONTESTANTS
+from benchmarks.optimizers.contestants import CONTESTANTS, VARIANTS
 from benchmarks.optimizers.quality import LOOK
 from benchmarks.plot import curves
 
 HERE = Path(__file__).parent / "results"
 DOC, PICTURES = Path("docs/optimizers.md"), Path("docs/pictures")
 CURVED = ("AdamW", "GradNormLoRP", "OwLore", "LoRA, rank 8", "LoRA, bytes of OwLore")
-STEPS, FEW = 120, 3  # of the runs that count; the pictures that the compander is judged with
+STEPS, LONGER = 120, 240  # of the runs that count, and of those that show what comes after
+FEW = 3  # pictures that the compander is judged with
 OURS = "GradNormLoRP"
 
 
-def quality(pictures: int) -> dict[str, dict]:
-    """Contestant -> its seeds' held-out losses at the chosen rate, its other figures, by runs of the full length."""
+def quality(pictures: int, steps: int = STEPS, among: dict = CONTESTANTS) -> dict[str, dict]:
+    """Contestant -> its seeds' held-out losses at the chosen rate, and its other figures."""
     file = HERE / "quality.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     found: dict[str, dict] = {}
-    for name in CONTESTANTS:
-        runs = [x for x in lines if x["name"] == name and x["steps"] == STEPS and x["pictures"] == pictures]
+    for name in among:
+        runs = [x for x in lines if x["name"] == name and x["steps"] == steps and x["pictures"] == pictures]
         if runs:
             losses = [x["held_out"] for x in sorted(runs, key=lambda x: x["seed"])]
             found[name] = runs[0] | {
@@ -73,23 +74,24 @@ def summary() -> dict:
     }
 
 
-def quality_table(rows: dict[str, dict]) -> str:
+def quality_table(rows: dict[str, dict], adamw: float) -> str:
     lines = [
-        "| learns | optimizer | rate | state, MB | held-out loss | the seeds' half range | of AdamW's |",
-        "|---|---|---|---|---|---|---|",
+        "| learns | optimizer | rate | state, MB | seeds | held-out loss | half range | least on the way | of AdamW's |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
-        who = {"full": "weights", "lora": "LoRA", "plp": "half of a PLP"}[CONTESTANTS[name].learns]
-        share = row["mean"] / rows["AdamW"]["mean"] if "AdamW" in rows else float("nan")
+        who = {"full": "weights", "lora": "LoRA", "plp": "half of a PLP"}[(CONTESTANTS | VARIANTS)[name].learns]
+        least = f"{min(row['curve']):.4f}" if row["curve"] else ""
+        share = row["mean"] / adamw
         lines.append(
-            f"| {who} | {name} | {row['lr']:g} | {row['state'] / 1e6:.1f} | {row['mean']:.4f} | {row['half']:.4f} "
-            f"| {share:.3f} |"
+            f"| {who} | {name} | {row['lr']:g} | {row['state'] / 1e6:.1f} | {len(row['losses'])} | {row['mean']:.4f} "
+            f"| {row['half']:.4f} | {least} | {share:.3f} |"
         )
     return "\n".join(lines)
 
 
-def few_table(rows: dict[str, dict]) -> str:
-    lines = ["| learns from 3 pictures | held-out loss | the seeds' half range |", "|---|---|---|"]
+def few_table(rows: dict[str, dict], what: str) -> str:
+    lines = [f"| {what} | held-out loss | the seeds' half range |", "|---|---|---|"]
     return "\n".join(lines + [f"| {name} | {row['mean']:.4f} | {row['half']:.4f} |" for name, row in rows.items()])
 
 
@@ -164,11 +166,14 @@ def main() -> None:
     (HERE / "summary.json").write_text(json.dumps(summary(), indent=1) + "\n")
     rows = quality(5)
     if rows:
-        write("quality", quality_table(rows))
+        adamw = rows["AdamW"]["mean"]
+        write("quality", quality_table(rows, adamw))
+        write("variants", quality_table(quality(5, among=VARIANTS), adamw))
+        write("longer", few_table(quality(5, LONGER), f"{LONGER} steps"))
         plot(rows).save(PICTURES / "optimizers.png", optimize=True)
         ways(rows).save(PICTURES / "optimizers-on-the-way.png", optimize=True)
     if few := quality(FEW):
-        write("few", few_table(few))
+        write("few", few_table(few, f"learns from {FEW} pictures"))
     if speed := _read("speed.json"):
         write("speed", speed_table(speed["rows"]))
     if peaks := _read("peak.json"):

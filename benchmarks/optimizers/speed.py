@@ -3,7 +3,7 @@
 The weights are the linear layers of one transformer block of SD 1.5, 640 wide, float32, with given gradients;
 the rank is an eighth. The optimizers take turns, one step each, so that whatever else the machine does strikes all
 alike. The first window is left out, in whose first step every optimizer draws all its bases; later refreshes are in.
-torchao, which compiles about 20 s for each shape, steps on one matrix only, beside the others. Writes results/speed.json.
+torchao, which compiles some 20 s for each shape, steps on one matrix only, beside others. Writes results/speed.json.
 """
 
 import argparse
@@ -27,7 +27,7 @@ LR = 1e-4
 
 def rows(gap: int) -> dict[str, Contestant]:
     """What is timed. Projections of ours in product settings: the quick basis, refreshes spread over the window."""
-    ours = {"rank": 0.125, "update_proj_gap": gap, "basis": "randomized", "stagger": True}
+    ours = {"rank": 0.125, "side": "right", "update_proj_gap": gap, "basis": "randomized", "stagger": True}
     return {
         "AdamW, fused": Contestant("full", "adamw"),
         "AdamW, 8-bit (bitsandbytes)": Contestant("full", "adamw-8bit"),
