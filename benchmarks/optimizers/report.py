@@ -76,7 +76,7 @@ def summary() -> dict:
 
 def quality_table(rows: dict[str, dict], adamw: float) -> str:
     lines = [
-        "| learns | optimizer | rate | state, MB | seeds | held-out loss | half range | least on the way | of AdamW's |",
+        "| learns | optimizer | rate | state, MB | seeds | held-out loss | half range | least before | of AdamW's |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
