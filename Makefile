@@ -12,7 +12,7 @@ ARGS ?=
 # Threads that wait by spinning lose a hundredfold as soon as anything else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help studio demo test test-all lint browser clean
+.PHONY: help studio demo test test-all lint refresh browser clean
 
 help: ## Say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -32,6 +32,10 @@ test-all: $(VENV)/.installed-dev browser ## Run every test, the slow ones too
 lint: $(VENV)/.installed-dev ## Check the code's form
 	$(PY) -m ruff check --no-cache .
 	$(PY) -m ruff format --check --exclude '*.md' .
+
+refresh: $(VENV)/.installed-dev ## Make anew what follows from the base's weights: pictures, figures, tables (hours)
+	$(PY) -m pip install -q --no-deps -r benchmarks/optimizers/requirements.txt
+	$(PY) -m benchmarks.refresh $(ARGS)
 
 clean: ## Remove .venv and caches; data/ and models/ stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
