@@ -213,8 +213,8 @@ class Customization(Strict):
             defaults = _merge(defaults, fitting)
         whole = _merge(defaults, data)
         name = _table_in(whole, "optimizer").get("name", DEFAULT)
-        if _table_in(whole, "adapter").get("method") == "full" and name in NARROW:
-            # Rows keep moments of their own: less state and a lower loss on wide convolutions (docs/optimizers.md).
+        if _table_in(whole, "adapter").get("method") == "full" and name in ("projected-adamw", "gradnorm-lorp"):
+            # Rows keep moments of their own: less state, and a lower loss on wide convolutions (docs/optimizers.md).
             whole = _merge({"optimizer": {"side": "right"}}, whole)
         return whole
 

@@ -40,7 +40,7 @@ class Contestant:
 
 LINEAR = "attention+feedforward"  # what galore-torch can project: its projections take matrices alone
 SHORTER = {"rank": EIGHTH, "update_proj_gap": GAP, "scale": 1.0}
-PROJECTED = SHORTER | {"side": "right"}  # as the product has it for whole weights
+PROJECTED = SHORTER | {"side": "right"}  # as the product has it for whole weights, but those of OwLore
 ADAPTED = {"rank": 0.25, "update_proj_gap": GAP, "scale": 1.0}
 CONTESTANTS: dict[str, Contestant] = {
     "AdamW": Contestant("full", "adamw"),
@@ -58,12 +58,12 @@ CONTESTANTS: dict[str, Contestant] = {
     "GradNormLoRP": Contestant("full", "gradnorm-lorp", PROJECTED),
     "GradNormLoRP, 8-bit": Contestant("full", "gradnorm-lorp", PROJECTED | {"bits": 8}),
     "GradNormLoRP, bases kept for their window": Contestant("full", "gradnorm-lorp", PROJECTED | {"redraw_below": 0.0}),
-    "OwLore": Contestant("full", "owlore", PROJECTED, sampling="outliers"),
-    "OwLore, uniform": Contestant("full", "owlore", PROJECTED, sampling="uniform"),
+    "OwLore": Contestant("full", "owlore", SHORTER, sampling="outliers"),
+    "OwLore, uniform": Contestant("full", "owlore", SHORTER, sampling="uniform"),
     "AdamW with compander": Contestant("full", "adamw", compander=True),
     "LoRA, rank 8": Contestant("lora", "adamw", rank=8),
-    "LoRA, bytes of GradNormLoRP 8-bit": Contestant("lora", "adamw", rank=6),
-    "LoRA, bytes of OwLore": Contestant("lora", "adamw", rank=4),
+    "LoRA, bytes of GradNormLoRP 8-bit": Contestant("lora", "adamw", rank=7),
+    "LoRA, bytes of OwLore": Contestant("lora", "adamw", rank=5),
     "linear layers: AdamW": Contestant("full", "adamw", layers=LINEAR),
     "linear layers: GaLore (galore-torch)": Contestant(
         "full", "galore_torch.GaLoreAdamW", GALORE | {"proj_type": "std"}, layers=LINEAR
@@ -77,24 +77,32 @@ CONTESTANTS: dict[str, Contestant] = {
 }
 
 # One thing changed, to see what counts.
-VARIANTS: dict[str, Contestant] = {
-    f"{name}, shorter side": replace(CONTESTANTS[name], settings=SHORTER)
-    for name in ("Projected AdamW", "GradNormLoRP", "OwLore", "OwLore, uniform", "linear layers: GradNormLoRP")
-} | {
-    f"GradNormLoRP, {what}": replace(CONTESTANTS["GradNormLoRP"], **change)
-    for what, change in {
-        "norms at a row's rate": {"settings": PROJECTED | {"magnitude_lr": "row"}},
-        "shorter side, norms at a row's rate": {"settings": SHORTER | {"magnitude_lr": "row"}},
-        "shorter side, norms fixed": {"settings": SHORTER | {"magnitude_lr": 0.0}},
-        "shorter side, moments turned": {"settings": SHORTER | {"on_refresh": "rotate"}},
-        "shorter side, rank 1/2": {"settings": SHORTER | {"rank": 0.5}},
-        "shorter side, rank 1/4": {"settings": SHORTER | {"rank": 0.25}},
-        "shorter side, rank 1/32": {"settings": SHORTER | {"rank": 0.03125}},
-        "shorter side, a basis for 10 steps": {"settings": SHORTER | {"update_proj_gap": 10}},
-        "shorter side, attention alone": {"settings": SHORTER, "layers": "attention"},
-        "rows": {"settings": PROJECTED | {"side": "left"}},
-    }.items()
-}
+VARIANTS: dict[str, Contestant] = (
+    {
+        f"{name}, shorter side": replace(CONTESTANTS[name], settings=SHORTER)
+        for name in ("Projected AdamW", "GradNormLoRP", "linear layers: GradNormLoRP")
+    }
+    | {
+        "OwLore, columns": replace(CONTESTANTS["OwLore"], settings=PROJECTED),
+        "OwLore, columns, uniform": replace(CONTESTANTS["OwLore, uniform"], settings=PROJECTED),
+        "LoRA, rank 4": Contestant("lora", "adamw", rank=4),
+    }
+    | {
+        f"GradNormLoRP, {what}": replace(CONTESTANTS["GradNormLoRP"], **change)
+        for what, change in {
+            "norms at a row's rate": {"settings": PROJECTED | {"magnitude_lr": "row"}},
+            "shorter side, norms at a row's rate": {"settings": SHORTER | {"magnitude_lr": "row"}},
+            "shorter side, norms fixed": {"settings": SHORTER | {"magnitude_lr": 0.0}},
+            "shorter side, moments turned": {"settings": SHORTER | {"on_refresh": "rotate"}},
+            "shorter side, rank 1/2": {"settings": SHORTER | {"rank": 0.5}},
+            "shorter side, rank 1/4": {"settings": SHORTER | {"rank": 0.25}},
+            "shorter side, rank 1/32": {"settings": SHORTER | {"rank": 0.03125}},
+            "shorter side, a basis for 10 steps": {"settings": SHORTER | {"update_proj_gap": 10}},
+            "shorter side, attention alone": {"settings": SHORTER, "layers": "attention"},
+            "rows": {"settings": PROJECTED | {"side": "left"}},
+        }.items()
+    }
+)
 
 
 def attach(who: Contestant, pipe: DiffusionPipeline, seed: int) -> list[nn.Parameter]:

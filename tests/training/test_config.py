@@ -147,6 +147,7 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_whole_weights_are_projected_on_columns():
     full = {"adapter": {"method": "full"}}
     assert Customization(**OK, **full).optimizer.side == "right"
-    assert Customization(**OK, **full, optimizer={"name": "owlore", "side": "left"}).optimizer.side == "left"
+    assert Customization(**OK, **full, optimizer={"side": "left"}).optimizer.side == "left"
+    assert Customization(**OK, **full, optimizer={"name": "owlore"}).optimizer.side == "shorter"
     assert Customization(**OK).optimizer.side == "shorter"
     assert Customization(**OK, **full, optimizer={"name": "adamw"}).optimizer.name == "adamw"
