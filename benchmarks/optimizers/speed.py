@@ -44,6 +44,29 @@ def rows(gap: int) -> dict[str, Contestant]:
     }
 
 
+def products(steps: int = 30) -> dict[str, float]:
+    """Median seconds of a step's two products with the basis alone, which no projection can do without."""
+    generator, taken = torch.Generator().manual_seed(0), {}
+    for dtype in (torch.float32, torch.bfloat16):
+        parts = []
+        for m, n in SHAPES:
+            k = min(m, n) // 8
+            weight, basis, moved = (torch.randn(shape, generator=generator) for shape in ((m, n), (k, n), (m, k)))
+            parts.append((weight, basis.to(dtype), moved.to(dtype)))
+        paces = []
+        for _ in range(steps):
+            began = time.perf_counter()
+            for weight, basis, moved in parts:
+                weight.to(dtype) @ basis.T
+                if dtype == torch.float32:
+                    weight.addmm_(moved, basis, alpha=1e-6)
+                else:
+                    weight.add_(moved @ basis, alpha=1e-6)
+            paces.append(time.perf_counter() - began)
+        taken[str(dtype).removeprefix("torch.")] = round(float(np.median(paces)), 5)
+    return taken
+
+
 def one_matrix(gap: int, steps: int = 20) -> dict[str, dict]:
     """State and seconds of a step on one matrix of 640 x 640; the first, in which torchao compiles, by itself."""
     chosen = ("AdamW, fused", "AdamW, 8-bit (bitsandbytes)", "GaLore (galore-torch)", "GradNormLoRP, 8-bit")
@@ -114,6 +137,7 @@ def main() -> None:
         row["median_over_galore"] = round(row["median"] / rows_found["GaLore (galore-torch)"]["median"], 3)
         row["median_over_adamw_8bit"] = round(row["median"] / rows_found["AdamW, 8-bit (bitsandbytes)"]["median"], 3)
     result = environment() | {"shapes": SHAPES, "steps": arguments.steps, "gap": arguments.gap, "rows": rows_found}
+    result["products alone"] = products()
     result["one matrix"] = one_matrix(arguments.gap)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(rows_found, indent=1))
