@@ -17,12 +17,13 @@ from torch import Tensor
 
 from benchmarks.environment import environment
 from benchmarks.optimizers.contestants import CONTESTANTS, RATES, VARIANTS, Contestant, attach, build, kept, sampler
+from pipelines.adapters import fingerprint
 from training.loop import choose, keyed, learning_rate_factor, stratified_timesteps
 from training.model import denoising_loss, encode_pictures, encode_prompts, open_base, timestep_count
 from training.pictures import open_picture
 
 HERE = Path(__file__).parent
-LINES = HERE / "results/quality.jsonl"
+LINES, BASE = HERE / "results/quality.jsonl", HERE.parents[1] / "models/emoji"
 PICTURES = HERE.parent / "pictures"
 LEARNED = ("airplane", "bus", "cat-face", "envelope", "ghost")
 HELD_OUT = ("koala", "guitar", "pineapple", "umbrella")
@@ -52,7 +53,7 @@ def held_out_loss(pipe, latents: Tensor, conditions: dict[str, Tensor]) -> float
 
 def run(who: Contestant, lr: float, seed: int, steps: int, pictures: int) -> dict:
     """One training: losses, bytes of state at most, seconds of a step."""
-    pipe = open_base(str(HERE.parents[1] / "models/emoji"), "fp32")
+    pipe = open_base(str(BASE), "fp32")
     latents, conditions = read(pipe, LEARNED[:pictures])
     held_out = read(pipe, HELD_OUT + LEARNED[pictures:])
     weights = attach(who, pipe, seed)
@@ -108,9 +109,10 @@ def main() -> None:
     torch.set_num_threads(1)  # the bits do not depend on the cores
     LINES.parent.mkdir(exist_ok=True)
     lines = [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
+    model = fingerprint(open_base(str(BASE), "fp32").unet)[:12]
 
     def result(name: str, lr: float, seed: int, steps: int) -> dict:
-        key = {"name": name, "lr": lr, "seed": seed, "steps": steps, "pictures": arguments.pictures}
+        key = {"model": model, "name": name, "lr": lr, "seed": seed, "steps": steps, "pictures": arguments.pictures}
         for line in lines:
             if key.items() <= line.items():
                 return line

@@ -27,6 +27,7 @@ def quality(pictures: int, steps: int = STEPS, among: dict = CONTESTANTS) -> dic
     """Contestant -> its seeds' held-out losses at the chosen rate, and its other figures."""
     file = HERE / "quality.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    lines = [line for line in lines if line["model"] == lines[-1]["model"]]  # of the base that was measured last
     found: dict[str, dict] = {}
     for name in among:
         runs = [x for x in lines if x["name"] == name and x["steps"] == steps and x["pictures"] == pictures]
