@@ -29,11 +29,13 @@ def coefficients(scheduler, timestep: Tensor | float) -> tuple[float, float]:
     """
     if hasattr(type(scheduler), "precondition_outputs"):
         return _edm(scheduler, timestep)
-    kind = getattr(scheduler.config, "prediction_type", "epsilon")
-    if _is_flow(scheduler):
+    config = scheduler.config
+    kind = getattr(config, "prediction_type", "epsilon")
+    flow = kind == "flow_prediction" or getattr(config, "use_flow_sigmas", False)
+    if flow or type(scheduler).__name__.startswith("FlowMatch"):
         sigma = _sigma(scheduler, timestep)
-        return (1.0, 1 - sigma) if getattr(scheduler.config, "invert_sigmas", False) else (1.0, -sigma)
-    if _sigmas(scheduler) is not None:
+        return (1.0, 1 - sigma) if getattr(config, "invert_sigmas", False) else (1.0, -sigma)
+    if getattr(scheduler, "sigmas", None) is not None:
         sigma = _sigma(scheduler, timestep)
         a = 1 / math.sqrt(1 + sigma**2)
         s = sigma * a
@@ -60,19 +62,6 @@ def coefficients(scheduler, timestep: Tensor | float) -> tuple[float, float]:
         f"The scheduler {type(scheduler).__name__} predicts {kind!r}, which guidance cannot turn into a picture",
         "Use a scheduler with prediction_type epsilon, v_prediction, sample or a flow",
     )
-
-
-def _is_flow(scheduler) -> bool:
-    config = scheduler.config
-    return (
-        type(scheduler).__name__.startswith("FlowMatch")
-        or getattr(config, "use_flow_sigmas", False)
-        or getattr(config, "prediction_type", None) == "flow_prediction"
-    )
-
-
-def _sigmas(scheduler) -> Tensor | None:
-    return getattr(scheduler, "sigmas", None)
 
 
 def _one(timestep: Tensor | float) -> Tensor | float:

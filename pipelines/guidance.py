@@ -185,7 +185,8 @@ def _named(table: dict, name: str, what: str):
 
 def limit_rms(direction: Tensor, threshold: float) -> Tensor:
     """Shorten each sample of [batch, ...] to at most `threshold` root-mean-square per element."""
-    return direction * (threshold * mean_square(direction).rsqrt()).clamp_max(1)
+    radius = threshold * math.sqrt(math.prod(direction.shape[1:]))
+    return direction * (radius * inner(direction, direction).rsqrt()).clamp_max(1)
 
 
 def project(vector: Tensor, onto: Tensor) -> Tensor:
@@ -205,11 +206,7 @@ def share(vector: Tensor, onto: Tensor) -> Tensor:
 
 def rms(x: Tensor) -> Tensor:
     """Root-mean-square of each sample: [batch, ...] -> [batch, 1, ...]."""
-    return mean_square(x).sqrt()
-
-
-def mean_square(x: Tensor) -> Tensor:
-    return inner(x, x) / math.prod(x.shape[1:])
+    return (inner(x, x) / math.prod(x.shape[1:])).sqrt()
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

@@ -213,7 +213,7 @@ class Hook:
         else:
             scale, shift = coefficients(self.pipe.scheduler, timestep)
             shift *= self.family.sign
-            direction = self.rule.bracket((shift * c).add(x, alpha=scale), (shift * u).add(x, alpha=scale), state)
+            direction = self.rule.bracket((shift * c).add_(x, alpha=scale), (shift * u).add_(x, alpha=scale), state)
         state.evaluations += 1
         done = state.settled
         if self.rule.skip_above is not None:
