@@ -7,6 +7,7 @@ variance-preserving scheduler has one formula, with a = 1 / sqrt(1 + sigma^2) an
     sample    A = 0,     B = 1             flow      A = 1, B = -sigma
 """
 
+import functools
 import math
 
 import torch
@@ -26,13 +27,15 @@ def coefficients(scheduler, timestep: Tensor | float) -> tuple[float, float]:
     Raises:
         UserError: the scheduler's prediction type is not known.
     """
-    if hasattr(scheduler, "precondition_outputs"):
+    if hasattr(type(scheduler), "precondition_outputs"):
         return _edm(scheduler, timestep)
-    kind = getattr(scheduler.config, "prediction_type", "epsilon")
-    if _is_flow(scheduler):
+    config = scheduler.config
+    kind = getattr(config, "prediction_type", "epsilon")
+    flow = kind == "flow_prediction" or getattr(config, "use_flow_sigmas", False)
+    if flow or type(scheduler).__name__.startswith("FlowMatch"):
         sigma = _sigma(scheduler, timestep)
-        return (1.0, 1 - sigma) if getattr(scheduler.config, "invert_sigmas", False) else (1.0, -sigma)
-    if _sigmas(scheduler) is not None:
+        return (1.0, 1 - sigma) if getattr(config, "invert_sigmas", False) else (1.0, -sigma)
+    if getattr(scheduler, "sigmas", None) is not None:
         sigma = _sigma(scheduler, timestep)
         a = 1 / math.sqrt(1 + sigma**2)
         s = sigma * a
@@ -61,19 +64,6 @@ def coefficients(scheduler, timestep: Tensor | float) -> tuple[float, float]:
     )
 
 
-def _is_flow(scheduler) -> bool:
-    config = scheduler.config
-    return (
-        type(scheduler).__name__.startswith("FlowMatch")
-        or getattr(config, "use_flow_sigmas", False)
-        or getattr(config, "prediction_type", None) == "flow_prediction"
-    )
-
-
-def _sigmas(scheduler) -> Tensor | None:
-    return getattr(scheduler, "sigmas", None)
-
-
 def _one(timestep: Tensor | float) -> Tensor | float:
     """It is the same for all samples."""
     return timestep.flatten()[0] if isinstance(timestep, Tensor) else timestep
@@ -95,7 +85,8 @@ def step_index(scheduler, timestep: Tensor | float) -> int:
 def _sigma(scheduler, timestep: Tensor | float) -> float:
     """The noise level of the evaluation that is about to be used."""
     index = step_index(scheduler, timestep)
-    if getattr(scheduler, "state_in_first_order", True) is False:  # the second half of a two-evaluation step
+    two_evaluations = hasattr(type(scheduler), "state_in_first_order")
+    if two_evaluations and not scheduler.state_in_first_order:  # the second half of a step
         name = type(scheduler).__name__
         if name == "DPMSolverSDEScheduler":
             return float(scheduler.mid_point_sigma)
@@ -103,7 +94,13 @@ def _sigma(scheduler, timestep: Tensor | float) -> float:
             return float(scheduler.sigmas_interpol[index])
         if name == "KDPM2AncestralDiscreteScheduler":
             return float(scheduler.sigmas_interpol[index - 1])
-    return float(scheduler.sigmas[index])
+    return _levels(scheduler.sigmas)[index]
+
+
+@functools.lru_cache(maxsize=8)
+def _levels(sigmas: Tensor) -> list[float]:
+    """A schedule's noise levels. They may lie on a GPU, which would have to come to rest at each evaluation for one."""
+    return sigmas.tolist()
 
 
 def _edm(scheduler, timestep: Tensor | float) -> tuple[float, float]:

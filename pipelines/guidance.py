@@ -166,13 +166,12 @@ class APG(GuidanceRule):
         direction = conditional.float() - unconditional.float()
         if self.momentum:
             if state.direction is not None:
-                direction = direction + self.momentum * state.direction
+                direction = direction.add(state.direction, alpha=self.momentum)
             state.direction = direction  # kept unclipped
         clipped = limit_rms(direction, self.norm_threshold) if self.norm_threshold else direction
-        parallel = project(clipped, conditional.float())
         if self.record:
-            state.figures.append(figures(direction, clipped, parallel))
-        return clipped - parallel + self.eta * parallel
+            state.figures.append(figures(direction, clipped, project(clipped, conditional.float())))
+        return lessen(clipped, conditional.float(), 1 - self.eta)
 
 
 PRESETS = {"emoji": {"eta": 0.0, "norm_threshold": 0.03, "momentum": -0.75}, "sd15": {}, "sdxl": {}}
@@ -186,19 +185,36 @@ def _named(table: dict, name: str, what: str):
 
 def limit_rms(direction: Tensor, threshold: float) -> Tensor:
     """Shorten each sample of [batch, ...] to at most `threshold` root-mean-square per element."""
-    return direction * (threshold / rms(direction).clamp_min(1e-30)).clamp_max(1)
+    radius = threshold * math.sqrt(math.prod(direction.shape[1:]))
+    return direction * (radius * inner(direction, direction).rsqrt()).clamp_max(1)
 
 
 def project(vector: Tensor, onto: Tensor) -> Tensor:
     """The part of each sample of [batch, ...] that is parallel to `onto`."""
-    dims = tuple(range(1, vector.ndim))
-    share = (vector * onto).sum(dims, keepdim=True) / onto.square().sum(dims, keepdim=True).clamp_min(1e-30)
-    return share * onto
+    return share(vector, onto) * onto
+
+
+def lessen(vector: Tensor, along: Tensor, amount: float) -> Tensor:
+    """Take so much of the part that is parallel to `along` out of each sample of [batch, ...]."""
+    return vector.addcmul(share(vector, along), along, value=-amount)
+
+
+def share(vector: Tensor, onto: Tensor) -> Tensor:
+    """How many times `onto` the parallel part of each sample is: [batch, ...] -> [batch, 1, ...]."""
+    return inner(vector, onto) / (inner(onto, onto) + 1e-30)
 
 
 def rms(x: Tensor) -> Tensor:
     """Root-mean-square of each sample: [batch, ...] -> [batch, 1, ...]."""
-    return x.square().mean(tuple(range(1, x.ndim)), keepdim=True).sqrt()
+    return (inner(x, x) / math.prod(x.shape[1:])).sqrt()
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each sample: [batch, ...] -> [batch, 1, ...].
+
+    Not by matrix multiplication, which a GPU may be set to do in fewer digits.
+    """
+    return (a * b).sum(tuple(range(1, a.ndim)), keepdim=True)
 
 
 def figures(direction: Tensor, clipped: Tensor, parallel: Tensor) -> dict[str, float]:

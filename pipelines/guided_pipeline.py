@@ -20,6 +20,8 @@ from pipelines.hook import hooked, see_latents, see_progress
 
 log = logging.getLogger("joinery")
 
+AS_IT_IS = "as it is"  # for `dtype`: diffusers hands it from one method to the other
+
 
 class GuidedMixin(AdapterMixin):
     """Gives a stock pipeline class the argument `guidance`, a default rule, and per-evaluation figures.
@@ -47,16 +49,14 @@ class GuidedMixin(AdapterMixin):
 
     @classmethod
     def from_pipe(cls, pipeline, **kwargs):
-        """As in diffusers, in the pipeline's own precision: diffusers would cast the shared weights to float32."""
+        """As in diffusers, each part in its own precision: diffusers would cast the shared weights to float32."""
         if not {"dtype", "torch_dtype"} & kwargs.keys():
-            kwargs["dtype"] = pipeline.dtype
-        # It would warn of a cast, which this is not.
-        models = logging.getLogger("diffusers.models.modeling_utils")
-        models.addFilter(quiet := lambda record: record.levelno >= logging.ERROR)
-        try:
-            return super().from_pipe(pipeline, **kwargs)
-        finally:
-            models.removeFilter(quiet)
+            kwargs["dtype"] = AS_IT_IS
+        return super().from_pipe(pipeline, **kwargs)
+
+    def to(self, *args, **kwargs):
+        # Quantized weights cannot be cast at all, not even to what they are.
+        return self if kwargs.get("dtype") is AS_IT_IS else super().to(*args, **kwargs)
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
         """As in diffusers, but under the stock class's name, so that every stock tool opens the folder."""

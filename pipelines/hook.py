@@ -200,19 +200,20 @@ class Hook:
                 "Parts of this latent are at noise levels of their own, and a guidance rule knows one",
                 "Use guidance=CFG() for it",
             )
-        sizes = list(self.shape[1:])
+        sizes = tuple(self.shape[1:])
         if conditional.ndim > len(self.shape):  # pictures as videos of one frame
-            sizes.insert(1, 1)
-        inner = (slice(None), *(slice(size) for size in sizes))
-        x, c, u = (part[inner].float() for part in (latents, conditional, unconditional))
+            sizes = (sizes[0], 1, *sizes[1:])
+        inner = (slice(None), *map(slice, sizes))
+        parts = (latents, conditional, unconditional)
+        x, c, u = ((part if part.shape[1:] == sizes else part[inner]).float() for part in parts)
         state = self.state
         state.guidance_scale = self._guidance_scale(module)
         if self.rule.on_outputs:
-            direction = self.rule.bracket(c, u, state)
+            shift, direction = 1.0, self.rule.bracket(c, u, state)
         else:
             scale, shift = coefficients(self.pipe.scheduler, timestep)
             shift *= self.family.sign
-            direction = self.rule.bracket(scale * x + shift * c, scale * x + shift * u, state) / shift
+            direction = self.rule.bracket((shift * c).add_(x, alpha=scale), (shift * u).add_(x, alpha=scale), state)
         state.evaluations += 1
         done = state.settled
         if self.rule.skip_above is not None:
@@ -222,15 +223,16 @@ class Hook:
         elif self.rule.is_stock:
             return None
         if self._something_comes_after():
-            result = _written(conditional, inner, c + (state.guidance_scale - 1) * direction)
+            result = _written(conditional, inner, c.add(direction, alpha=(state.guidance_scale - 1) / shift))
             return result, result
-        return conditional, _written(unconditional, inner, c - direction)
+        return conditional, _written(unconditional, inner, c.sub(direction, alpha=1 / shift))
 
     def _parts(self, rows: int) -> int:
         """1: no guidance at this evaluation. 2: both halves. 3: also a perturbed one (PAG)."""
         parts = rows // self.shape[0]
-        pair = parts == 2 and getattr(self.pipe, "do_perturbed_attention_guidance", False)
-        return 1 if pair else parts  # PAG alone runs the conditional half and a perturbed one
+        # PAG alone runs the conditional half and a perturbed one.
+        perturbed = hasattr(type(self.pipe), "do_perturbed_attention_guidance")
+        return 1 if parts == 2 and perturbed and self.pipe.do_perturbed_attention_guidance else parts
 
     def _covered(self) -> bool:
         """Whether the rule is wanted at this evaluation."""
@@ -242,9 +244,10 @@ class Hook:
     def _guidance_scale(self, module: nn.Module) -> float:
         """The paper's w of this evaluation: a callback may have changed it, and a second expert may have its own."""
         name = self.family.scale
-        second = getattr(self.pipe, f"_{name}_2", None)
-        if second is not None and module is getattr(self.pipe, self.family.denoisers[-1]):
-            return second
+        if len(self.family.denoisers) > 1 and module is getattr(self.pipe, self.family.denoisers[-1], None):
+            second = getattr(self.pipe, f"_{name}_2", None)
+            if second is not None:
+                return second
         return getattr(self.pipe, name, self.arguments[name]) + 1 - self.family.scale_of_none
 
     def _something_comes_after(self) -> bool:

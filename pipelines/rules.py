@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.errors import UserError
-from pipelines.guidance import GuidanceRule, GuidanceState, figures, project
+from pipelines.guidance import GuidanceRule, GuidanceState, figures, lessen, project
 
 
 class _Recorded(GuidanceRule):
@@ -76,7 +76,7 @@ class CFGZeroStar(_Recorded):
     def _direction(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
         if state.evaluations < self.zero_steps:
             return -conditional / (state.guidance_scale - 1)
-        return conditional - project(conditional, unconditional)  # s u, with s = <c, u> / ||u||^2
+        return lessen(conditional, unconditional, 1)  # c - s u, with s = <c, u> / ||u||^2
 
 
 @dataclass(frozen=True)

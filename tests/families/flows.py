@@ -22,6 +22,7 @@ TEXT = embeddings("prompt_embeds", 6, WIDTH)
 POOLED = embeddings("pooled_prompt_embeds", WIDTH)
 EULERS = ("flow Euler, dynamic shift", "flow Euler", "flow Euler karras")
 ALL = ("flow Euler", "flow Euler karras", "flow Heun", "flow DPM++ 2M", "flow UniPC")
+SPACED = ("flow Euler exponential", "flow Euler beta")
 
 
 def autoencoder(channels: int = 4, cls=AutoencoderKL, levels: int = 2):
@@ -168,7 +169,12 @@ true_cfg = {"scale": {"true_cfg_scale": 5.0}}
 as_qwen = {**true_cfg, "renormalised": True}
 
 CASES = [
-    Case("StableDiffusion3Pipeline", sd3, sd3_text, ALL),
+    Case(
+        "StableDiffusion3Pipeline",
+        sd3,
+        sd3_text,
+        (*ALL, *SPACED, "flow Euler, shift terminal", "flow Euler, stochastic"),
+    ),
     Case(
         "StableDiffusion3Pipeline",
         sd3,
@@ -189,7 +195,7 @@ CASES = [
     ),
     Case("StableDiffusion3PAGPipeline", sd3, together(sd3_text, pag_scale=0.5), ALL[:1], added=True),
     Case("StableDiffusion3PAGImg2ImgPipeline", sd3, together(sd3_image, pag_scale=0.5), ALL[:1], added=True),
-    Case("FluxPipeline", flux, flux_text, EULERS, **true_cfg),
+    Case("FluxPipeline", flux, flux_text, (*EULERS, *SPACED, "flow Euler, dynamic shift, linear"), **true_cfg),
     Case("FluxImg2ImgPipeline", flux, flux_image, EULERS[:1], **true_cfg),
     Case("FluxInpaintPipeline", flux, together(flux_image, mask_image=MASK), EULERS[:1], **true_cfg),
     Case("FluxControlNetPipeline", flux, together(flux_text, pictures("control_image")), EULERS[:1], **true_cfg),

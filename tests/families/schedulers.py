@@ -45,7 +45,15 @@ DYNAMIC_SHIFT = {"use_dynamic_shifting": True, "base_image_seq_len": 16, "max_im
 FLOW = {
     "flow Euler": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
     "flow Euler, dynamic shift": ("FlowMatchEulerDiscreteScheduler", DYNAMIC_SHIFT),
+    "flow Euler, dynamic shift, linear": (
+        "FlowMatchEulerDiscreteScheduler",
+        {**DYNAMIC_SHIFT, "time_shift_type": "linear"},
+    ),
+    "flow Euler, shift terminal": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "shift_terminal": 0.1}),
     "flow Euler karras": ("FlowMatchEulerDiscreteScheduler", {"use_karras_sigmas": True}),
+    "flow Euler exponential": ("FlowMatchEulerDiscreteScheduler", {"use_exponential_sigmas": True}),
+    "flow Euler beta": ("FlowMatchEulerDiscreteScheduler", {"use_beta_sigmas": True}),
+    "flow Euler, stochastic": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "stochastic_sampling": True}),
     "flow Heun": ("FlowMatchHeunDiscreteScheduler", {"shift": 3.0}),
     "flow DPM++ 2M": ("DPMSolverMultistepScheduler", FLOW_SIGMAS),
     "flow UniPC": ("UniPCMultistepScheduler", FLOW_SIGMAS),

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from accelerate import cpu_offload
+from diffusers.hooks import HookRegistry, ModelHook, apply_group_offloading
 from peft import LoraConfig
 
-from pipelines import APG, CFG, guided
+from pipelines import APG, CFG, CFGRescale, guided
 from tests.families import CASES
 from tests.families.case import denoisers
-from tests.pipelines.stepwise import RULE, far
+from tests.pipelines.stepwise import RULE, Sampler, far
 
 LAYOUTS = (
     "StableDiffusionPipeline",
@@ -80,6 +81,149 @@ def test_offloaded_weights_change_nothing(case):
         assert torch.equal(case.draw(offloaded, guidance=rule), case.draw(pipe, guidance=rule))
     for module, attributes in zip(denoisers(offloaded), before, strict=True):
         assert vars(module).get("forward") is attributes.get("forward")
+
+
+@every_layout
+def test_a_pipeline_whose_parts_take_turns_on_the_device_changes_nothing(case):
+    """Model offloading wraps the denoiser's forward anew at the end of every call."""
+    pipe, offloaded = ours(case), ours(case)
+    offloaded.enable_model_cpu_offload(device="cpu")
+    for rule in (*RULES, *RULES):
+        assert torch.equal(case.draw(offloaded, guidance=rule), case.draw(pipe, guidance=rule))
+        assert all(hasattr(module, "_hf_hook") for module in denoisers(offloaded))
+
+
+@every_layout
+@pytest.mark.parametrize("blocks", [None, 1], ids=["leaves", "blocks"])
+def test_groups_of_layers_that_are_offloaded_change_nothing(case, blocks):
+    pipe, offloaded = ours(case), ours(case)
+    for module in denoisers(offloaded):
+        apply_group_offloading(
+            module,
+            torch.device("cpu"),
+            offload_type="block_level" if blocks else "leaf_level",
+            num_blocks_per_group=blocks,
+        )
+    for rule in RULES:
+        assert torch.equal(case.draw(offloaded, guidance=rule), case.draw(pipe, guidance=rule))
+
+
+class Counting(ModelHook):
+    """One of diffusers' own hooks, which wrap a network's forward."""
+
+    calls = 0
+
+    def pre_forward(self, module, *args, **kwargs):
+        self.calls += 1
+        return args, kwargs
+
+
+@every_layout
+@pytest.mark.parametrize("rule", RULES, ids=["whole", "interval", "plain, interval"])
+def test_diffusers_own_hooks_may_come_before_a_call_and_in_it(case, rule):
+    pipe, before, during = ours(case), Counting(), Counting()
+    expected = case.draw(pipe, guidance=rule)
+    (module, *_) = denoisers(pipe)
+    registry = HookRegistry.check_if_exists_or_initialize(module)
+    registry.register_hook(before, "before")
+
+    def register(pipe, step, timestep, tensors):
+        if step == 0:
+            registry.register_hook(during, "during")
+        return {}
+
+    assert torch.equal(case.draw(pipe, guidance=rule, callback_on_step_end=register), expected)
+    first, rest = before.calls - during.calls, during.calls
+    assert first and rest
+    assert torch.equal(case.draw(pipe, guidance=rule), expected)  # both still there
+    assert during.calls == 2 * rest + first
+    registry.remove_hook("during")
+    registry.remove_hook("before")
+    assert torch.equal(case.draw(pipe, guidance=rule), expected) and during.calls == 2 * rest + first
+
+
+@every_layout
+def test_weights_may_be_kept_in_eight_bits(case):
+    pipe, stock = ours(case), case.pipeline()
+    whole = case.draw(pipe, guidance=APG(**RULE))
+    for p in (pipe, stock):
+        for module in denoisers(p):
+            module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    assert any(weight.dtype == torch.float8_e4m3fn for weight in denoisers(pipe)[0].parameters())
+    assert torch.equal(case.draw(pipe, guidance=CFG()), case.draw(stock))
+    got = case.draw(pipe, guidance=APG(**RULE))
+    with Sampler(stock, case.w, **RULE, renormalised=case.renormalised).at_work(denoisers(stock)):
+        assert far(got, case.draw(stock)) < 1e-4
+    assert far(got, whole) > 1e-4
+    partly = case.draw(pipe, guidance=APG(**RULE, interval=(0.0, 0.5)))
+    assert partly.isfinite().all() and far(partly, got) > 1e-4
+
+
+@every_layout
+def test_quantized_weights_are_shared_as_they_are(case):
+    """diffusers' own `from_pipe` would cast them, which a quantized network refuses."""
+    stock = case.pipeline()
+    (module, *_) = denoisers(stock)
+    module.is_quantized = True
+    types = {name: value.dtype for name, value in module.state_dict().items()}
+    pipe = guided(case.stock_class).from_pipe(stock)
+    assert denoisers(pipe)[0] is module
+    assert {name: value.dtype for name, value in module.state_dict().items()} == types
+    with pytest.raises(ValueError, match="quantized"):
+        guided(case.stock_class).from_pipe(stock, dtype=torch.bfloat16)
+
+
+FUSED = (
+    "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusion3Pipeline",
+    "FluxPipeline",
+    "Flux2KleinPipeline",
+    "PixArtSigmaPipeline",
+    "HunyuanDiTPipeline",
+    "AuraFlowPipeline",
+    "ChromaPipeline",
+    "WanPipeline",
+    "CogVideoXPipeline",
+)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_projections_change_nothing(name):
+    case = FIRST[name]
+    pipe, stock = ours(case), case.pipeline()
+    apart = case.draw(pipe, guidance=APG(**RULE))
+    for p in (pipe, stock):
+        (module,) = denoisers(p)
+        module.fuse_qkv_projections()
+        assert any("to_qkv" in layer or "to_kv" in layer for layer, _ in module.named_modules())
+    assert torch.equal(case.draw(pipe, guidance=CFG()), case.draw(stock))
+    assert far(case.draw(pipe, guidance=APG(**RULE)), apart) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "name", ["StableDiffusionPipeline", "StableDiffusion3Pipeline", "ZImagePipeline", "CogView4Pipeline"]
+)
+def test_a_callback_may_change_the_guidance_scale(name):
+    case = FIRST[name]
+    stock, pipe = case.pipeline(), ours(case)
+    sampler = Sampler(stock, case.w, **RULE)
+
+    def lower(pipe, step, timestep, tensors):
+        if step == 0:
+            pipe._guidance_scale -= 2.0
+            sampler.w = case.w - 2.0
+        return {}
+
+    changed = case.draw(pipe, guidance=APG(**RULE), callback_on_step_end=lower)
+    plain = case.draw(stock, callback_on_step_end=lower)
+    sampler.w = case.w
+    with sampler.at_work(denoisers(stock)):
+        want = case.draw(stock, callback_on_step_end=lower)
+    assert far(changed, want) < 1e-4
+    # A rule that asks for the scale is told the one of the step.
+    assert far(case.draw(pipe, guidance=CFGRescale(rescale=0.0), callback_on_step_end=lower), plain) < 1e-4
+    assert far(plain, case.draw(stock)) > 1e-3
 
 
 @every_layout
