@@ -37,7 +37,7 @@ RESULT = Path(__file__).parent / "results/proof.json"
 SCALES = (2.0, 4.0, 7.0, 10.0, 15.0)  # and 1, where all rules are one
 STEPS = 12
 MORE_STEPS = (8, 16)  # at which the rules of COMPARED are drawn at their best scales, too
-MIDDLE, EARLY = (0.25, 0.75), (0.0, 0.5)
+MIDDLE, QUARTER, EARLY = (0.25, 0.75), (0.25, 0.5), (0.0, 0.5)
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ RULES: dict[str, GuidanceRule] = {
     "CFG, middle half": CFG(interval=MIDDLE),
     "APG, middle half": replace(PRESET, interval=MIDDLE),
     "APG, first half": replace(PRESET, interval=EARLY),
+    "APG, a quarter": replace(PRESET, interval=QUARTER),
     "diffusers' APG, its defaults": DiffusersAPG(),
     "diffusers' APG, our settings": DiffusersAPG(eta=PRESET.eta, norm=RADIUS, momentum=PRESET.momentum),
 }

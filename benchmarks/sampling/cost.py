@@ -32,7 +32,7 @@ from pipelines.hook import Hook
 from training import checkpoint
 
 RESULT = Path(__file__).parent / "results/cost.json"
-INTERVAL = (0.25, 0.75)
+INTERVAL, QUARTER = (0.25, 0.75), (0.25, 0.5)
 OTHERS = (CFGRescale(), CFGZeroStar(), TCFG(), FDG())
 LONG_TO_COMPILE = ("SD 1.5", "SDXL")  # on a CPU: minutes for each of four graphs
 HOOKED = 3  # calls in which the hook's own time is taken
@@ -63,6 +63,7 @@ class Row:
         else:
             preset = APG.preset(MODELS[self.model].preset)
             rules = {"CFG": CFG(), "APG": preset, "APG, interval": replace(preset, interval=INTERVAL)}
+            rules["APG, quarter"] = replace(preset, interval=QUARTER)
         unguided = {MODELS[self.model].scale: 1.0}
         return {"stock": {}, "unguided": unguided} | {name: {"guidance": rule} for name, rule in rules.items()}
 

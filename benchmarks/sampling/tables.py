@@ -18,6 +18,7 @@ def cost() -> str:
             "`CFG()`",
             "APG",
             "APG, half of the steps",
+            "a quarter",
             "no guidance",
             "APG's own ms",
             "latents above stock",
@@ -29,12 +30,13 @@ def cost() -> str:
         left = [row for row in planned if (row.device, row.model) == (device, model) and row.title not in found]
         pairs = [(row.kind, str(row.batch)) for row in left]
         kinds, batches = (list(dict.fromkeys(values)) for values in zip(*pairs, strict=True))
-        rows.append([f"{model}, {device.upper()}", ", ".join(kinds), ", ".join(batches), "open", *[""] * 6])
+        rows.append([f"{model}, {device.upper()}", ", ".join(kinds), ", ".join(batches), "open", *[""] * 7])
     return table(rows)
 
 
 def figures(found: dict) -> list[str]:
-    ratios = [said(found["ratios"][who]) for who in ("CFG", "APG", "APG, interval", "unguided")]
+    names = ("CFG", "APG", "APG, interval", "APG, quarter", "unguided")
+    ratios = [said(found["ratios"][who]) if who in found["ratios"] else "" for who in names]
     own = f"{1e3 * found['hook']['APG']:.2f}" if "hook" in found else ""
     memory = found.get("memory")
     above = f"{memory['above stock']['APG'] / memory['latent']:.2f}" if memory else ""
