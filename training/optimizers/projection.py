@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-OVERSAMPLE, POWER_ITERATIONS = 8, 2  # of the randomized range finder (arXiv 0909.4061)
+OVERSAMPLE, POWER_ITERATIONS = 8, 1  # of the randomized range finder (arXiv 0909.4061)
 
 
 @dataclass(frozen=True)
