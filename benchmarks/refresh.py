@@ -30,6 +30,7 @@ STEPS = [
     ["benchmarks.guidance.proof"],
     ["benchmarks.guidance.report"],
     ["benchmarks.sampling.cost"],
+    ["benchmarks.sampling.tables"],
     ["benchmarks.sampling.momentum"],
     [QUALITY],
     [QUALITY, "--pictures", "3", "--only", *FEW],

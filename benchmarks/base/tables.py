@@ -3,17 +3,14 @@
 import json
 from pathlib import Path
 
+from benchmarks.document import put, table
+
 HERE = Path(__file__).parent / "results"
 DOC = Path(__file__).parents[2] / "docs/base-model.md"
 
 
 def result(name: str) -> dict:
     return json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def table(rows: list[list[str]]) -> str:
-    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 
 def judges() -> str:
@@ -93,11 +90,7 @@ TABLES = {f.__name__: f for f in (judges, confusions, drawn, accuracies, distanc
 
 def filled(text: str) -> str:
     """The document with every table between its two comments made anew."""
-    for name, make in TABLES.items():
-        before, _, rest = text.partition(f"<!-- {name}: begin -->")
-        _, _, after = rest.partition(f"<!-- {name}: end -->")
-        text = f"{before}<!-- {name}: begin -->\n{make()}\n<!-- {name}: end -->{after}"
-    return text
+    return put(text, **{name: make() for name, make in TABLES.items()})
 
 
 if __name__ == "__main__":

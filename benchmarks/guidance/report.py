@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from benchmarks.base.measure import HOUSE
+from benchmarks.document import put, table
 from benchmarks.guidance.proof import RESULT, STEPS, place_of
 from benchmarks.plot import curves
 from training import sheet
@@ -59,11 +60,6 @@ def summary(found: dict) -> dict:
     times = json.loads(COST.read_text(encoding="utf-8"))[TIMED]["ratios"]
     result |= {"interval_time_ratio": times["APG, quarter"][0], "step_time_ratio_apg_cfg": times["APG"][0]}
     return {key: round(value, 4) for key, value in result.items()}
-
-
-def table(rows: list[list[str]]) -> str:
-    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 
 def quality(found: dict) -> str:
@@ -142,11 +138,7 @@ TABLES = {"quality": quality, "colours": colours}
 
 
 def filled(text: str, found: dict) -> str:
-    for name, make in TABLES.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        before, _, rest = text.partition(begin)
-        text = f"{before}{begin}\n{make(found)}\n{end}{rest.partition(end)[2]}"
-    return text
+    return put(text, **{name: make(found) for name, make in TABLES.items()})
 
 
 def main() -> None:

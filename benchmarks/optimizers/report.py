@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from benchmarks.document import put
 from benchmarks.optimizers import peak
 from benchmarks.optimizers.contestants import CONTESTANTS, VARIANTS
 from benchmarks.optimizers.quality import LOOK
@@ -152,10 +153,7 @@ def plot(rows: dict[str, dict]) -> Image.Image:
 
 def write(marker: str, text: str) -> None:
     """Put a table between its marks in the document."""
-    begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
-    before, _, rest = DOC.read_text(encoding="utf-8").partition(begin)
-    _, _, after = rest.partition(end)
-    DOC.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+    DOC.write_text(put(DOC.read_text(encoding="utf-8"), **{marker: text}), encoding="utf-8")
 
 
 def _read(name: str) -> dict | None:

@@ -11,13 +11,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from benchmarks.document import put
 from benchmarks.environment import environment
 from training.optimizers.memory import state_bytes
 from training.optimizers.outlier import blocks_of
 
 HERE = Path(__file__).parent / "results"
 DOC = Path("docs/optimizers.md")
-BEGIN, END = "<!-- state: begin -->", "<!-- state: end -->"
 RANK, ACTIVE = 128, 5
 ROWS = {
     "AdamW": ("adamw", {}),
@@ -102,9 +102,7 @@ def main() -> None:
     results = {name: measure(unet) for name, unet in unets().items()}
     HERE.mkdir(parents=True, exist_ok=True)
     (HERE / "state.json").write_text(json.dumps(environment() | results, indent=1) + "\n")
-    before, _, rest = DOC.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOC.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", encoding="utf-8")
+    DOC.write_text(put(DOC.read_text(encoding="utf-8"), state=table(results)), encoding="utf-8")
     print(table(results))
 
 

@@ -1,5 +1,6 @@
 """The tables of costs in docs/pipelines.md, from the result file: python -m benchmarks.sampling.tables"""
 
+from benchmarks.document import put, table
 from benchmarks.sampling.cost import OTHERS, ROWS, Row, read
 from benchmarks.sampling.denoisers import HOUSE
 
@@ -64,21 +65,12 @@ def said(ratio: list[float]) -> str:
     return f"{median:.3f} ({low:.3f} to {high:.3f})"
 
 
-def table(rows: list[list[str]]) -> str:
-    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
-
-
 TABLES = {"cost": cost, "cost of other rules": other_rules}
 
 
 def filled(text: str) -> str:
     """The document with every table between its two comments made anew."""
-    for name, make in TABLES.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        before, _, rest = text.partition(begin)
-        text = f"{before}{begin}\n{make()}\n{end}{rest.partition(end)[2]}"
-    return text
+    return put(text, **{name: make() for name, make in TABLES.items()})
 
 
 if __name__ == "__main__":
