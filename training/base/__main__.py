@@ -72,27 +72,38 @@ def autoencoder(config: Config = "small", out: Path | None = None) -> None:
     print(f"{autoencoder.signal_to_noise(made, held_out.pixels):.1f} dB on held-out contents\n{out}")
 
 
-def denoiser(config: Config = "small", autoencoder: Path | None = None, out: Path | None = None) -> None:
+def denoiser(
+    config: Literal["tiny", "small", "longer", "full"] = "small",
+    autoencoder: Path | None = None,
+    start: Path | None = None,
+    out: Path | None = None,
+) -> None:
     """Train text encoder and denoiser, and write the whole model. The same command again goes on.
 
     Args:
         config: which recipe.
         autoencoder: the folder of the one whose latents are learned; that of models/emoji is models/emoji/vae.
+        start: the folder of a whole model to go on from, best with `--config longer`; its autoencoder is taken.
         out: the folder to write.
     """
     from diffusers import AutoencoderKL
 
     from training.base import data, denoiser, recipes
     from training.base.autoencoder import trainable
-    from training.model import device
+    from training.model import device, open_base
 
     recipe, out = recipes.DENOISERS[config], out or base_folder() / f"model-{config}"
-    folder = autoencoder or base_folder() / f"autoencoder-{config}"
+    if start and not (start / "model_index.json").exists():
+        raise UserError(f"{start} holds no model", "Name a folder in diffusers' layout, such as models/emoji")
+    if start and autoencoder:
+        raise UserError("Both a model to start from and an autoencoder are named", "Leave out --autoencoder")
+    folder = start / "vae" if start else autoencoder or base_folder() / f"autoencoder-{config}"
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no autoencoder", "Make one: python -m training.base autoencoder")
     vae = AutoencoderKL.from_pretrained(folder).float().to(device()).eval()
     pictures = data.load()
-    denoiser.make(recipe, vae, denoiser.chosen(pictures, recipe.contents), trainable(pictures).pairs, out)
+    begun, words = open_base(str(start)) if start else None, trainable(pictures).pairs
+    denoiser.make(recipe, vae, denoiser.chosen(pictures, recipe.contents), words, out, start=begun)
     print(out)
 
 

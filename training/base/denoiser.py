@@ -70,36 +70,42 @@ class Recipe:
 class Drawer(nn.Module):
     """Text encoder and denoiser, which learn together."""
 
-    def __init__(self, recipe: Recipe, tokenizer: CLIPTokenizer, size: int):
+    def __init__(self, text: CLIPTextModel, unet: UNet2DConditionModel):
         super().__init__()
-        self.text = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=recipe.text_width,
-                intermediate_size=4 * recipe.text_width,
-                num_hidden_layers=3,
-                num_attention_heads=4,
-                projection_dim=recipe.text_width,
-                max_position_embeddings=POSITIONS,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
-        lower = len(recipe.widths) - 1
-        self.unet = UNet2DConditionModel(
-            sample_size=size,
-            down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * lower),
-            up_block_types=(*("CrossAttnUpBlock2D",) * lower, "UpBlock2D"),
-            block_out_channels=recipe.widths,
-            layers_per_block=1,
-            cross_attention_dim=recipe.text_width,
-            attention_head_dim=tuple(max(1, width // 32) for width in recipe.widths),
-            norm_num_groups=8,
-        )
+        self.text, self.unet = text, unet
 
     def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
         return self.unet(noisy, timesteps, encoder_hidden_states=self.text(tokens)[0]).sample
+
+
+def fresh(recipe: Recipe, tokenizer: CLIPTokenizer, size: int) -> Drawer:
+    """A model that knows nothing yet, for latents of `size` x `size`."""
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.text_width,
+            intermediate_size=4 * recipe.text_width,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            projection_dim=recipe.text_width,
+            max_position_embeddings=POSITIONS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    lower = len(recipe.widths) - 1
+    unet = UNet2DConditionModel(
+        sample_size=size,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * lower),
+        up_block_types=(*("CrossAttnUpBlock2D",) * lower, "UpBlock2D"),
+        block_out_channels=recipe.widths,
+        layers_per_block=1,
+        cross_attention_dim=recipe.text_width,
+        attention_head_dim=tuple(max(1, width // 32) for width in recipe.widths),
+        norm_num_groups=8,
+    )
+    return Drawer(text, unet)
 
 
 def make(
@@ -109,21 +115,28 @@ def make(
     words: list[Pair],
     folder: Path,
     stop_after: float = math.inf,
+    start: StableDiffusionPipeline | None = None,
 ) -> StableDiffusionPipeline | None:
     """Train a denoiser on an autoencoder's latents and write the whole model to `folder` in Stable Diffusion's layout.
 
     Args:
         pictures: all that it may learn from.
         words: contents and styles whose captions the tokenizer is learned from; more than the pictures show.
+        start: a model to go on from, with its tokenizer; it is consumed. The widths and pieces are then its own.
     Returns:
         the pipeline, or None if it was left off before the end; the same call goes on.
     """
     latents = cached_latents(vae, pictures, recipe.flips)
-    texts = {form.format(content=content, style=style) for content, style in words for form, _ in CAPTIONS}
-    tokenizer = make_tokenizer(sorted(texts), recipe.pieces, POSITIONS)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        model = Drawer(recipe, tokenizer, latents.shape[-1]).to(device())
+    begun = [fingerprint(part) for part in (start.unet, start.text_encoder)] if start else []
+    if start:
+        tokenizer, model = start.tokenizer, Drawer(start.text_encoder, start.unet)
+    else:
+        texts = {form.format(content=content, style=style) for content, style in words for form, _ in CAPTIONS}
+        tokenizer = make_tokenizer(sorted(texts), recipe.pieces, POSITIONS)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            model = fresh(recipe, tokenizer, latents.shape[-1])
+    model = model.float().requires_grad_().train().to(device())
     optimizer = optimizer_for(model, recipe.optimizer, recipe.lr)
     noise_schedule, count = DDPMScheduler.from_config(SCHEDULER.config), len(pictures.pairs)
 
@@ -153,7 +166,14 @@ def make(
         sheet.save(sheet.compose({"real": [pictures.image(pair) for pair in pairs], "drawn": images}), path)
 
     identity = json.dumps(
-        [asdict(recipe), fingerprint(vae), vae.config.scaling_factor, pictures.pairs, sorted(tokenizer.get_vocab())]
+        [
+            asdict(recipe),
+            fingerprint(vae),
+            vae.config.scaling_factor,
+            pictures.pairs,
+            sorted(tokenizer.get_vocab()),
+            begun,
+        ]
     )
     place = base_folder() / "runs" / folder.name / "denoiser"
     done = train(

@@ -84,6 +84,26 @@ def test_a_part_that_was_stopped_is_the_same_as_one_that_was_not(pictures, folde
     assert losses[:half] == losses[half:] and all(losses)
 
 
+def test_a_model_that_is_gone_on_with_keeps_its_words_and_what_it_had_learned(pictures, folder):
+    torch.manual_seed(5)
+    vae = autoencoder.Learner(recipes.AUTOENCODERS["tiny"], 32).vae
+    recipe = replace(recipes.DENOISERS["tiny"], schedule=Schedule(1, 4, average=0.0), optimizer="adamw", lr=1e-12)
+    first = denoiser.make(recipe, vae, pictures, pictures.pairs, folder / "first")
+
+    def go_on(stop_after: float):
+        begun = StableDiffusionPipeline.from_pretrained(folder / "first")
+        longer = replace(recipe, schedule=Schedule(3, 4, average=0.0), seed=1)
+        return denoiser.make(longer, vae, pictures, [], folder / "longer", stop_after, begun)
+
+    assert go_on(0) is None
+    longer = go_on(float("inf"))
+    assert longer.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+    for part in ("unet", "text_encoder"):
+        weights = [getattr(pipe, part).state_dict() for pipe in (first, longer)]
+        assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-3) for key in weights[0])
+    assert len(Run(folder / "data/base/runs/longer/denoiser").read_metrics()) == 3
+
+
 def test_the_model_learns_what_it_is_shown(pictures, folder):
     recipe = replace(
         recipes.AUTOENCODERS["tiny"], schedule=Schedule(60, 12, average=0.9), smooth=Schedule(0, 6), lr=1e-2
@@ -163,3 +183,11 @@ def test_muon_and_adamw_find_the_minimum():
 def test_a_missing_autoencoder_is_told(folder):
     with pytest.raises(UserError, match="holds no autoencoder"):
         command_line.denoiser(autoencoder=folder / "none")
+
+
+def test_a_model_to_go_on_from_brings_its_own_autoencoder(folder):
+    with pytest.raises(UserError, match="holds no model"):
+        command_line.denoiser(start=folder / "none")
+    (folder / "model_index.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="Leave out --autoencoder"):
+        command_line.denoiser(start=folder, autoencoder=folder / "none")
