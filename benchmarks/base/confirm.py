@@ -2,9 +2,9 @@
 
 Each trial changes one thing of a short recipe and trains with it, at most about ten minutes of two cores. Autoencoders
 are judged by what they give back of held-out contents, and by how much of their latents survives averaging; denoisers
-by their own loss on v at fixed noises, in four stretches of the schedule, with the right content in the caption and
-with a wrong one. Without names all trials that results/confirm.json does not have yet, one after the other; the same
-command goes on where the last one ended.
+by their own loss on v at fixed noises, in four stretches of the schedule, with the right content in the caption, with
+a wrong one, and on the left-out pairs. Those named "longer" go on from models/emoji. Without names all trials that
+results/confirm.json does not have yet, one after the other; the same command goes on where the last one ended.
 """
 
 import json
@@ -18,22 +18,28 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor
 
 from benchmarks.environment import environment
+from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
 from training import checkpoint
 from training.base import autoencoder, data, denoiser, recipes
 from training.base.loop import Schedule
 from training.base.packages import base_folder
 from training.loop import keyed
+from training.model import open_base
 
 HERE = Path(__file__).parent
-GIVEN = HERE.parents[1] / "models/emoji/vae"
+EMOJI = HERE.parents[1] / "models/emoji"
 RESULTS = HERE / "results/confirm.json"
-JUDGED = 128  # pictures
+JUDGED = 128  # pictures, of an autoencoder
 QUARTERS = 4
 
 SHORT = Schedule(300, 48, average=0.98, save_every=50, sheet_every=300)
 AUTOENCODER = replace(recipes.AUTOENCODERS["small"], schedule=SHORT, smooth=replace(SHORT, steps=0))
 DENOISER = replace(recipes.DENOISERS["small"], schedule=replace(SHORT, steps=240, batch=64))
+LONGER = replace(
+    recipes.DENOISERS["longer"], schedule=replace(SHORT, steps=180, batch=64, average=0.97), scales=(1.0, 1.0, 2.0)
+)
+LONGER = replace(LONGER, lr=1e-3, noisy=0.7)
 TRIALS = {
     "autoencoder": AUTOENCODER,
     "autoencoder, AdamW 4e-3": replace(AUTOENCODER, optimizer="adamw", lr=4e-3),
@@ -48,6 +54,10 @@ TRIALS = {
     "denoiser, scales 1 4 16": replace(DENOISER, scales=(1.0, 4.0, 16.0)),
     "denoiser, no plateau": replace(DENOISER, schedule=replace(DENOISER.schedule, hold=0.0)),
     "denoiser, uniform timesteps": replace(DENOISER, noisy=1.0),
+    "longer, no steps": replace(LONGER, schedule=replace(LONGER.schedule, steps=0)),
+    "longer": LONGER,
+    "longer, scales 1 0 0": replace(LONGER, scales=(1.0, 0.0, 0.0)),
+    "longer, scales 1 0 0, noisier": replace(LONGER, scales=(1.0, 0.0, 0.0), noisy=0.5),
     "denoiser, on rough latents": DENOISER,
     "denoiser, on smooth latents": DENOISER,
 }
@@ -70,20 +80,22 @@ def run(name: str, pictures: data.Pictures) -> dict:
         two, four = autoencoder.surviving(autoencoder.encode(vae, shown))
         found = {"dB": autoencoder.signal_to_noise(vae, shown), "survives 2x2": two, "survives 4x4": four}
     else:
-        source = place(LATENTS[name]) if name in LATENTS else GIVEN
+        source = place(LATENTS[name]) if name in LATENTS else EMOJI / "vae"
         if not (source / "config.json").exists():
             raise UserError(f"{name!r} needs the trial {LATENTS[name]!r}", "Run that one first")
         vae = AutoencoderKL.from_pretrained(source).float().eval()
-        known = denoiser.chosen(pictures, recipe.contents)
-        pipe = denoiser.make(recipe, vae, known, learnable.pairs, place(name))
-        found = judged(pipe, vae, known)
+        start = open_base(str(EMOJI)) if name.startswith("longer") else None
+        begun = {"start": fingerprint(start.unet)} if start else {}
+        known, left_out = denoiser.chosen(pictures, recipe.contents), data.known_pairs(pictures, left_out=True)
+        pipe = denoiser.make(recipe, vae, known, learnable.pairs, place(name), start=start)
+        found = begun | judged(pipe, vae, known) | {"left out": judged(pipe, vae, pictures.take(left_out))["right"]}
     return {"seconds of this start": time.monotonic() - began, **found}
 
 
 @torch.no_grad()
 def judged(pipe, vae: AutoencoderKL, known: data.Pictures) -> dict[str, list[float]]:
     """Loss on v in each quarter of the schedule, the least noisy first, with the right content and with a wrong one."""
-    order = torch.randperm(len(known.pairs), generator=keyed("confirm"))[:JUDGED].tolist()
+    order = torch.randperm(len(known.pairs), generator=keyed("confirm")).tolist()
     pairs = [known.pairs[i] for i in order]
     latents = autoencoder.encode(vae, known.take(pairs).pixels) * vae.config.scaling_factor
     wrong = [(pairs[i - 1][0], style) for i, (_, style) in enumerate(pairs)]
