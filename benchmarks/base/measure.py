@@ -9,6 +9,7 @@ import json
 import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -73,12 +74,9 @@ class Measure:
             "seconds for 16 pictures": seconds(pipe, pairs[:16]),
             "autoencoder, dB": autoencoder(pipe, pictures),
         }
-        floor, limit = through(pipe.vae, real[:n]), held_out(pictures, n)
+        floor, limit = through(pipe.vae, real), held_out(pictures, n)
         for name, judge in judges.items():
-
-            def shares(pixels: Tensor, judge: Judge = judge) -> dict:
-                said = judge.says(pixels, SPLIT["styles"], SPLIT["contents"])
-                return {"trained": accuracy(said[:n], trained), "left out": accuracy(said[n:], left_out)}
+            says = partial(judge.says, styles=SPLIT["styles"], contents=SPLIT["contents"])
 
             def distances(pixels: Tensor, judge: Judge = judge, truth: Tensor = real[:n]) -> dict:
                 a, b = judge.features(truth).numpy(), judge.features(pixels).numpy()
@@ -88,18 +86,23 @@ class Measure:
                     "fd_32": frechet_distance(*principal(a, b)),
                 }
 
-            ceiling = shares(real)
+            ceiling = shares(says(real), pairs, n)
             results[name] = {
                 "real": ceiling,
-                "autoencoder alone": {"distance": distances(floor)},
+                "autoencoder alone": {
+                    "accuracy": shares(says(floor), pairs, n),
+                    "distance": distances(floor[:n]),
+                },
                 "held-out contents": {"distance": distances(limit)},
             }
             for scale, pixels in drawn.items():
-                found = shares(pixels)
+                said = says(pixels)
+                found = shares(said, pairs, n)
                 of_real = {
                     kind: {key: value / ceiling[kind][key] for key, value in row.items()} for kind, row in found.items()
                 }
                 row = {"accuracy": found, "share of real": of_real, "distance": distances(pixels[:n])}
+                row["trained, by style"] = by_style(said[:n], trained)
                 results[name][f"w {scale:g}"] = row
             print(name, json.dumps(rounded(results[name]), indent=1))
         path = HERE / f"results/{self.name}.json"
@@ -117,6 +120,20 @@ def prompts(pictures: Pictures, count: int) -> tuple[list[Pair], list[Pair]]:
     left = count // 5
     trained = some(data.known_pairs(pictures), count - left, "trained")
     return trained, some(data.known_pairs(pictures, left_out=True), left, "left out")
+
+
+def shares(said: list[Pair], pairs: list[Pair], n: int) -> dict[str, dict[str, float]]:
+    """What is judged rightly of the first n, which are trained pairs, and of the others."""
+    return {"trained": accuracy(said[:n], pairs[:n]), "left out": accuracy(said[n:], pairs[n:])}
+
+
+def by_style(said: list[Pair], pairs: list[Pair]) -> dict[str, dict[str, float]]:
+    found = {}
+    for style in SPLIT["styles"]:
+        of_style = [i for i, pair in enumerate(pairs) if pair[1] == style]
+        if of_style:
+            found[style] = accuracy([said[i] for i in of_style], [pairs[i] for i in of_style])
+    return found
 
 
 def draw(pipe, pairs: list[Pair], scale: float, folder: Path, rule: GuidanceRule = PLAIN, steps: int = STEPS) -> Tensor:

@@ -62,9 +62,21 @@ def accuracies() -> str:
                 cells = [shares[pairs][which] for pairs in ("trained", "left out") for which in ("style", "content")]
                 rows.append([key[2:], judge, *(f"{cell:.2f}" for cell in cells)])
     for judge in ("judge", "judge-2"):
-        real = found[judge]["real"]
-        cells = [real[pairs][which] for pairs in ("trained", "left out") for which in ("style", "content")]
-        rows.append(["real pictures, accuracy itself", judge, *(f"{cell:.2f}" for cell in cells)])
+        for name, own in (
+            ("autoencoder alone", found[judge]["autoencoder alone"]["accuracy"]),
+            ("real pictures", found[judge]["real"]),
+        ):
+            cells = [own[pairs][which] for pairs in ("trained", "left out") for which in ("style", "content")]
+            rows.append([f"{name}, accuracy itself", judge, *(f"{cell:.2f}" for cell in cells)])
+    return table(rows)
+
+
+def styles() -> str:
+    found = {judge: result("emoji")[judge]["w 3"]["trained, by style"] for judge in ("judge", "judge-2")}
+    rows = [["style, w = 3", "its style, judge", "judge-2", "the content, judge", "judge-2"]]
+    for style in found["judge"]:
+        cells = [found[judge][style][which] for which in ("style", "content") for judge in ("judge", "judge-2")]
+        rows.append([style, *(f"{cell:.2f}" for cell in cells)])
     return table(rows)
 
 
@@ -85,7 +97,7 @@ def autoencoder() -> str:
     return table([["pictures", "dB"], *([name, f"{value:.1f}"] for name, value in found.items())])
 
 
-TABLES = {f.__name__: f for f in (judges, confusions, drawn, accuracies, distances, autoencoder)}
+TABLES = {f.__name__: f for f in (judges, confusions, drawn, accuracies, styles, distances, autoencoder)}
 
 
 def filled(text: str) -> str:
