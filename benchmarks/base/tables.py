@@ -71,6 +71,20 @@ def accuracies() -> str:
     return table(rows)
 
 
+def before() -> str:
+    """The weights that came with the project beside those that ship."""
+    given, now = result("given-weights"), result("emoji")
+    columns = [(pairs, which) for pairs in ("trained", "left out") for which in ("style", "content")]
+    titles = [f"{which}, {pairs}: {side}" for pairs, which in columns for side in ("given", "now")]
+    rows = [["w", "judge", *titles]]
+    for judge in ("judge", "judge-2"):
+        for key in (key for key in now[judge] if key.startswith("w ")):
+            sides = [found[judge][key]["share of real"] for found in (given, now)]
+            cells = [f"{side[pairs][which]:.2f}" for pairs, which in columns for side in sides]
+            rows.append([key[2:], judge, *cells])
+    return table(rows)
+
+
 def styles() -> str:
     found = {judge: result("emoji")[judge]["w 3"]["trained, by style"] for judge in ("judge", "judge-2")}
     rows = [["style, w = 3", "its style, judge", "judge-2", "the content, judge", "judge-2"]]
@@ -97,7 +111,7 @@ def autoencoder() -> str:
     return table([["pictures", "dB"], *([name, f"{value:.1f}"] for name, value in found.items())])
 
 
-TABLES = {f.__name__: f for f in (judges, confusions, drawn, accuracies, styles, distances, autoencoder)}
+TABLES = {f.__name__: f for f in (judges, confusions, drawn, accuracies, before, styles, distances, autoencoder)}
 
 
 def filled(text: str) -> str:

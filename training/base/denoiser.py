@@ -51,13 +51,15 @@ class Recipe:
     """How a denoiser and its text encoder are made.
 
     `scales` weighs the squared errors of v itself and of its means over 2 x 2 and 4 x 4 positions; timesteps are
-    1000 u^`noisy` for a uniform u; `contents` is "split" or "all", which is all but the held-out ones.
+    1000 u^`noisy` for a uniform u; `contents` is "split" or "all", which is all but the held-out ones, with
+    `split_share` of each batch from the split's own.
     """
 
     widths: tuple[int, ...]
     text_width: int
     schedule: Schedule
     contents: str = "split"
+    split_share: float = 0.0
     pieces: int = 2268
     lr: float = 1.5e-3
     optimizer: str = "muon"
@@ -140,8 +142,13 @@ def make(
     optimizer = optimizer_for(model, recipe.optimizer, recipe.lr)
     noise_schedule, count = DDPMScheduler.from_config(SCHEDULER.config), len(pictures.pairs)
 
+    own = torch.tensor([i for i, (content, _) in enumerate(pictures.pairs) if content in SPLIT["contents"]])
+    share = round(recipe.split_share * recipe.schedule.batch)
+
     def loss(step: int) -> Tensor:
-        index = choose(recipe.seed, "denoiser", "pictures", step, recipe.schedule.batch, count)
+        index = choose(recipe.seed, "denoiser", "pictures", step, recipe.schedule.batch - share, count)
+        if share:
+            index = torch.cat([index, own[choose(recipe.seed, "denoiser", "own", step, share, len(own))]])
         generator = keyed(recipe.seed, "denoiser", step)
         flipped = torch.randint(0, latents.shape[1], (len(index),), generator=generator)
         clean = latents[index, flipped]
