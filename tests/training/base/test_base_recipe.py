@@ -104,6 +104,20 @@ def test_a_model_that_is_gone_on_with_keeps_its_words_and_what_it_had_learned(pi
     assert len(Run(folder / "data/base/runs/longer/denoiser").read_metrics()) == 3
 
 
+def test_a_share_of_each_batch_shows_the_contents_of_the_split(pictures, folder, monkeypatch):
+    torch.manual_seed(5)
+    vae = autoencoder.Learner(recipes.AUTOENCODERS["tiny"], 32).vae
+    others = [("zebra" if content != "fox" else content, style) for content, style in pictures.pairs]
+    shown, captions = [], denoiser.captions
+    monkeypatch.setattr(denoiser, "captions", lambda pairs, *rest: shown.append(pairs) or captions(pairs, *rest))
+    schedule = Schedule(4, 8, save_every=4, sheet_every=9)
+    recipe = replace(recipes.DENOISERS["tiny"], schedule=schedule, contents="all", split_share=0.75)
+    denoiser.make(recipe, vae, Pictures(pictures.pixels, others), others, folder / "model")
+    assert [len(batch) for batch in shown] == [8] * 4
+    assert all(content == "fox" for batch in shown for content, _ in batch[2:])
+    assert {content for batch in shown for content, _ in batch[:2]} == {"fox", "zebra"}
+
+
 def test_the_model_learns_what_it_is_shown(pictures, folder):
     recipe = replace(
         recipes.AUTOENCODERS["tiny"], schedule=Schedule(60, 12, average=0.9), smooth=Schedule(0, 6), lr=1e-2
