@@ -3,8 +3,9 @@
 Each trial changes one thing of a short recipe and trains with it, at most about ten minutes of two cores. Autoencoders
 are judged by what they give back of held-out contents, and by how much of their latents survives averaging; denoisers
 by their own loss on v at fixed noises, in four stretches of the schedule, with the right content in the caption, with
-a wrong one, and on the left-out pairs. Those named "longer" go on from models/emoji. Without names all trials that
-results/confirm.json does not have yet, one after the other; the same command goes on where the last one ended.
+a wrong one, and on the left-out pairs. Those named "longer" go on from models/emoji, which was the given model then.
+Without names all trials that results/confirm.json does not have yet, one after the other; the same command goes on
+where the last one ended.
 """
 
 import json
