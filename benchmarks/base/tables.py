@@ -7,6 +7,8 @@ from benchmarks.document import put, table
 
 HERE = Path(__file__).parent / "results"
 DOC = Path(__file__).parents[2] / "docs/base-model.md"
+JUDGES = ("judge", "judge-2")
+COLUMNS = [(pairs, which) for pairs in ("trained", "left out") for which in ("style", "content")]
 
 
 def result(name: str) -> dict:
@@ -25,15 +27,15 @@ def judges() -> str:
         ("style, not shown, the base's contents", "not shown", "style_of_contents"),
         ("content, not shown", "not shown", "content"),
     ):
-        cells = [found[judge].get(path[0], {}).get(path[1]) for judge in ("judge", "judge-2")]
-        rows.append([label, *("" if cell is None else f"{cell:.2f}" for cell in cells)])
+        told = [found[judge].get(path[0], {}).get(path[1]) for judge in JUDGES]
+        rows.append([label, *("" if share is None else f"{share:.2f}" for share in told)])
     return table(rows)
 
 
 def confusions() -> str:
     found = result("judges")
     rows = [["judge", "takes", "for", "of ten"]]
-    for judge in ("judge", "judge-2"):
+    for judge in JUDGES:
         for true, said, share in found[judge]["styles confused"][:5]:
             rows.append([judge, true, said, f"{10 * share:.1f}"])
     return table(rows)
@@ -55,42 +57,40 @@ def accuracies() -> str:
     """Shares of what the real pictures of the same pairs are given."""
     found = result("emoji")
     rows = [["w", "judge", "style, trained", "content, trained", "style, left out", "content, left out"]]
-    for judge in ("judge", "judge-2"):
+    for judge in JUDGES:
         for key, row in found[judge].items():
             if key.startswith("w "):
-                shares = row["share of real"]
-                cells = [shares[pairs][which] for pairs in ("trained", "left out") for which in ("style", "content")]
-                rows.append([key[2:], judge, *(f"{cell:.2f}" for cell in cells)])
-    for judge in ("judge", "judge-2"):
+                rows.append([key[2:], judge, *cells(row["share of real"])])
+    for judge in JUDGES:
         for name, own in (
             ("autoencoder alone", found[judge]["autoencoder alone"]["accuracy"]),
             ("real pictures", found[judge]["real"]),
         ):
-            cells = [own[pairs][which] for pairs in ("trained", "left out") for which in ("style", "content")]
-            rows.append([f"{name}, accuracy itself", judge, *(f"{cell:.2f}" for cell in cells)])
+            rows.append([f"{name}, accuracy itself", judge, *cells(own)])
     return table(rows)
+
+
+def cells(shares: dict[str, dict[str, float]]) -> list[str]:
+    return [f"{shares[pairs][which]:.2f}" for pairs, which in COLUMNS]
 
 
 def before() -> str:
     """The weights that came with the project beside those that ship."""
     given, now = result("given-weights"), result("emoji")
-    columns = [(pairs, which) for pairs in ("trained", "left out") for which in ("style", "content")]
-    titles = [f"{which}, {pairs}: {side}" for pairs, which in columns for side in ("given", "now")]
+    titles = [f"{which}, {pairs}: {side}" for pairs, which in COLUMNS for side in ("given", "now")]
     rows = [["w", "judge", *titles]]
-    for judge in ("judge", "judge-2"):
+    for judge in JUDGES:
         for key in (key for key in now[judge] if key.startswith("w ")):
-            sides = [found[judge][key]["share of real"] for found in (given, now)]
-            cells = [f"{side[pairs][which]:.2f}" for pairs, which in columns for side in sides]
-            rows.append([key[2:], judge, *cells])
+            sides = [cells(found[judge][key]["share of real"]) for found in (given, now)]
+            rows.append([key[2:], judge, *(cell for both in zip(*sides, strict=True) for cell in both)])
     return table(rows)
 
 
 def styles() -> str:
-    found = {judge: result("emoji")[judge]["w 3"]["trained, by style"] for judge in ("judge", "judge-2")}
+    found = {judge: result("emoji")[judge]["w 3"]["trained, by style"] for judge in JUDGES}
     rows = [["style, w = 3", "its style, judge", "judge-2", "the content, judge", "judge-2"]]
     for style in found["judge"]:
-        cells = [found[judge][style][which] for which in ("style", "content") for judge in ("judge", "judge-2")]
-        rows.append([style, *(f"{cell:.2f}" for cell in cells)])
+        rows.append([style, *(f"{found[j][style][which]:.2f}" for which in ("style", "content") for j in JUDGES)])
     return table(rows)
 
 
