@@ -40,7 +40,7 @@ DENOISER = replace(recipes.DENOISERS["small"], schedule=replace(SHORT, steps=240
 LONGER = replace(
     recipes.DENOISERS["longer"], schedule=replace(SHORT, steps=180, batch=64, average=0.97), scales=(1.0, 1.0, 2.0)
 )
-LONGER = replace(LONGER, lr=1e-3, noisy=0.7)
+LONGER = replace(LONGER, contents="split", split_share=0.0, lr=1e-3, noisy=0.7)
 TRIALS = {
     "autoencoder": AUTOENCODER,
     "autoencoder, AdamW 4e-3": replace(AUTOENCODER, optimizer="adamw", lr=4e-3),

@@ -1,4 +1,7 @@
-"""The recipes: tiny for tests (seconds), small for two cores (about two hours), full for one GPU (under an hour)."""
+"""The recipes: tiny for tests (seconds), small for two cores (about two hours), full for one GPU (under an hour).
+
+A denoiser also has longer, which a model that small has made goes on with (two cores, under an hour).
+"""
 
 from training.base.autoencoder import Recipe as AutoencoderRecipe
 from training.base.denoiser import Recipe as DenoiserRecipe
@@ -25,7 +28,6 @@ AUTOENCODERS = {
 DENOISERS = {
     "tiny": DenoiserRecipe((8, 16), 16, Schedule(6, 4, save_every=3, sheet_every=6), pieces=600),
     "small": DenoiserRecipe((48, 96, 160), 128, Schedule(3300, 64)),
-    # From a model that "small" has made.
     "longer": DenoiserRecipe(
         (48, 96, 160), 128, Schedule(4000, 64), "all", split_share=0.5, scales=(1.0, 0.0, 0.0), noisy=0.6
     ),
