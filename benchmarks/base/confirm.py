@@ -36,11 +36,9 @@ QUARTERS = 4
 
 SHORT = Schedule(300, 48, average=0.98, save_every=50, sheet_every=300)
 AUTOENCODER = replace(recipes.AUTOENCODERS["small"], schedule=SHORT, smooth=replace(SHORT, steps=0))
-DENOISER = replace(recipes.DENOISERS["small"], schedule=replace(SHORT, steps=240, batch=64))
-LONGER = replace(
-    recipes.DENOISERS["longer"], schedule=replace(SHORT, steps=180, batch=64, average=0.97), scales=(1.0, 1.0, 2.0)
-)
-LONGER = replace(LONGER, contents="split", split_share=0.0, lr=1e-3, noisy=0.7)
+GIVEN = (1.0, 1.0, 2.0)  # the weights of coarse scales that the given model was made with
+DENOISER = replace(recipes.DENOISERS["small"], schedule=replace(SHORT, steps=240, batch=64), scales=GIVEN)
+LONGER = replace(DENOISER, schedule=replace(SHORT, steps=180, batch=64, average=0.97), lr=1e-3)
 TRIALS = {
     "autoencoder": AUTOENCODER,
     "autoencoder, AdamW 4e-3": replace(AUTOENCODER, optimizer="adamw", lr=4e-3),

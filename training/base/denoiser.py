@@ -64,7 +64,7 @@ class Recipe:
     lr: float = 1.5e-3
     optimizer: str = "muon"
     flips: bool = False
-    scales: tuple[float, float, float] = (1.0, 1.0, 2.0)
+    scales: tuple[float, float, float] = (1.0, 0.0, 0.0)
     noisy: float = 0.7
     seed: int = 0
 

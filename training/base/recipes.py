@@ -28,8 +28,6 @@ AUTOENCODERS = {
 DENOISERS = {
     "tiny": DenoiserRecipe((8, 16), 16, Schedule(6, 4, save_every=3, sheet_every=6), pieces=600),
     "small": DenoiserRecipe((48, 96, 160), 128, Schedule(3300, 64)),
-    "longer": DenoiserRecipe(
-        (48, 96, 160), 128, Schedule(4000, 64), "all", split_share=0.5, scales=(1.0, 0.0, 0.0), noisy=0.6
-    ),
+    "longer": DenoiserRecipe((48, 96, 160), 128, Schedule(4000, 64), "all", split_share=0.5, noisy=0.6),
     "full": DenoiserRecipe((64, 128, 224), 192, Schedule(24000, 128, average=0.999), contents="all"),
 }
