@@ -14,12 +14,15 @@ from typing import Annotated
 import tyro
 
 from benchmarks.base.measure import HOUSE
+from benchmarks.optimizers.contestants import VARIANTS
 from pipelines.adapters import fingerprint
 from training.model import open_base
 from training.run import runs_folder
 
 SAMPLE = "samples/project.toml"
 QUALITY = "benchmarks.optimizers.quality"
+CLOSE = ["GradNormLoRP", "OwLore", "OwLore, uniform", "LoRA, rank 8", "LoRA, bytes of OwLore"]
+CLOSE += ["LoRA, rank 4", "GradNormLoRP, shorter side", "OwLore, columns", "OwLore, columns, uniform"]
 FEW = ["AdamW", "AdamW with compander", "PLP, AdamW", "PLP, AdamW with compander"]
 STEPS = [
     ["training", "customize", SAMPLE],
@@ -33,6 +36,8 @@ STEPS = [
     ["benchmarks.sampling.tables"],
     ["benchmarks.sampling.momentum"],
     [QUALITY],
+    [QUALITY, "--seeds", "4", "--only", *CLOSE],
+    [QUALITY, "--seeds", "1", "--only", *VARIANTS],
     [QUALITY, "--pictures", "3", "--only", *FEW],
     [QUALITY, "--steps", "240", "--only", "GradNormLoRP", "OwLore", "LoRA, rank 8", "LoRA, bytes of OwLore"],
     ["benchmarks.optimizers.report"],

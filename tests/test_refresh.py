@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from benchmarks.optimizers.contestants import CONTESTANTS
+from benchmarks.optimizers.quality import EVERYONE
 from benchmarks.refresh import STEPS
 
 
@@ -10,4 +10,4 @@ def test_every_step_is_a_command_that_there_is():
     for module, *arguments in STEPS:
         assert find_spec(module), module
         if "--only" in arguments:
-            assert set(arguments[arguments.index("--only") + 1 :]) <= CONTESTANTS.keys()
+            assert set(arguments[arguments.index("--only") + 1 :]) <= EVERYONE.keys()

@@ -7,6 +7,7 @@ so that the same command goes on where the last one ended; --draw stops once all
 of which `python -m benchmarks.guidance.report` makes tables, curves and sheet.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -72,9 +73,9 @@ RULES: dict[str, GuidanceRule] = {
     "APG, no projection": replace(PRESET, eta=1.0),
     "APG, eta 0.5": replace(PRESET, eta=0.5),
     "APG, no momentum": replace(PRESET, momentum=0.0),
+    "APG, limit 0.03": replace(PRESET, norm_threshold=0.03),
     "APG, limit 0.03, momentum -0.5": APG(norm_threshold=0.03, momentum=-0.5),
     "APG, limit 0.06, momentum -0.5": APG(norm_threshold=0.06, momentum=-0.5),
-    "APG, paper's for EDM2-S": APG.paper("edm2-s"),
     "CFG-Zero*, no zero steps": CFGZeroStar(zero_steps=0),
     "TCFG": TCFG(),
     "FDG": FDG(),
@@ -82,6 +83,7 @@ RULES: dict[str, GuidanceRule] = {
     "APG, middle half": replace(PRESET, interval=MIDDLE),
     "APG, first half": replace(PRESET, interval=EARLY),
     "APG, a quarter": replace(PRESET, interval=QUARTER),
+    "APG, a quarter, limit 0.03": replace(PRESET, norm_threshold=0.03, interval=QUARTER),
     "diffusers' APG, its defaults": DiffusersAPG(),
     "diffusers' APG, our settings": DiffusersAPG(eta=PRESET.eta, norm=RADIUS, momentum=PRESET.momentum),
 }
@@ -95,8 +97,10 @@ def points() -> list[tuple[str, float, int]]:
     return found + [(name, w, steps) for name, scales in COMPARED.items() for w in scales for steps in MORE_STEPS]
 
 
-def place_of(rule: str, steps: int) -> str:
-    return f"{rule}, {steps} steps".replace(", ", "-").replace(" ", "-")
+def place_of(name: str, steps: int) -> str:
+    """Of a rule's pictures; a rule whose settings have changed has another."""
+    settings = hashlib.sha256(repr(RULES[name]).encode()).hexdigest()[:8]
+    return f"{name}, {steps} steps, {settings}".replace(", ", "-").replace(" ", "-")
 
 
 @dataclass

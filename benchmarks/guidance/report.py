@@ -71,7 +71,7 @@ def quality(found: dict) -> str:
     rows.append(["*no guidance*", "1", *cells(points(found, "CFG")[0]), "", ""])
     for rule in found["rules"]:
         point = best(found, rule)
-        high = [f"{mean(found, rule, 'fd_32', judge):.1f}" for judge in (JUDGE, SECOND)]
+        high = [f"{mean(found, rule, 'fd_32', judge):.2f}" for judge in (JUDGE, SECOND)]
         rows.append([rule, f"{point['w']:g}", *cells(point), *high])
     return table(rows)
 
@@ -79,7 +79,7 @@ def quality(found: dict) -> str:
 def cells(point: dict) -> list[str]:
     one, two = point[JUDGE], point[SECOND]
     low, high = one["kernel, 95 %"]
-    return [f"{one['kernel']:.3f}", f"{low:.3f} to {high:.3f}", f"{one['fd_32']:.1f}", f"{two['fd_32']:.1f}"] + [
+    return [f"{one['kernel']:.3f}", f"{low:.3f} to {high:.3f}", f"{one['fd_32']:.2f}", f"{two['fd_32']:.2f}"] + [
         f"{one[key]:.2f}" for key in ("style", "content", "precision", "recall")
     ]
 
