@@ -67,13 +67,13 @@ def _is_sdxl(path: Path) -> bool:
 
 @torch.no_grad()
 def encode_pictures(pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
-    """Pictures, (n, 3, h, w) in [-1, 1], to scaled latents, (n, c, h / f, w / f), float32 on the CPU.
+    """Pictures, (n, 3, h, w) in [-1, 1], to scaled latents, (n, c, h / f, w / f), float32, contiguous, on the CPU.
 
     The mean of the autoencoder's posterior: the same picture always gives the same latents.
     """
     vae = pipe.vae
     latents = [vae.encode(one[None].to(vae.device, vae.dtype)).latent_dist.mean for one in pixels]
-    return (torch.cat(latents).float() * vae.config.scaling_factor).cpu()
+    return (torch.cat(latents).float() * vae.config.scaling_factor).cpu().contiguous()
 
 
 @torch.no_grad()

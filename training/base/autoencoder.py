@@ -184,12 +184,13 @@ def centre(vae: AutoencoderKL, pictures: Pictures) -> None:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
-    """Means of the latents, unscaled, float32 (n, 4, h / 4, w / 4) on the CPU."""
+    """Means of the latents, unscaled, float32 (n, 4, h / 4, w / 4), contiguous, on the CPU."""
     parts = []
     for some in pixels.split(64):
         x = to_network(some)
         parts.append(vae.encode(x.to(vae.device, vae.dtype)).latent_dist.mean.float().cpu())
-    return torch.cat(parts)
+    # A network's sums differ in their last bits with its input's layout, and a cache would not keep another.
+    return torch.cat(parts).contiguous()
 
 
 @torch.no_grad()
