@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks.environment import environment
 from pipelines.errors import UserError
-from training import Customization, customize, sheet
+from training import Customization, customize, export, sheet
 from training.loop import keyed, stratified_timesteps
 from training.model import denoising_loss, encode_pictures, encode_prompts, timestep_count
 from training.pictures import open_picture
@@ -104,7 +104,8 @@ def main(name: str, *changes: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
     run = customize(changed(list(changes)), folder)
-    row = {"name": name, "changes": changes, "seconds": round(time.monotonic() - began), "rows": score(run.folder)}
+    row = {"name": name, "changes": changes, "model": export.read(run.adapter)[1].base_hash[:12]}
+    row |= {"seconds": round(time.monotonic() - began), "rows": score(run.folder)}
     row["losses"] = {
         stage: round(float(np.mean([e["loss"] for e in run.read_metrics() if e["stage"] == stage][-20:])), 4)
         for stage in ("content", "style", "make")

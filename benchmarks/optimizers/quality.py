@@ -2,13 +2,15 @@
 
 The style is neon: five pictures that samples/project.toml learns from, held out four others in the style, of contents
 that the base does not know either. All contestants see the same pictures, noises and timesteps in the same order. Each
-takes the best of three learning rates in a short run on seed 0, then learns with every seed. Every run is one line of
-results/quality.jsonl; lines that are there are not made again.
+takes the best of three learning rates in a short run on seed 0, then learns with every seed as short and three times as
+long: some need the longer run, others have overfitted by its end. Every run is one line of results/quality.jsonl; lines
+that are there are not made again.
 """
 
 import argparse
 import json
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,7 @@ HELD_OUT = ("koala", "guitar", "pineapple", "umbrella")
 STYLE, CAPTION = "neon", "{}, zwx blueprint style"
 EVERYONE = CONTESTANTS | VARIANTS
 BATCH, NOISES = 4, 16
+LENGTHS = (40, 120)  # steps of the runs that count
 LOOK = 20  # steps between two looks at the held-out loss
 
 
@@ -101,8 +104,8 @@ def run(who: Contestant, lr: float, seed: int, steps: int, pictures: int) -> dic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--search", type=int, default=40, help="steps of the runs that choose the learning rate")
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--search", type=int, default=LENGTHS[0], help="steps of the runs that choose a rate")
+    parser.add_argument("--steps", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--pictures", type=int, default=5, choices=range(1, 6), help="that are learned from")
     parser.add_argument("--only", nargs="*", default=list(CONTESTANTS), choices=list(EVERYONE), metavar="NAME")
     arguments = parser.parse_args()
@@ -126,8 +129,8 @@ def main() -> None:
     for name in arguments.only:
         tried = [result(name, lr, 0, arguments.search) for lr in RATES]
         best = min(tried, key=lambda line: line["held_out"])["lr"]
-        for seed in range(arguments.seeds):
-            result(name, best, seed, arguments.steps)
+        for seed, steps in product(range(arguments.seeds), arguments.steps):
+            result(name, best, seed, steps)
 
 
 if __name__ == "__main__":

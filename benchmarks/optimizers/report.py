@@ -10,36 +10,51 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from benchmarks.document import put
+from benchmarks.document import put, table
 from benchmarks.optimizers import peak
 from benchmarks.optimizers.contestants import CONTESTANTS, VARIANTS
-from benchmarks.optimizers.quality import LOOK
+from benchmarks.optimizers.quality import LENGTHS, LOOK
 from benchmarks.plot import curves
 
 HERE = Path(__file__).parent / "results"
 DOC, PICTURES = Path("docs/optimizers.md"), Path("docs/pictures")
 CURVED = ("AdamW", "GradNormLoRP", "OwLore", "LoRA, rank 8", "LoRA, bytes of OwLore")
-STEPS, LONGER = 120, 240  # of the runs that count, and of those that show what comes after
+LONGER = 240  # steps of the runs that show what comes after
 FEW = 3  # pictures that the compander is judged with
 OURS = "GradNormLoRP"
 
 
-def quality(pictures: int, steps: int = STEPS, among: dict = CONTESTANTS) -> dict[str, dict]:
-    """Contestant -> its seeds' held-out losses at the chosen rate, and its other figures."""
+def quality(pictures: int, steps: int, among: dict = CONTESTANTS) -> dict[str, dict]:
+    """Contestant -> its seeds' held-out losses after so many steps at the chosen rate, and its other figures."""
     file = HERE / "quality.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     lines = [line for line in lines if line["model"] == lines[-1]["model"]]  # of the base that was measured last
     found: dict[str, dict] = {}
     for name in among:
         runs = [x for x in lines if x["name"] == name and x["steps"] == steps and x["pictures"] == pictures]
+        if runs and steps == LENGTHS[0]:  # of the rates that were tried there, the one that was gone on with
+            best = min((x for x in runs if x["seed"] == 0), key=lambda x: x["held_out"])["lr"]
+            runs = [x for x in runs if x["lr"] == best]
         if runs:
             losses = [x["held_out"] for x in sorted(runs, key=lambda x: x["seed"])]
             found[name] = runs[0] | {
                 "losses": losses,
                 "mean": float(np.mean(losses)),
                 "half": float(np.ptp(losses)) / 2,
-                "curve": np.mean([x["curve"] for x in runs if "curve" in x] or [[]], axis=0).tolist(),
+                "curve": np.mean([x["curve"] for x in runs], axis=0).tolist(),
             }
+    return found
+
+
+def better(pictures: int, among: dict = CONTESTANTS) -> dict[str, dict]:
+    """Contestant -> `quality` after the number of steps that suits it better; both are under "after"."""
+    after = {steps: quality(pictures, steps, among) for steps in LENGTHS}
+    found = {}
+    for name in among:
+        rows = {steps: rows[name] for steps, rows in after.items() if name in rows}
+        if rows:
+            most = max(row["state"] for row in rows.values())
+            found[name] = min(rows.values(), key=lambda row: row["mean"]) | {"after": rows, "state": most}
     return found
 
 
@@ -52,7 +67,7 @@ def ratio(rows: dict[str, dict], one: str, other: str) -> float | None:
 
 
 def summary() -> dict:
-    rows, few = quality(5), quality(FEW)
+    rows, few = better(5), better(FEW)
     state = _read("state.json")
     speed = (_read("speed.json") or {}).get("rows")
     eight = "GradNormLoRP, 8-bit"
@@ -77,24 +92,31 @@ def summary() -> dict:
 
 
 def quality_table(rows: dict[str, dict], adamw: float) -> str:
-    lines = [
-        "| learns | optimizer | rate | state, MB | seeds | held-out loss | half range | least before | of AdamW's |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = ["learns", "optimizer", "rate", "state, MB", "seeds"]
+    lines = [head + [f"after {steps} steps" for steps in LENGTHS] + ["the better, of AdamW's"]]
     for name, row in rows.items():
         who = {"full": "weights", "lora": "LoRA", "plp": "half of a PLP"}[(CONTESTANTS | VARIANTS)[name].learns]
-        least = f"{min(row['curve']):.4f}" if row["curve"] else ""
-        share = row["mean"] / adamw
-        lines.append(
-            f"| {who} | {name} | {row['lr']:g} | {row['state'] / 1e6:.1f} | {len(row['losses'])} | {row['mean']:.4f} "
-            f"| {row['half']:.4f} | {least} | {share:.3f} |"
-        )
-    return "\n".join(lines)
+        cells = [who, name, f"{row['lr']:g}", f"{row['state'] / 1e6:.1f}", f"{len(row['losses'])}"]
+        lines.append(cells + [_loss(row["after"].get(steps)) for steps in LENGTHS] + [f"{row['mean'] / adamw:.3f}"])
+    return table(lines)
+
+
+def _loss(row: dict | None) -> str:
+    """Mean and half range."""
+    if row is None:
+        return ""
+    return f"{row['mean']:.3f}" + (f" ± {row['half']:.3f}" if len(row["losses"]) > 1 else "")
 
 
 def few_table(rows: dict[str, dict], what: str) -> str:
-    lines = [f"| {what} | held-out loss | the seeds' half range |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {name} | {row['mean']:.4f} | {row['half']:.4f} |" for name, row in rows.items()])
+    lines = [[what, *(f"after {steps} steps" for steps in LENGTHS)]]
+    return table(lines + [[name, *(_loss(row["after"].get(steps)) for steps in LENGTHS)] for name, row in rows.items()])
+
+
+def longer_table() -> str:
+    after = {steps: quality(5, steps) for steps in (*LENGTHS, LONGER)}
+    lines = [["learns from 5 pictures", *(f"after {steps} steps" for steps in after)]]
+    return table(lines + [[name, *(_loss(rows.get(name)) for rows in after.values())] for name in after[LONGER]])
 
 
 def speed_table(rows: dict[str, dict]) -> str:
@@ -163,15 +185,15 @@ def _read(name: str) -> dict | None:
 
 def main() -> None:
     (HERE / "summary.json").write_text(json.dumps(summary(), indent=1) + "\n")
-    rows = quality(5)
+    rows = better(5)
     if rows:
         adamw = rows["AdamW"]["mean"]
         write("quality", quality_table(rows, adamw))
-        write("variants", quality_table(quality(5, among=VARIANTS), adamw))
-        write("longer", few_table(quality(5, LONGER), f"{LONGER} steps"))
+        write("variants", quality_table(better(5, VARIANTS), adamw))
+        write("longer", longer_table())
         plot(rows).save(PICTURES / "optimizers.png", optimize=True)
-        ways(rows).save(PICTURES / "optimizers-on-the-way.png", optimize=True)
-    if few := quality(FEW):
+        ways(quality(5, LENGTHS[-1])).save(PICTURES / "optimizers-on-the-way.png", optimize=True)
+    if few := better(FEW):
         write("few", few_table(few, f"learns from {FEW} pictures"))
     if speed := _read("speed.json"):
         write("speed", speed_table(speed["rows"]))
