@@ -124,7 +124,7 @@ class APG(GuidanceRule):
     Args:
         eta: share that is kept of the part parallel to the prediction, which is what oversaturates; 1 keeps all.
         norm_threshold: largest root-mean-square of the direction per latent element; None does not limit it.
-        momentum: in -1 < momentum <= 0, usually negative: pushes away from where the last evaluations went.
+        momentum: in -1 < momentum <= 0, usually negative: pushes away from where the last steps went.
 
     Raises:
         UserError: a value is out of range.

@@ -89,7 +89,7 @@ def see_latents(latents: Tensor) -> None:
 
 
 class Hook:
-    """The rule's state and place in one call. Momentum advances at each evaluation, so twice a step of Heun's kind."""
+    """The rule's state and place in one call. Of two evaluations in a step, as Heun has them, the first one moves it on."""
 
     def __init__(
         self, pipe: DiffusionPipeline, family: Family, rule: GuidanceRule, arguments: dict, state: GuidanceState
@@ -99,6 +99,7 @@ class Hook:
         self.steps = 1
         self.evaluation = -1
         self.skipping = False
+        self.before_step: Tensor | None = None  # the running direction
         self.index = self.kept = None  # of the conditional call at this evaluation, where the halves are two calls
 
     @torch.compiler.disable
@@ -208,12 +209,20 @@ class Hook:
         x, c, u = ((part if part.shape[1:] == sizes else part[inner]).float() for part in parts)
         state = self.state
         state.guidance_scale = self._guidance_scale(module)
+        again = not getattr(self.pipe.scheduler, "state_in_first_order", True)  # from where the step began, corrected
+        after = state.direction
+        if again:
+            state.direction = self.before_step
+        else:
+            self.before_step = after
         if self.rule.on_outputs:
             shift, direction = 1.0, self.rule.bracket(c, u, state)
         else:
             scale, shift = coefficients(self.pipe.scheduler, timestep)
             shift *= self.family.sign
             direction = self.rule.bracket((shift * c).add_(x, alpha=scale), (shift * u).add_(x, alpha=scale), state)
+        if again:
+            state.direction = after
         state.evaluations += 1
         done = state.settled
         if self.rule.skip_above is not None:

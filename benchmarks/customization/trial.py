@@ -1,9 +1,9 @@
 """One trial of break and make, scored: python -m benchmarks.customization.trial NAME [key=value ...]
 
 Trains samples/project.toml with some keys changed (optimizer.lr=5e-3), then scores it and adds a line to
-results/trials.jsonl. Each picture is judged by the nearest of 38 real ones (nine contents, seven styles) in colours
-averaged over 4 x 4 pixels: whether that one has the right style, and the right content. `truth` is the base's own
-loss on the one true picture of the content in the style, which no training saw, at 64 fixed noises.
+results/trials.jsonl. Both judges say of each picture which of the 93 contents and 14 styles that they know it has.
+`truth` is the base's own loss on the one true picture of the content in the style, which no training saw, at 64 fixed
+noises. (Lines without "model" are of an older score: the nearest of 38 real pictures in colours.)
 """
 
 import json
@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
+from benchmarks.base.measure import tensor
 from benchmarks.environment import environment
 from pipelines.errors import UserError
 from training import Customization, customize, export, sheet
+from training.base.judge import Judge, accuracy
 from training.loop import keyed, stratified_timesteps
 from training.model import denoising_loss, encode_pictures, encode_prompts, timestep_count
 from training.pictures import open_picture
@@ -27,43 +28,28 @@ from training.run import runs_folder
 from training.sampling import open_run
 
 HERE = Path(__file__).parent
-PROJECT = HERE.parents[1] / "samples/project.toml"
+HOUSE = HERE.parents[1]
+PROJECT = HOUSE / "samples/project.toml"
 PICTURES = HERE.parent / "pictures"
 CONTENT, STYLE = "koala", "neon"
 SEEDS = tuple(range(16))
 NOISES = 64
 
 
-def features(picture: Image.Image) -> np.ndarray:
-    """Colours averaged over 4 x 4 pixels, flat."""
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
-    return pixels.reshape(16, 4, 16, 4, 3).mean((1, 3)).ravel()
-
-
-def judge(pictures: list[Image.Image]) -> dict[str, float]:
-    """Shares of pictures whose nearest real one has the content, the style, both; distance to the true answer."""
-    real = {tuple(file.stem.split(",")): features(open_picture(file)) for file in PICTURES.glob("*.png")}
-    names, known = list(real), np.stack(list(real.values()))
-    rows = np.stack([features(picture) for picture in pictures])
-    nearest = [names[((known - row) ** 2).sum(1).argmin()] for row in rows]
-    return {
-        "content": float(np.mean([content == CONTENT for content, _ in nearest])),
-        "style": float(np.mean([style == STYLE for _, style in nearest])),
-        "both": float(np.mean([pair == (CONTENT, STYLE) for pair in nearest])),
-        "distance": round(float(np.sqrt(((rows - real[CONTENT, STYLE]) ** 2).mean(1)).mean()), 4),
-    }
-
-
 def score(folder: Path) -> dict[str, dict[str, float]]:
     """Row -> figures, for the base alone, content only, style only and both."""
     pipe, config = open_run(folder)
+    judges = {name: Judge.load(HOUSE / "models" / name) for name in ("judge", "judge-2")}
     prompt, settings = config.sample_prompt, config.samples
     rows = {}
     for row, (content, style) in sheet.SCALES.items():
         pipe.set_scales(content=content, style=style)
         drawn = sheet.draw(pipe, prompt, SEEDS, config.resolution, settings.guidance_scale, settings.inference_steps)
         loss = true_loss(pipe, PICTURES / f"{CONTENT},{STYLE}.png", prompt, NOISES)
-        rows[row] = judge(drawn) | {"truth": round(loss, 4)}
+        rows[row] = {"truth": round(loss, 4)}
+        for name, judge in judges.items():
+            said = judge.says(tensor(drawn), judge.config["styles"], judge.config["contents"])
+            rows[row][name] = accuracy(said, [(CONTENT, STYLE)] * len(drawn))
     return rows
 
 

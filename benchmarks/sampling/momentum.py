@@ -1,7 +1,7 @@
 """Samplers of two evaluations a step, and where APG's momentum advances: python -m benchmarks.sampling.momentum
 
-The product's rule moves its running direction on at every evaluation. Here it is held against one that moves it on once
-a step, with Heun and KDPM2 on the embedded base: equal prompts of trained pairs, equal noises. Scores are the judge's
+The product moves a rule's running direction on once a step. Here it is held against moving it on at every evaluation,
+with Heun and KDPM2 on the embedded base: equal prompts of trained pairs, equal noises. Scores are the judge's
 (shares of pictures whose content and style it recognises; distance to the real pictures of the same pairs) and the
 looks that too much guidance changes. Writes results/momentum.json and docs/pictures/momentum.png.
 """
@@ -37,20 +37,21 @@ BATCH = 16
 SHOWN = 12
 
 
-class OnceAStep(APG):
-    """The running direction moves on at the first evaluation of a step; the second one sees the same memory."""
+class EachEvaluation(APG):
+    """The running direction moves on at the second evaluation of a step, too."""
 
     def bracket(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
-        second = state.evaluations % 2 == 1
-        after, state.direction = state.direction, state.before if second else state.direction
-        state.before = state.direction
+        state.direction = getattr(state, "latest", None)
         direction = super().bracket(conditional, unconditional, state)
-        if second:
-            state.direction = after
+        state.latest = state.direction
         return direction
 
 
-RULES = {"CFG": CFG(), "APG, each evaluation": APG.preset("emoji"), "APG, each step": OnceAStep.preset("emoji")}
+RULES = {
+    "CFG": CFG(),
+    "APG, each evaluation": EachEvaluation.preset("emoji"),
+    "APG, each step": APG.preset("emoji"),
+}
 
 
 def main(count: int = 48, steps: int = 8) -> None:

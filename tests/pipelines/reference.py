@@ -70,14 +70,18 @@ def sample(pipe, prompt, guidance_scale, steps, generator, eta, norm_threshold, 
     size = unet.config.sample_size
     scheduler.set_timesteps(steps)
     latents = torch.randn((1, 4, size, size), generator=generator).double() * scheduler.init_noise_sigma
-    running = torch.zeros(4, size, size, dtype=torch.float64)
+    still = torch.zeros(4, size, size, dtype=torch.float64)
+    running = {True: still, False: still}  # whether it is the first evaluation of a step
     for timestep in scheduler.timesteps:
         seen = scheduler.scale_model_input(latents, timestep)
         conditional = unet(seen, timestep, positive).sample
         unconditional = unet(seen, timestep, negative).sample
         x0 = own_denoised(scheduler, conditional, timestep, latents)
         x0_negative = own_denoised(scheduler, unconditional, timestep, latents)
-        direction, running = apg_direction(x0[0], x0_negative[0], running, eta, norm_threshold, momentum)
+        first = getattr(scheduler, "state_in_first_order", True)
+        direction, moved = apg_direction(x0[0], x0_negative[0], running[first], eta, norm_threshold, momentum)
+        if first:
+            running = {True: moved, False: running[True]}
         # x0 is affine in the output; its slope is read off a second evaluation of the scheduler's own conversion.
         slope = (own_denoised(scheduler, conditional + 1, timestep, latents) - x0).mean()
         output = conditional + (guidance_scale - 1) * direction[None] / slope

@@ -92,8 +92,12 @@ class Sampler:
         slope = (own_denoised(self.pipe.scheduler, conditional + 1, timestep, sample) - x0).mean()
         direction = torch.empty_like(x0)
         for i in range(rows):
-            running = self.running.get(i, torch.zeros_like(x0[i]))
-            direction[i], self.running[i] = apg_direction(x0[i], x0_negative[i], running, *self.rule)
+            running, before = self.running.get(i, (torch.zeros_like(x0[i]),) * 2)
+            if getattr(self.pipe.scheduler, "state_in_first_order", True):
+                direction[i], moved = apg_direction(x0[i], x0_negative[i], running, *self.rule)
+                self.running[i] = moved, running
+            else:  # the second evaluation of a step starts where the first one did
+                direction[i], _ = apg_direction(x0[i], x0_negative[i], before, *self.rule)
         result = conditional + (self.w - 1) * direction / slope
         if self.added:
             result = result + plain - stock
