@@ -89,7 +89,7 @@ def see_latents(latents: Tensor) -> None:
 
 
 class Hook:
-    """The rule's state and place in one call. Of two evaluations in a step, as Heun has them, the first one moves it on."""
+    """The rule's state and place in one call. Of a step's two evaluations, as Heun has them, the first moves it on."""
 
     def __init__(
         self, pipe: DiffusionPipeline, family: Family, rule: GuidanceRule, arguments: dict, state: GuidanceState
