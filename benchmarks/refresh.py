@@ -41,6 +41,7 @@ STEPS = [
     [QUALITY, "--pictures", "3", "--only", *FEW],
     [QUALITY, "--steps", "240", "--only", "GradNormLoRP", "OwLore", "LoRA, rank 8", "LoRA, bytes of OwLore"],
     ["benchmarks.optimizers.report"],
+    ["benchmarks.customization.trial", "sample"],
 ]
 
 

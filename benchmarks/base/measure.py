@@ -62,7 +62,7 @@ class Measure:
         pipe = guided_pipeline(open_base(str(self.model)), "emoji")
         folder = base_folder() / "measured" / f"{self.name}-{fingerprint(pipe.unet)[:12]}-{self.count}"
         drawn = {scale: draw(pipe, pairs, scale, folder) for scale in SCALES}
-        judges = {name: Judge.load(HOUSE / "models" / name) for name in ("judge", "judge-2")}
+        judges = both_judges()
         real = pictures.take(pairs).pixels
         n = len(trained)
 
@@ -108,6 +108,11 @@ class Measure:
         path = HERE / f"results/{self.name}.json"
         checkpoint.write_bytes(path, (json.dumps(rounded(results), indent=1) + "\n").encode())
         sheets(pipe, pictures, pairs, drawn[SHOWN], n, folder)
+
+
+def both_judges() -> dict[str, Judge]:
+    """The judges that ship, the one that guides choices and the one that confirms."""
+    return {name: Judge.load(HOUSE / "models" / name) for name in ("judge", "judge-2")}
 
 
 def prompts(pictures: Pictures, count: int) -> tuple[list[Pair], list[Pair]]:

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.base.measure import tensor
+from benchmarks.base.measure import HOUSE, both_judges, tensor
 from benchmarks.environment import environment
 from pipelines.errors import UserError
 from training import Customization, customize, export, sheet
-from training.base.judge import Judge, accuracy
+from training.base.judge import accuracy
 from training.loop import keyed, stratified_timesteps
 from training.model import denoising_loss, encode_pictures, encode_prompts, timestep_count
 from training.pictures import open_picture
@@ -28,7 +28,6 @@ from training.run import runs_folder
 from training.sampling import open_run
 
 HERE = Path(__file__).parent
-HOUSE = HERE.parents[1]
 PROJECT = HOUSE / "samples/project.toml"
 PICTURES = HERE.parent / "pictures"
 CONTENT, STYLE = "koala", "neon"
@@ -36,19 +35,19 @@ SEEDS = tuple(range(16))
 NOISES = 64
 
 
-def score(folder: Path) -> dict[str, dict[str, float]]:
+def score(folder: Path) -> dict[str, dict]:
     """Row -> figures, for the base alone, content only, style only and both."""
     pipe, config = open_run(folder)
-    judges = {name: Judge.load(HOUSE / "models" / name) for name in ("judge", "judge-2")}
+    judges = both_judges()
     prompt, settings = config.sample_prompt, config.samples
     rows = {}
     for row, (content, style) in sheet.SCALES.items():
         pipe.set_scales(content=content, style=style)
         drawn = sheet.draw(pipe, prompt, SEEDS, config.resolution, settings.guidance_scale, settings.inference_steps)
-        loss = true_loss(pipe, PICTURES / f"{CONTENT},{STYLE}.png", prompt, NOISES)
+        pixels, loss = tensor(drawn), true_loss(pipe, PICTURES / f"{CONTENT},{STYLE}.png", prompt, NOISES)
         rows[row] = {"truth": round(loss, 4)}
         for name, judge in judges.items():
-            said = judge.says(tensor(drawn), judge.config["styles"], judge.config["contents"])
+            said = judge.says(pixels, judge.config["styles"], judge.config["contents"])
             rows[row][name] = accuracy(said, [(CONTENT, STYLE)] * len(drawn))
     return rows
 

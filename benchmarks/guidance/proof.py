@@ -18,7 +18,7 @@ from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normal
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.base.measure import HOUSE, draw, prompts, rounded
+from benchmarks.base.measure import HOUSE, both_judges, draw, prompts, rounded
 from benchmarks.distances import frechet_distance, kernel_distance, kernel_interval, precision_recall, principal
 from benchmarks.environment import environment
 from benchmarks.guidance.sweep import looks
@@ -132,7 +132,7 @@ class Proof:
         real = pictures.take(pairs).pixels
         results = environment() | {"model": fingerprint(pipe.unet), "pictures": self.count, "scheduler": "DPM++ 2M"}
         results["rules"] = {name: repr(rule) for name, rule in RULES.items()}
-        judges = {name: Judge.load(HOUSE / "models" / name) for name in ("judge", "judge-2")}
+        judges = both_judges()
         truth = {name: judge.features(real).numpy() for name, judge in judges.items()}
 
         def right(judge: Judge, pixels: Tensor) -> dict[str, float]:

@@ -32,10 +32,9 @@ def quality(pictures: int, steps: int, among: dict = CONTESTANTS) -> dict[str, d
     found: dict[str, dict] = {}
     for name in among:
         runs = [x for x in lines if x["name"] == name and x["steps"] == steps and x["pictures"] == pictures]
-        if runs and steps == LENGTHS[0]:  # of the rates that were tried there, the one that was gone on with
-            best = min((x for x in runs if x["seed"] == 0), key=lambda x: x["held_out"])["lr"]
-            runs = [x for x in runs if x["lr"] == best]
         if runs:
+            best = min((x for x in runs if x["seed"] == 0), key=lambda x: x["held_out"])
+            runs = [x for x in runs if x["lr"] == best["lr"]]  # the others were tried and not gone on with
             losses = [x["held_out"] for x in sorted(runs, key=lambda x: x["seed"])]
             found[name] = runs[0] | {
                 "losses": losses,
