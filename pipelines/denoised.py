@@ -82,11 +82,15 @@ def step_index(scheduler, timestep: Tensor | float) -> int:
     return int(scheduler.index_for_timestep(given if (schedule == given).any() else schedule[0]))
 
 
+def in_second_half(scheduler) -> bool:
+    """Whether the present evaluation is the second one of its step, as Heun and its kind have two."""
+    return hasattr(type(scheduler), "state_in_first_order") and not scheduler.state_in_first_order
+
+
 def _sigma(scheduler, timestep: Tensor | float) -> float:
     """The noise level of the evaluation that is about to be used."""
     index = step_index(scheduler, timestep)
-    two_evaluations = hasattr(type(scheduler), "state_in_first_order")
-    if two_evaluations and not scheduler.state_in_first_order:  # the second half of a step
+    if in_second_half(scheduler):
         name = type(scheduler).__name__
         if name == "DPMSolverSDEScheduler":
             return float(scheduler.mid_point_sigma)

@@ -17,7 +17,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from pipelines.denoised import coefficients, step_index
+from pipelines.denoised import coefficients, in_second_half, step_index
 from pipelines.errors import UserError
 from pipelines.families import Family
 from pipelines.guidance import GuidanceRule, GuidanceState
@@ -209,8 +209,7 @@ class Hook:
         x, c, u = ((part if part.shape[1:] == sizes else part[inner]).float() for part in parts)
         state = self.state
         state.guidance_scale = self._guidance_scale(module)
-        again = not getattr(self.pipe.scheduler, "state_in_first_order", True)  # from where the step began, corrected
-        after = state.direction
+        again, after = in_second_half(self.pipe.scheduler), state.direction
         if again:
             state.direction = self.before_step
         else:
