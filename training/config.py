@@ -214,7 +214,7 @@ class Customization(Strict):
         whole = _merge(defaults, data)
         name = _table_in(whole, "optimizer").get("name", DEFAULT)
         if _table_in(whole, "adapter").get("method") == "full" and name in ("projected-adamw", "gradnorm-lorp"):
-            # Rows keep moments of their own: less state, and a lower loss on wide convolutions (docs/optimizers.md).
+            # Rows keep moments of their own: less state, at an equal loss (docs/optimizers.md).
             whole = _merge({"optimizer": {"side": "right"}}, whole)
         return whole
 
