@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from PIL import ImageOps
-from torch import Tensor
 
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
 from training import checkpoint, export, full, plp, sheet
 from training.concepts import Concept, prepare
 from training.config import Customization
+from training.draws import choose, keyed, stratified_timesteps
 from training.model import denoising_loss, open_base, timestep_count
 from training.optimizers.backward import StepInBackward
 from training.optimizers.outlier import OutlierLayerSampler, blocks_of, choose_scores, outlier_shares
@@ -46,40 +46,6 @@ SMALL = 50_000_000
 WARM_UP = 10  # steps: Adam's second moment is a guess before
 
 log = logging.getLogger("joinery")
-
-
-def keyed(*key: str | int) -> torch.Generator:
-    """A CPU generator that is a function of its key alone: what makes a resumed run equal to one that never stopped."""
-    digest = hashlib.sha256(json.dumps(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-def choose(seed: int, stage: str, concept: str, step: int, count: int, size: int) -> Tensor:
-    """The indices of a step's pictures: all `size` pictures come once before one comes again, in an order anew each
-    time."""
-    positions = range(step * count, (step + 1) * count)
-    orders = {
-        e: torch.randperm(size, generator=keyed(seed, stage, concept, "order", e)) for e in _epochs(positions, size)
-    }
-    return torch.stack([orders[position // size][position % size] for position in positions])
-
-
-def _epochs(positions: range, size: int) -> range:
-    return range(positions[0] // size, positions[-1] // size + 1)
-
-
-def stratified_timesteps(
-    count: int, total: int, generator: torch.Generator, noise: tuple[float, float] = (0.0, 1.0)
-) -> Tensor:
-    """One timestep from each of `count` equal stretches of the schedule, in random order: a steadier loss.
-
-    Args:
-        noise: the share of the schedule that they come from, 1 the noisiest end.
-    """
-    low, high = noise
-    strata = torch.randperm(count, generator=generator)
-    shares = low + (high - low) * (strata + torch.rand(count, generator=generator)) / count
-    return (shares * total).long().clamp(max=total - 1)
 
 
 def learning_rate_factor(step: int, steps: int, decays: bool = True) -> float:

@@ -25,7 +25,7 @@ from training import checkpoint
 from training.base import autoencoder, data, denoiser, recipes
 from training.base.loop import Schedule
 from training.base.packages import base_folder
-from training.loop import keyed
+from training.draws import keyed
 from training.model import open_base
 
 HERE = Path(__file__).parent

@@ -14,7 +14,7 @@ import tyro
 from benchmarks.environment import environment
 from training import checkpoint
 from training.base import data, judge, recipes
-from training.loop import keyed
+from training.draws import keyed
 
 HERE = Path(__file__).parent
 MODELS = HERE.parents[1] / "models"

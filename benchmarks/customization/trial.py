@@ -21,7 +21,7 @@ from benchmarks.environment import environment
 from pipelines.errors import UserError
 from training import Customization, customize, export, sheet
 from training.base.judge import accuracy
-from training.loop import keyed, stratified_timesteps
+from training.draws import keyed, stratified_timesteps
 from training.model import denoising_loss, encode_pictures, encode_prompts, timestep_count
 from training.pictures import open_picture
 from training.run import runs_folder

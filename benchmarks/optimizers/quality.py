@@ -20,7 +20,8 @@ from torch import Tensor
 from benchmarks.environment import environment
 from benchmarks.optimizers.contestants import CONTESTANTS, RATES, VARIANTS, Contestant, attach, build, kept, sampler
 from pipelines.adapters import fingerprint
-from training.loop import choose, keyed, learning_rate_factor, stratified_timesteps
+from training.draws import choose, keyed, stratified_timesteps
+from training.loop import learning_rate_factor
 from training.model import denoising_loss, encode_pictures, encode_prompts, open_base, timestep_count
 from training.pictures import open_picture
 

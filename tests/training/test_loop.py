@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from pipelines import UserError
 from tests.tiny import TEXT_WIDTH, tiny_pipeline
 from training import Customization, Run, checkpoint, customize, export, sheet
-from training.loop import choose, keyed, learning_rate_factor, read_all_pictures, stratified_timesteps
+from training.draws import choose, keyed, stratified_timesteps
+from training.loop import learning_rate_factor, read_all_pictures
 from training.model import denoising_loss
 from training.plan import SHORT, Part, plan
 

@@ -6,7 +6,7 @@ import torch
 from pipelines import UserError
 from tests.training.test_loop import StopAfter, same
 from training import Customization, customize
-from training.loop import keyed
+from training.draws import keyed
 from training.model import denoising_loss, encode_pictures, encode_prompts
 from training.optimizers.settings import OPTIMIZERS
 from training.packages import PACKAGES

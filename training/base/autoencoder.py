@@ -16,7 +16,7 @@ from training.base.data import SPLIT, Pictures, to_network, to_pixels
 from training.base.loop import Schedule, train
 from training.base.muon import optimizer_for
 from training.base.packages import base_folder
-from training.loop import choose, keyed
+from training.draws import choose, keyed
 from training.model import device
 
 LOGVAR = -6.0  # where the log-variance starts and is held: at nought the first minutes are lost to noise

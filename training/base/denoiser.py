@@ -22,7 +22,7 @@ from training.base.loop import Schedule, train
 from training.base.muon import optimizer_for
 from training.base.packages import base_folder
 from training.base.tokenizer import make_tokenizer
-from training.loop import choose, keyed, stratified_timesteps
+from training.draws import choose, keyed, stratified_timesteps
 from training.model import device
 from training.sampling import guided_pipeline
 

@@ -18,7 +18,7 @@ from training import checkpoint
 from training.base.data import SPLIT, Pair, Pictures, to_network, to_pixels
 from training.base.loop import Schedule, train
 from training.base.packages import base_folder
-from training.loop import choose, keyed
+from training.draws import choose, keyed
 from training.model import device
 
 FOLDS = 8  # one of them is left out of a check

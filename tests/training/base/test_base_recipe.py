@@ -12,7 +12,7 @@ from training.base import __main__ as command_line
 from training.base import autoencoder, data, denoiser, muon, recipes, tokenizer
 from training.base.data import SPLIT, Pictures
 from training.base.loop import Schedule
-from training.loop import keyed
+from training.draws import keyed
 from training.run import Run
 
 

@@ -10,7 +10,7 @@ import torch
 from pipelines import UserError
 from training.base import data, judge, recipes
 from training.base.data import SPLIT, Pictures
-from training.loop import keyed
+from training.draws import keyed
 
 CONTENTS = [*SPLIT["contents"][:3], "a thing of no name"]
 STYLES = SPLIT["styles"][:2]
