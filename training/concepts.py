@@ -1,28 +1,32 @@
-"""What training makes of a concept's pictures and captions: cached latents and prompt embeddings."""
+"""Pictures and captions of the concepts, and what training makes of them: cached latents and prompt embeddings."""
 
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from PIL import ImageOps
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from pipelines.adapters import fingerprint
 from training import checkpoint
+from training.config import Customization
 from training.model import encode_pictures, encode_prompts
-from training.pictures import Picture
+from training.pictures import Picture, read_pictures
+from training.stages import SHORT
 
 log = logging.getLogger("joinery")
 
 
 @dataclass(frozen=True)
-class Concept:
+class EncodedConcept:
     """All that the training loop needs of a concept: latents, (n, c, h, w), and conditions with n rows each."""
 
     latents: Tensor
@@ -32,15 +36,32 @@ class Concept:
     def __len__(self) -> int:
         return len(self.latents)
 
-    def to(self, device: torch.device) -> "Concept":
+    def to(self, device: torch.device) -> Self:
         conditions = {key: value.to(device) for key, value in self.conditions.items()}
-        return Concept(self.latents.to(device), conditions, self.digest)
+        return EncodedConcept(self.latents.to(device), conditions, self.digest)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self.latents[index], {key: value[index] for key, value in self.conditions.items()}
 
 
-def prepare(pipe: DiffusionPipeline, pictures: list[Picture], cache: Path) -> Concept:
+def read_all_pictures(config: Customization) -> dict[str, list[Picture]]:
+    """Pictures by what the stages call them; `others` only where there are some."""
+    found = {}
+    for name, concept in config.concepts.items():
+        words = {"placeholder": concept.placeholder, "class_word": concept.class_word}
+        found[name] = read_pictures(concept.pictures, config.resolution, concept.caption, words)
+        if concept.mirror:
+            found[name] += [replace(picture, image=ImageOps.mirror(picture.image)) for picture in found[name]]
+        if name == "content" and concept.short_captions:
+            # In make the full captions alone, so that what they say of a style is not taken for the content's own.
+            short = [replace(p, caption=p.caption.split(",")[0]) for p in found[name] if "," in p.caption]
+            found[SHORT] = found[name] + short
+        if concept.others:
+            found[f"other {name}s"] = read_pictures(concept.others, config.resolution, None)
+    return found
+
+
+def prepare(pipe: DiffusionPipeline, pictures: list[Picture], cache: Path) -> EncodedConcept:
     """Encode pictures and captions, or take them from the cache, whose files are named by a hash of all they hold.
 
     Of pictures with the same pixels one is kept, and the log says so.
@@ -69,4 +90,4 @@ def prepare(pipe: DiffusionPipeline, pictures: list[Picture], cache: Path) -> Co
         tensors = {"latents": encode_pictures(pipe, pixels)}
         tensors |= encode_prompts(pipe, [picture.caption for picture in pictures], resolution)
         checkpoint.write_tensors(file, tensors)
-    return Concept(tensors.pop("latents"), tensors, digest)
+    return EncodedConcept(tensors.pop("latents"), tensors, digest)

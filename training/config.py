@@ -17,9 +17,10 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from pipelines.errors import UserError
+from training.adapters import DEFAULT_METHOD, METHODS, method_of
 from training.bounds import allowed
 from training.memory import BUDGETS, found_budget, settings_for
-from training.optimizers.settings import DEFAULT, NARROW, OPTIMIZERS, Optimizer, Strict
+from training.optimizers.settings import DEFAULT, OPTIMIZERS, Optimizer, Strict
 
 HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/emoji" is found from any folder
 
@@ -120,9 +121,9 @@ class Others(Strict):
     count: int = Field(24, ge=0, le=1000, description="pictures drawn; 0: none, each concept is learned alone")
 
 
-class Adapter(Strict):
-    method: Literal["plp", "full"] = Field(
-        "plp", description="plp: partly learnable projections; full: the base's own weights, cut to a LoRA of this rank"
+class AdapterSettings(Strict):
+    method: Literal[tuple(METHODS)] = Field(
+        DEFAULT_METHOD, description="; ".join(f"{name}: {kind.title}" for name, kind in METHODS.items())
     )
     rank: int = Field(32, ge=2, le=512, multiple_of=2)
     layers: Literal["cross-attention", "attention", "attention+feedforward", "all"] = Field(
@@ -178,7 +179,7 @@ class Customization(Strict):
     content: Content | None = Field(None, description="left out: only the style is learned")
     style: Style | None = Field(None, description="left out: only the content is learned")
     others: Others = Others()
-    adapter: Adapter = Adapter()
+    adapter: AdapterSettings = AdapterSettings()
     optimizer: Optimizer = Field(default_factory=OPTIMIZERS[DEFAULT])
     steps: Steps = Steps()
     make: Make = Make()
@@ -205,18 +206,17 @@ class Customization(Strict):
         defaults = PRESETS[preset]
         if isinstance(memory, int | str) and memory in (*BUDGETS, "auto") and preset != "emoji":  # which fits anywhere
             data = data | {"memory": found_budget() if memory == "auto" else memory}
-            method = "full" if _table_in(data, "adapter").get("method") == "full" else "plp"
-            fitting = settings_for(preset, method, data["memory"])
+            method = method_of(_table_in(data, "adapter").get("method"))
+            fitting = settings_for(preset, method.name, data["memory"])
             name = fitting["optimizer"]["name"]
             if _table_in(data, "optimizer").get("name", name) != name:
                 del fitting["optimizer"]  # another's settings are its own
             defaults = _merge(defaults, fitting)
         whole = _merge(defaults, data)
         name = _table_in(whole, "optimizer").get("name", DEFAULT)
-        if _table_in(whole, "adapter").get("method") == "full" and name in ("projected-adamw", "gradnorm-lorp"):
-            # Rows keep moments of their own: less state, at an equal loss (docs/optimizers.md).
-            whole = _merge({"optimizer": {"side": "right"}}, whole)
-        return whole
+        method = method_of(_table_in(whole, "adapter").get("method"))
+        suits = method.optimizer_defaults(name)
+        return _merge({"optimizer": suits}, whole) if suits else whole
 
     @property
     def concepts(self) -> dict[str, Content | Style]:
@@ -236,19 +236,7 @@ class Customization(Strict):
 
     @model_validator(mode="after")
     def _check_method(self) -> Self:
-        full = self.adapter.method == "full"
-        if self.optimizer.name == "lora-plus" and full:
-            raise UserError(
-                "optimizer.name is 'lora-plus', whose two rates are for the two factors of an adapter",
-                'Set adapter.method to "plp", or choose another optimizer',
-            )
-        if full and self.adapter.compander:
-            raise UserError("adapter.compander is for the halves of an adapter", 'Leave it out with method = "full"')
-        if full and self.precision == "bf16" and not self.optimizer.narrow:
-            raise UserError(
-                f"precision is 'bf16', in which weights lose the small steps of {self.optimizer.name!r}",
-                f'Set it to "fp32", or optimizer.name to one that rounds by chance: {", ".join(NARROW)}',
-            )
+        METHODS[self.adapter.method].check(self)
         return self
 
     @property

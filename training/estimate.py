@@ -15,9 +15,10 @@ from pipelines.errors import UserError
 from training import checkpoint
 from training.config import Customization
 from training.loop import customize
-from training.optimizers.memory import state_bytes
 from training.optimizers.outlier import active_of
+from training.optimizers.size import state_bytes
 from training.plan import SCALES, plan
+from training.stages import BOTH
 
 PROBE = 5  # steps of each stage; the first is left out of the pace, since it warms up
 
@@ -93,16 +94,15 @@ def estimate(config: Customization) -> Estimate:
         state = checkpoint.read_last(run.checkpoints)
         saved = _size(run.checkpoints)
         cached = _size(run.cache)
-    halves = {c: checkpoint.under(state.tensors, f"half.{c}.") for c in ("content", "style")}
-    if config.adapter.method == "full":  # a concept that is done is kept beside the one that learns
-        halves["content"] = checkpoint.under(state.tensors, "done.content.") or halves["content"]
-    learned = sum(half.numel() for concept in halves.values() for half in concept.values())
+    # Of a concept that is not on, what its stage ended with is kept beside the one that learns.
+    learned = {c: _first(state.tensors, f"half.{c}.", f"done.{c}.") for c in BOTH}
+    numbers = sum(tensor.numel() for tensors in learned.values() for tensor in tensors.values())
     sampled = _sampled_rows(config) * (pauses[-1] if probe.samples.every else 0.0)
     return Estimate(
-        learned=learned,
-        optimizer=max(_optimizer_bytes(config, [halves[c] for c in stage.rates]) for stage in stages),
+        learned=numbers,
+        optimizer=max(_optimizer_bytes(config, [learned[c] for c in stage.rates]) for stage in stages),
         peak=_peak(),
-        disk=saved * (checkpoint.KEEP + 1) + cached + 4 * learned,
+        disk=saved * (checkpoint.KEEP + 1) + cached + 4 * numbers,
         stages={
             stage.name: (stage.steps, statistics.median(paces[stage.name][1:] or paces[stage.name]))
             for stage in plan(config)
@@ -111,6 +111,11 @@ def estimate(config: Customization) -> Estimate:
         sampling=sampled * config.samples.inference_steps / probe.samples.inference_steps,
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU",
     )
+
+
+def _first(tensors: dict[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
+    """The tensors under the first prefix that has any."""
+    return next((found for prefix in prefixes if (found := checkpoint.under(tensors, prefix))), {})
 
 
 def _sampled_rows(config: Customization) -> float:

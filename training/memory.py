@@ -1,4 +1,4 @@
-"""What suits the memory at hand: `memory = 12` in a project file, a row of the table below under what the file says.
+"""What suits the memory at hand: `memory = 12` in a project file, a row of its method's table under what the file says.
 
 Every row of a base learns from the same number of pictures a step, batch size times accumulation, so that less memory
 means more time and not another run. Peaks: benchmarks/optimizers/results/peak.json, everything that is loaded included,
@@ -8,12 +8,9 @@ below the gigabytes of the row less half of one for the driver.
 from typing import Any
 
 from pipelines.errors import UserError
+from training.adapters import METHODS
 
 BUDGETS = (8, 12, 16, 24, 48, "cpu")  # gigabytes of a GPU, or none
-SMALL = {"name": "gradnorm-lorp", "rank": 0.25, "bits": 8}
-EXACT = {"name": "gradnorm-lorp", "rank": 0.25, "bits": 32}
-WHOLE = {"name": "gradnorm-lorp", "rank": 128, "bits": 8}
-BLOCKS = {"name": "owlore", "rank": 128, "bits": 8}
 COLUMNS = (
     "precision",
     "steps.gradient_checkpointing",
@@ -23,32 +20,11 @@ COLUMNS = (
     "resolution",
     "optimizer",
 )
-ROWS: dict[tuple, tuple] = {
-    # preset, adapter.method, memory
-    ("sd15", "plp", 8): ("bf16", False, 2, 2, 32, 512, SMALL),
-    ("sd15", "plp", 12): ("bf16", False, 4, 1, 32, 512, SMALL),
-    ("sd15", "plp", 16): ("bf16", False, 4, 1, 64, 512, EXACT),
-    ("sd15", "plp", 24): ("fp32", False, 4, 1, 64, 512, EXACT),
-    ("sd15", "plp", 48): ("fp32", False, 4, 1, 64, 512, EXACT),
-    ("sd15", "plp", "cpu"): ("fp32", False, 2, 2, 32, 512, SMALL),
-    ("sd15", "full", 8): ("fp32", True, 4, 1, 32, 512, BLOCKS),
-    ("sd15", "full", 12): ("fp32", True, 4, 1, 32, 512, WHOLE),
-    ("sd15", "full", 16): ("fp32", True, 4, 1, 64, 512, WHOLE),
-    ("sd15", "full", 24): ("fp32", True, 4, 1, 64, 512, WHOLE),
-    ("sd15", "full", 48): ("fp32", False, 4, 1, 64, 512, WHOLE),
-    ("sd15", "full", "cpu"): ("fp32", True, 4, 1, 32, 512, WHOLE),
-    ("sdxl", "plp", 8): ("bf16", True, 1, 4, 16, 512, SMALL),
-    ("sdxl", "plp", 12): ("bf16", True, 2, 2, 32, 1024, SMALL),
-    ("sdxl", "plp", 16): ("bf16", True, 4, 1, 64, 1024, SMALL),
-    ("sdxl", "plp", 24): ("bf16", True, 4, 1, 64, 1024, EXACT),
-    ("sdxl", "plp", 48): ("bf16", False, 4, 1, 64, 1024, EXACT),
-    ("sdxl", "plp", "cpu"): ("fp32", True, 2, 2, 32, 512, SMALL),
-    ("sdxl", "full", 8): ("bf16", True, 4, 1, 32, 512, BLOCKS),
-    ("sdxl", "full", 12): ("bf16", True, 4, 1, 32, 1024, WHOLE),
-    ("sdxl", "full", 16): ("bf16", True, 4, 1, 64, 1024, WHOLE),
-    ("sdxl", "full", 24): ("fp32", True, 4, 1, 64, 1024, WHOLE),
-    ("sdxl", "full", 48): ("fp32", True, 4, 1, 64, 1024, WHOLE),
-    ("sdxl", "full", "cpu"): ("fp32", True, 4, 1, 32, 512, BLOCKS),
+ROWS: dict[tuple, tuple] = {  # (preset, adapter.method, memory): each method has its own
+    (preset, method, budget): kind.memory[preset, budget]
+    for preset in ("sd15", "sdxl")
+    for method, kind in METHODS.items()
+    for budget in BUDGETS
 }
 
 

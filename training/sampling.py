@@ -6,10 +6,12 @@ from pathlib import Path
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 
 from pipelines import APG, UserError, guided, set_attention
-from training import checkpoint, full
+from training import checkpoint
+from training.adapters import METHODS
 from training.config import Customization
 from training.model import open_base
 from training.run import Run
+from training.stages import BOTH
 
 LARGE = 512  # pixels, from which an autoencoder decodes one picture at a time: four at once take more than training
 
@@ -43,14 +45,15 @@ def write_model(folder: Path, out: Path) -> None:
     if out.exists():
         raise UserError(f"{out} exists", "Choose a folder that does not exist yet")
     pipe, config = open_run(folder)
-    last = checkpoint.read_last(Run(folder).checkpoints) if config.adapter.method == "full" else None
+    method = METHODS[config.adapter.method]
+    last = checkpoint.read_last(Run(folder).checkpoints) if method.truncates else None
     if last is None:
         pipe.fuse_lora()
     pipe.unload_lora_weights()
     if last is not None:
-        adapter = full.attach(pipe.unet, config.adapter.rank, config.adapter.layers)
-        for concept in ("content", "style"):
-            adapter.load_half(concept, checkpoint.under(last.tensors, f"done.{concept}."))
+        adapter = method.attach(pipe.unet, config.adapter)
+        for concept in BOTH:
+            adapter.load(concept, checkpoint.under(last.tensors, f"done.{concept}."))
     fresh = out.with_name(f".{out.name}.new")  # whole or not there
     shutil.rmtree(fresh, ignore_errors=True)
     pipe.save_pretrained(fresh, safe_serialization=True)

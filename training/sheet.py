@@ -1,25 +1,19 @@
-"""Labelled sheets of sample pictures, side by side: equal seeds for the base, each concept alone, and both joined."""
+"""Sample pictures, and labelled sheets of them."""
 
 import io
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 
-from pipelines import CFG, GuidanceRule
+from pipelines import GuidanceRule
 from training import checkpoint
-from training.config import Customization
-from training.plan import SCALES
-from training.plp import PartlyLearnable
-from training.run import Run
 
-SEEDS = (0, 1, 2, 3)
 CELL = 160  # pixels of a picture on a sheet
 LABEL = 84
 LINE = 24  # of text above the pictures
-GUIDANCE_SCALES = (2.0, 4.0, 8.0, 12.0)  # at which the final sheet shows CFG above APG
 
 
 def draw(
@@ -85,64 +79,3 @@ def save(image: Image.Image, path: Path) -> None:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     checkpoint.write_bytes(path, buffer.getvalue())
-
-
-def _needs(column: str) -> set[str]:
-    """The concepts that a column shows."""
-    return {concept for concept, scale in zip(("content", "style"), SCALES[column], strict=True) if scale}
-
-
-class Strips:
-    """The sample sheets of one training run."""
-
-    def __init__(self, pipe: DiffusionPipeline, adapter: PartlyLearnable, config: Customization, run: Run):
-        self.pipe, self.adapter, self.config, self.run = pipe, adapter, config, run
-        self.columns: dict[str, list[Image.Image]] = {}  # the newest pictures of each column
-
-    def draw(self, stage: str, step: int, done: dict[str, dict]) -> None:
-        """Write `samples/step-000100.png` with every column that exists by now.
-
-        Args:
-            done: the halves with which earlier stages ended; the adapter itself is left as it was.
-        """
-        now = {concept: self.adapter.half(concept) for concept in ("content", "style")}
-        halves = dict(done) if stage != "make" else {}
-        halves |= {concept: half for concept, half in now.items() if stage in (concept, "make")}
-        changed = {"content": {"content"}, "style": {"style", "joined"}, "make": set(SCALES) - {"base"}}[stage]
-        for column in SCALES:
-            if _needs(column) <= halves.keys() and (column in changed or column not in self.columns):
-                for concept in now:
-                    self.adapter.load_half(concept, halves.get(concept))
-                self.columns[column] = self._pictures(column)
-        for concept, half in now.items():
-            self.adapter.load_half(concept, half)
-        title = f"{stage}, step {step}: {self.config.sample_prompt}"
-        save(self._compose(title), self.run.samples / f"step-{step:06d}.png")
-
-    def finish(self, learned: Set[str]) -> None:
-        """Write `samples/sheet.png` of what was learned: each column's seeds, then one of them with CFG above APG."""
-        self.columns = {column: self._pictures(column) for column in SCALES if _needs(column) <= learned}
-        rules = {}
-        for rule in (CFG(), self.pipe.guidance):
-            pictures = [self._draw(SEEDS[:1], scale, rule)[0] for scale in GUIDANCE_SCALES]
-            rules[type(rule).__name__] = pictures
-        below = compose(rules, "", [f"guidance scale {scale:g}" for scale in GUIDANCE_SCALES])
-        save(stack([self._compose(self.config.sample_prompt), below]), self.run.sheet)
-
-    def _pictures(self, column: str) -> list[Image.Image]:
-        content, style = SCALES[column]
-        self.adapter.set_scales(content, style)
-        pictures = self._draw(SEEDS, self.config.samples.guidance_scale)
-        self.adapter.set_scales()
-        return pictures
-
-    def _draw(self, seeds: tuple[int, ...], scale: float, rule: GuidanceRule | None = None) -> list[Image.Image]:
-        config = self.config
-        return draw(
-            self.pipe, config.sample_prompt, seeds, config.resolution, scale, config.samples.inference_steps, rule
-        )
-
-    def _compose(self, title: str) -> Image.Image:
-        columns = [column for column in SCALES if column in self.columns]
-        rows = zip(*(self.columns[column] for column in columns), strict=True)
-        return compose({f"seed {seed}": row for seed, row in zip(SEEDS, rows, strict=True)}, title, columns)

@@ -23,8 +23,8 @@ from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
 from training import checkpoint
 from training.base import autoencoder, data, denoiser, recipes
-from training.base.loop import Schedule
-from training.base.packages import base_folder
+from training.base.learning import Schedule
+from training.base.npm import base_folder
 from training.draws import keyed
 from training.model import open_base
 
@@ -71,7 +71,7 @@ def run(name: str, pictures: data.Pictures) -> dict:
     """Train a trial and judge it."""
     began, recipe = time.monotonic(), TRIALS[name]
     learnable = autoencoder.trainable(pictures)
-    if isinstance(recipe, autoencoder.Recipe):
+    if isinstance(recipe, autoencoder.AutoencoderRecipe):
         vae = autoencoder.make(recipe, learnable, place(name))
         unseen = data.held_out_pairs(pictures)
         order = torch.randperm(len(unseen), generator=keyed("confirm"))[:JUDGED].tolist()

@@ -27,7 +27,7 @@ from training.base import data, join
 from training.base.autoencoder import signal_to_noise, through
 from training.base.data import SPLIT, Pair, Pictures
 from training.base.judge import Judge, accuracy
-from training.base.packages import base_folder
+from training.base.npm import base_folder
 from training.draws import keyed
 from training.model import open_base
 from training.sampling import guided_pipeline

@@ -30,7 +30,7 @@ from training.base import data
 from training.base.autoencoder import through
 from training.base.data import SPLIT
 from training.base.judge import Judge, accuracy
-from training.base.packages import base_folder
+from training.base.npm import base_folder
 from training.model import open_base
 from training.sampling import guided_pipeline
 

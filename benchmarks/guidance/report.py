@@ -14,7 +14,7 @@ from benchmarks.document import put, table
 from benchmarks.guidance.proof import RESULT, STEPS, place_of
 from benchmarks.plot import curves
 from training import sheet
-from training.base.packages import base_folder
+from training.base.npm import base_folder
 
 DOC, PICTURES = HOUSE / "docs/guidance.md", HOUSE / "docs/pictures"
 SUMMARY, COST = RESULT.with_name("summary.json"), HOUSE / "benchmarks/sampling/results/cost.json"

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from training import full, plp
-from training.compander import compand
+from training.adapters import FullWeights, PartlyLearnable
+from training.adapters.adapter import LAYERS
+from training.adapters.compander import compand
 from training.optimizers.outlier import OutlierLayerSampler, blocks_of, choose_scores, outlier_shares
 from training.optimizers.registry import make_optimizer
-from training.plp import LAYERS
 
 RATES = (1e-3, 3e-3, 1e-2)  # the grid of learning rates, the same for all
 EIGHTH = 0.125  # the rank of every projection, as a share of the shorter side
@@ -33,7 +33,7 @@ class Contestant:
     optimizer: str  # a name of the registry, or "package.Class"
     settings: dict = field(default_factory=dict)
     rank: int = 32  # of the adapter
-    layers: str = "all"  # a key of plp.LAYERS
+    layers: str = "all"  # a key of LAYERS
     compander: bool = False
     sampling: str = ""  # "outliers" or "uniform": a few blocks at a time
 
@@ -109,7 +109,7 @@ def attach(who: Contestant, pipe: DiffusionPipeline, seed: int) -> list[nn.Param
     """Make a pipeline's denoiser learn as a contestant does, and give what is learned."""
     match who.learns:
         case "full":
-            layers = full.attach(pipe.unet, 8, who.layers).layers.values()
+            layers = FullWeights(pipe.unet, 8, who.layers).layers.values()
             if not who.compander:
                 return [layer.weight for layer in layers]
             for layer in layers:
@@ -123,7 +123,7 @@ def attach(who: Contestant, pipe: DiffusionPipeline, seed: int) -> list[nn.Param
             return [p for p in pipe.unet.parameters() if p.requires_grad]
         case "plp":
             bound = 0.5 if who.compander else 0.0
-            return plp.attach(pipe.unet, who.rank, "all", seed=seed, compander=bound).parameters("style")
+            return PartlyLearnable(pipe.unet, who.rank, "all", seed=seed, compander=bound).parameters("style")
 
 
 def build(who: Contestant, weights: list[nn.Parameter], lr: float) -> Optimizer:

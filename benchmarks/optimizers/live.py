@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from training import plp
+from training.adapters import factors
 from training.optimizers import quantized
 from training.optimizers.projection import Projection
 
@@ -62,7 +62,7 @@ def simulated() -> Iterator[LiveBytes]:
     with (
         patch.multiple(Projection, **answers),
         patch.multiple(quantized, **tables),
-        patch.object(plp, "frozen_halves", _frozen_halves),
+        patch.object(factors, "frozen_factors", _frozen_factors),
         patch.object(torch.nn.functional, "scaled_dot_product_attention", _attention),
         torch.device("meta"),
         LiveBytes() as live,
@@ -74,7 +74,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, **_) -> Tensor:
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
 
 
-def _frozen_halves(
+def _frozen_factors(
     m: int, n: int, rank: int, constant_block: str, seed: int, name: str, kernel: tuple[int, ...] = ()
 ) -> tuple[Tensor, Tensor]:
     return torch.empty(m // 2, rank, *[1] * len(kernel)), torch.empty(rank, n // 2, *kernel)

@@ -28,15 +28,17 @@ from torch.optim import Optimizer
 from benchmarks.environment import environment
 from benchmarks.optimizers.live import simulated
 from benchmarks.optimizers.state import ACTIVE, ARCHITECTURES, unets
-from training import plp
+from training.adapters import METHODS, PartlyLearnable
+from training.adapters.adapter import LAYERS
 from training.config import Customization
 from training.memory import ROWS as MEMORY
 from training.optimizers.backward import StepInBackward
-from training.optimizers.memory import state_bytes
 from training.optimizers.outlier import OutlierLayerSampler, blocks_of
 from training.optimizers.registry import make_optimizer
+from training.optimizers.size import state_bytes
 from training.others import AT_ONCE
-from training.sheet import SEEDS
+from training.plan import plan
+from training.previews import SEEDS
 
 RESULT = Path(__file__).parent / "results/peak.json"
 SIZES = {"SD 1.5": (512,), "SDXL": (512, 1024)}
@@ -115,15 +117,15 @@ def build(row: Row, unet: UNet2DConditionModel) -> tuple[Optimizer, Callable[[in
         case "blocks":
             weights = [p for block in blocks_of(unet).values() for p in block.parameters()]
         case "lora":
-            unet.add_adapter(LoraConfig(r=row.rank, lora_alpha=row.rank, target_modules=plp.LAYERS[row.layers]))
+            unet.add_adapter(LoraConfig(r=row.rank, lora_alpha=row.rank, target_modules=LAYERS[row.layers]))
             weights = [p for p in unet.parameters() if p.requires_grad]
             for p in weights:
                 p.data = p.data.float()
         case "plp":
-            adapter = plp.attach(unet, row.rank, row.layers)
+            adapter = PartlyLearnable(unet, row.rank, row.layers)
             weights = adapter.parameters("content") + adapter.parameters("style")
         case "full":
-            pattern, kinds = re.compile(plp.LAYERS[row.layers]), (nn.Linear, nn.Conv2d)
+            pattern, kinds = re.compile(LAYERS[row.layers]), (nn.Linear, nn.Conv2d)
             layers = [m for name, m in unet.named_modules() if isinstance(m, kinds) and pattern.fullmatch(name)]
             weights = [layer.weight.requires_grad_() for layer in layers]
     if row.optimizer in ("adamw", "adamw-8bit"):
@@ -217,15 +219,20 @@ def decoding(resolution: int, dtype: torch.dtype) -> int:
         return live.peak - weights
 
 
+def draws_others(config: Customization) -> bool:
+    """Whether the base draws pictures of other concepts before it learns, which are more than a strip's."""
+    return any(part.concept.startswith("other") for stage in plan(config) for part in stage.parts)
+
+
 def preset(name: str, method: str, memory: int | str) -> dict[str, int]:
     """Bytes of a row of the table of presets, with everything that is loaded: peaks of training and of drawing."""
     config = Customization(
         preset=name, memory=memory, adapter={"method": method}, content={"pictures": "c"}, style={"pictures": "s"}
     )
     own, dtype = config.optimizer, {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision]
-    alone = method == "full" and own.independent and config.steps.accumulation == 1
+    alone = METHODS[method].steps_in_backward and own.independent and config.steps.accumulation == 1
     row = Row(method, own.name, own.own_settings(), config.adapter.rank, alone, config.adapter.layers, dtype)
-    settings, drawn = config.steps, AT_ONCE if method == "plp" else len(SEEDS)  # the other concept's, or of a strip
+    settings, drawn = config.steps, AT_ONCE if draws_others(config) else len(SEEDS)
     last = simulate(
         MODELS[name], config.resolution, row, settings.gradient_checkpointing, settings.batch_size, drawn=drawn
     )[-1]

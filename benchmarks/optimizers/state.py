@@ -13,8 +13,8 @@ from torch import nn
 
 from benchmarks.document import put
 from benchmarks.environment import environment
-from training.optimizers.memory import state_bytes
 from training.optimizers.outlier import blocks_of
+from training.optimizers.size import state_bytes
 
 HERE = Path(__file__).parent / "results"
 DOC = Path("docs/optimizers.md")

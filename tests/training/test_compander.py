@@ -1,4 +1,4 @@
-"""Weight Compander: bounds, slopes, folding."""
+"""Weight Compander: bounds, slopes, learning."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from pipelines import UserError
-from training.compander import WeightCompander, compand, fold, parameter_groups
+from training.adapters.compander import WeightCompander, compand
 from training.optimizers.projected import GradNormLoRP
 
 
@@ -18,14 +18,13 @@ def model():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.SiLU(), nn.Flatten(), nn.Linear(8 * 36, 16))
 
 
-def companded(model, learn=False):
-    return [module for module in model if hasattr(module, "weight") and compand(module, learn=learn)]
+def companded(model):
+    return [module for module in model if hasattr(module, "weight") and compand(module)]
 
 
-@pytest.mark.parametrize("learn", [False, True])
-def test_registering_keeps_the_weight(model, learn):
+def test_registering_keeps_the_weight(model):
     before = [module.weight.detach().clone() for module in (model[0], model[4])]
-    modules = companded(model, learn)
+    modules = companded(model)
     assert modules == [model[0], model[4]]
     for module, weight in zip(modules, before, strict=True):
         torch.testing.assert_close(module.weight, weight, rtol=0, atol=1e-7)
@@ -48,25 +47,17 @@ def test_the_slope_is_the_formula_and_the_largest_weight_keeps_half():
     assert v.grad[0] == pytest.approx(1) and v.grad[3] == pytest.approx(0.5)
 
 
-def test_gradients_are_right(model):
-    compander = WeightCompander(0.7, 0.3, learn=True).double()
+def test_gradients_are_right():
+    compander = WeightCompander(0.7, 0.3)
     v = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-
-    def f(v, log_a):
-        return torch.func.functional_call(compander, {"log_a": log_a}, (v,))
-
-    assert torch.autograd.gradcheck(f, (v, compander.log_a))
+    assert torch.autograd.gradcheck(compander, v)
     slope = 0.7 * 0.3 / (0.3**2 + v.detach() ** 2)
     torch.testing.assert_close(torch.autograd.grad(compander(v).sum(), v)[0], slope)
 
 
-@pytest.mark.parametrize("learn", [False, True])
-def test_folded_is_unfolded_to_the_bit_after_training(model, learn):
-    companded(model, learn)
-    groups = parameter_groups(model, 1e-2)
-    assert [len(group["params"]) for group in groups] == [6, 2 if learn else 0]
-    optimizer, x = GradNormLoRP([group for group in groups if group["params"]], rank=2), torch.randn(4, 3, 8, 8)
-    scales = [module.parametrizations.weight[0].log_a.item() for module in (model[0], model[4])]
+def test_it_learns_and_is_a_plain_weight_afterwards(model):
+    companded(model)
+    optimizer, x = GradNormLoRP(model.parameters(), lr=1e-2, rank=2), torch.randn(4, 3, 8, 8)
     losses = []
     for _ in range(20):
         optimizer.zero_grad()
@@ -75,11 +66,9 @@ def test_folded_is_unfolded_to_the_bit_after_training(model, learn):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
-    now = [module.parametrizations.weight[0].log_a.item() for module in (model[0], model[4])]
-    assert (now != scales) == learn
     before = model(x)
-    fold(model)
-    assert not any(parametrize.is_parametrized(module) for module in model.modules())
+    for module in (model[0], model[4]):
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
     assert torch.equal(model(x), before)
 
 

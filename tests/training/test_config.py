@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pipelines import UserError
-from training.config import HOUSE, PRESETS, Adapter, Customization
+from training.adapters import METHODS
+from training.config import HOUSE, PRESETS, AdapterSettings, Customization
 from training.memory import BUDGETS, ROWS
 from training.optimizers.settings import OPTIMIZERS
 
@@ -57,7 +58,7 @@ def test_faults_name_the_key_and_what_is_allowed(message):
 def test_presets_fill_what_is_not_given(preset):
     config = Customization(**OK, preset=preset, adapter={"layers": "cross-attention"}, steps={"break": 7})
     assert config.steps.break_ == 7 and config.adapter.layers == "cross-attention"
-    expected = PRESETS[preset].get("adapter", {}).get("rank", Adapter().rank)
+    expected = PRESETS[preset].get("adapter", {}).get("rank", AdapterSettings().rank)
     assert config.adapter.rank == expected
 
 
@@ -68,7 +69,7 @@ def test_rows_by_memory_are_valid_and_learn_from_as_many_pictures_a_step():
         assert steps.batch_size * steps.accumulation == 4
         assert method == "plp" or steps.accumulation == 1  # so that steps can be taken in the backward pass
         assert config.memory == memory and config.optimizer.lr == PRESETS[preset]["optimizer"]["lr"]
-    assert set(ROWS) == set(product(("sd15", "sdxl"), ("plp", "full"), BUDGETS))
+    assert set(ROWS) == set(product(("sd15", "sdxl"), METHODS, BUDGETS))
 
 
 def test_rows_by_memory_fit_into_it():

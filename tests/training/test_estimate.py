@@ -13,6 +13,7 @@ from pipelines.errors import UserError
 from tests.tiny import TEXT_WIDTH, tiny_pipeline
 from tests.training.conftest import optimizers
 from training import checkpoint
+from training.adapters import METHODS
 from training.config import Customization
 from training.estimate import estimate
 from training.loop import customize
@@ -84,7 +85,7 @@ def peak_of(*command: object) -> tuple[str, int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts resident memory as Linux does")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="counts the process's own memory")
-@pytest.mark.parametrize("method", ["plp", "full"])
+@pytest.mark.parametrize("method", METHODS)
 def test_peak_is_that_of_a_run(project, tmp_path, method):
     pipe = tiny_pipeline(prediction_type="v_prediction")
     # Wide enough that training takes several times what the libraries do.

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from pipelines import UserError
 from pipelines.adapters import AdapterMixin, fingerprint
 from tests.tiny import tiny_pipeline
-from training import export, plp
+from training import export
+from training.adapters import PartlyLearnable
 
 RANK = 8
 FORMATS = ["kohya", "peft"]
@@ -31,7 +32,7 @@ def make(path, style="kohya", rank=RANK, seed=0, layers="attention+feedforward",
     """A trained adapter's file, and the model as training sees it."""
     unet = tiny_pipeline().unet
     card_hash = base or fingerprint(unet)
-    adapter = plp.attach(unet, rank, layers, seed=seed, content_half=half)
+    adapter = PartlyLearnable(unet, rank, layers, seed=seed, content_half=half)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for concept in ("content", "style"):
@@ -40,7 +41,7 @@ def make(path, style="kohya", rank=RANK, seed=0, layers="attention+feedforward",
                 parameter.copy_(value if only in (None, concept) else torch.zeros_like(value))
     words = {"content": "sks", "style": "zwx"}
     factors = adapter.factors()
-    halves = tuple(adapter.halves.items())
+    halves = tuple(adapter.places.items())
     card = export.Card("tiny", card_hash, rank, seed, "zero", words, tuple(factors), halves=halves)
     export.write(path, factors, card, style)
     return adapter
@@ -190,7 +191,7 @@ def test_a_base_s_fingerprint_is_that_of_its_weights():
     found = fingerprint(unet)
     for dtype in (torch.bfloat16, torch.float16):
         assert fingerprint(tiny_pipeline().unet.to(dtype)) == found
-    plp.attach(unet, RANK)
+    PartlyLearnable(unet, RANK)
     assert fingerprint(unet) == found
     assert fingerprint(tiny_pipeline(seed=1).unet) != found
     with torch.no_grad():

@@ -8,8 +8,9 @@ from diffusers import StableDiffusionPipeline
 
 from pipelines import UserError
 from tests.tiny import tiny_pipeline
-from training import Customization, checkpoint, customize, export, full
+from training import Customization, checkpoint, customize, export
 from training.__main__ import Export
+from training.adapters.full import FullWeights, truncate
 from training.model import open_base
 from training.optimizers import GradNormLoRP
 from training.sampling import open_run
@@ -46,27 +47,27 @@ def learned_weights(run):
 
 def test_truncation_is_the_nearest_product():
     difference = torch.randn(12, 20, generator=torch.Generator().manual_seed(0))
-    up, down = full.truncate(difference, 5)
+    up, down = truncate(difference, 5)
     singular = torch.linalg.svdvals(difference)
     torch.testing.assert_close(torch.linalg.matrix_norm(difference - up @ down), singular[5:].norm())
     torch.testing.assert_close(up.norm(dim=0), down.norm(dim=1))
-    up, down = full.truncate(difference, 15)
+    up, down = truncate(difference, 15)
     assert up.shape == (12, 15) and down.shape == (15, 20)
     torch.testing.assert_close(up @ down, difference, atol=1e-5, rtol=1e-4)
 
 
 def test_weights_come_and_go_to_the_bit():
     unet = tiny_pipeline().unet
-    adapter = full.attach(unet, 8)
+    adapter = FullWeights(unet, 8)
     base = {name: weight.clone() for name, weight in adapter.base.items()}
     one = {name: weight + torch.randn_like(weight) for name, weight in base.items()}
     two = {name: weight + torch.randn_like(weight) for name, weight in base.items()}
     now = lambda: {name: layer.weight.detach() for name, layer in adapter.layers.items()}  # noqa: E731
     equal = lambda a, b: all(torch.equal(a[name], b[name]) for name in base)  # noqa: E731
 
-    adapter.load_half("content", one)
-    assert equal(now(), one) and equal(adapter.half("content"), one) and adapter.half("style") == {}
-    adapter.load_half("style", two)
+    adapter.load("content", one)
+    assert equal(now(), one) and equal(adapter.learned("content"), one) and adapter.learned("style") == {}
+    adapter.load("style", two)
     for content, style in [(1, 1), (0.5, 1.5), (-1, 0.2)]:
         adapter.set_scales(content, style)
         for name, weight in now().items():
@@ -77,7 +78,7 @@ def test_weights_come_and_go_to_the_bit():
         assert equal(now(), expected)
     adapter.set_scales()
     for concept in ("content", "style"):
-        adapter.load_half(concept, None)
+        adapter.load(concept, None)
     assert equal(now(), base)
 
 

@@ -16,10 +16,13 @@ from safetensors.torch import load_file
 from pipelines import UserError
 from tests.tiny import TEXT_WIDTH, tiny_pipeline
 from training import Customization, Run, checkpoint, customize, export, sheet
+from training.adapters import METHODS
+from training.concepts import read_all_pictures
 from training.draws import choose, keyed, stratified_timesteps
-from training.loop import learning_rate_factor, read_all_pictures
+from training.loop import learning_rate_factor
 from training.model import denoising_loss
-from training.plan import SHORT, Part, plan
+from training.plan import plan
+from training.stages import SHORT, Part
 
 TOTAL = 9  # steps of the project in conftest
 
@@ -248,7 +251,7 @@ def test_a_missing_base_is_told(config, tmp_path, name):
         customize(config, tmp_path / "run")
 
 
-@pytest.mark.parametrize("method", ["plp", "full"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("own, prompt", [("content", "sks koala"), ("style", "dog face, zwx style")])
 def test_one_concept_alone_can_be_learned(config, tmp_path, own, prompt, method):
     setattr(config, "style" if own == "content" else "content", None)

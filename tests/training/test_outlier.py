@@ -9,7 +9,7 @@ from torch import nn
 
 from pipelines import UserError
 from tests.tiny import tiny_unet
-from training import plp
+from training.adapters import PartlyLearnable
 from training.optimizers.backward import StepInBackward
 from training.optimizers.outlier import OutlierLayerSampler, blocks_of, choose_scores, outlier_shares
 from training.optimizers.projected import GradNormLoRP
@@ -83,7 +83,7 @@ def test_a_convolution_is_scored_by_its_channels():
 def test_under_an_adapter_the_base_weights_are_scored():
     plain, adapted = tiny_unet(), tiny_unet()
     adapted.load_state_dict(plain.state_dict())
-    plp.attach(adapted, 4, "all")
+    PartlyLearnable(adapted, 4, "all")
 
     def scores(unet):
         latents, text = torch.ones(1, 4, 16, 16), torch.ones(1, 6, 32)

@@ -5,7 +5,9 @@ import torch
 
 from pipelines import UserError
 from tests.tiny import tiny_pipeline
-from training import plp
+from training.adapters import PartlyLearnable
+from training.adapters.adapter import LAYERS
+from training.adapters.factors import C_NORM, frozen_factors
 
 RANK = 8
 
@@ -30,51 +32,51 @@ def fill(adapter, seed=1, scale=0.3):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
 
 
-@pytest.mark.parametrize("layers", plp.LAYERS)
+@pytest.mark.parametrize("layers", LAYERS)
 def test_fresh_adapter_is_an_exact_no_op(unet, layers):
     before = forward(unet)
-    plp.attach(unet, RANK, layers)
+    PartlyLearnable(unet, RANK, layers)
     assert torch.equal(forward(unet), before)
 
 
 def test_released_constant_block_changes_a_fresh_model(unet):
     before = forward(unet)
-    plp.attach(unet, RANK, constant_block="released")
+    PartlyLearnable(unet, RANK, constant_block="released")
     assert not torch.allclose(forward(unet), before, atol=1e-3)
 
 
 @pytest.mark.parametrize("m, n, rank", [(32, 32, 8), (32, 64, 32), (64, 32, 2), (33, 47, 6)])
 def test_constant_block_is_zero_and_the_frozen_halves_are_orthogonal(m, n, rank):
-    A, C = plp.frozen_halves(m, n, rank, "zero", 0, "layer")
+    A, C = frozen_factors(m, n, rank, "zero", 0, "layer")
     assert A.shape == (m // 2, rank) and C.shape == (rank, n // 2)
     assert not (A @ C).any()
     half = rank // 2
     torch.testing.assert_close(A[:, :half].T @ A[:, :half] / (m // 2), torch.eye(half))
-    torch.testing.assert_close(C[half:] @ C[half:].T / plp.C_NORM**2, torch.eye(rank - half))
+    torch.testing.assert_close(C[half:] @ C[half:].T / C_NORM**2, torch.eye(rank - half))
 
 
 @pytest.mark.parametrize("constant_block", ["zero", "released"])
 def test_frozen_halves_depend_on_seed_and_layer_alone(constant_block):
-    first = plp.frozen_halves(32, 32, 8, constant_block, 0, "layer")
+    first = frozen_factors(32, 32, 8, constant_block, 0, "layer")
     torch.manual_seed(99)
     for seed, name, same in [(0, "layer", True), (1, "layer", False), (0, "other", False)]:
-        again = plp.frozen_halves(32, 32, 8, constant_block, seed, name)
+        again = frozen_factors(32, 32, 8, constant_block, seed, name)
         assert all(torch.equal(a, b) == same for a, b in zip(first, again, strict=True))
 
 
 def test_a_convolution_s_constant_block_is_zero_and_its_halves_orthogonal():
-    A, C = plp.frozen_halves(16, 12, 8, "zero", 0, "layer", (3, 3))
+    A, C = frozen_factors(16, 12, 8, "zero", 0, "layer", (3, 3))
     assert A.shape == (8, 8, 1, 1) and C.shape == (8, 6, 3, 3)
     A, C = A.flatten(1), C.flatten(1)
     assert not (A @ C).any()
     torch.testing.assert_close(A[:, :4].T @ A[:, :4] / 8, torch.eye(4))
-    torch.testing.assert_close(C[4:] @ C[4:].T / plp.C_NORM**2, torch.eye(4))
+    torch.testing.assert_close(C[4:] @ C[4:].T / C_NORM**2, torch.eye(4))
 
 
 @pytest.mark.parametrize("content, style", [(1, 1), (0.8, 1), (0, 1), (1, 0), (-0.5, 1.7)])
 @pytest.mark.parametrize("half", ["down", "up"])
 def test_scaled_layer_equals_the_block_formula(unet, content, style, half):
-    adapter = plp.attach(unet, RANK, content_half=half)
+    adapter = PartlyLearnable(unet, RANK, content_half=half)
     fill(adapter)
     adapter.set_scales(content, style)
     for layer in adapter.layers:
@@ -88,7 +90,7 @@ def test_scaled_layer_equals_the_block_formula(unet, content, style, half):
 
 @pytest.mark.parametrize("own, other", [("content", "style"), ("style", "content")])
 def test_a_loss_moves_its_own_half_only(unet, own, other):
-    adapter = plp.attach(unet, RANK)
+    adapter = PartlyLearnable(unet, RANK)
     fill(adapter)
     forward(unet).square().mean().backward(inputs=adapter.parameters(own))
     assert all(p.grad is not None and p.grad.any() for p in adapter.parameters(own))
@@ -96,13 +98,13 @@ def test_a_loss_moves_its_own_half_only(unet, own, other):
 
 
 def test_both_halves_learn_from_a_fresh_start(unet):
-    adapter = plp.attach(unet, RANK)
+    adapter = PartlyLearnable(unet, RANK)
     forward(unet).square().mean().backward()
     assert all(p.grad.any() for concept in ("content", "style") for p in adapter.parameters(concept))
 
 
 def test_training_leaves_the_frozen_halves_and_the_base_alone(unet):
-    adapter = plp.attach(unet, RANK)
+    adapter = PartlyLearnable(unet, RANK)
     fill(adapter)
     frozen = {name: buffer.clone() for name, buffer in unet.named_buffers()}
     base = {name: p.clone() for name, p in unet.named_parameters() if not p.requires_grad}
@@ -117,7 +119,7 @@ def test_training_leaves_the_frozen_halves_and_the_base_alone(unet):
 
 
 def test_removing_the_parametrizations_leaves_the_same_lora(unet):
-    adapter = plp.attach(unet, RANK)
+    adapter = PartlyLearnable(unet, RANK)
     fill(adapter)
     factors, output = adapter.factors(), forward(unet)
     adapter.remove_parametrizations()
@@ -129,7 +131,7 @@ def test_removing_the_parametrizations_leaves_the_same_lora(unet):
 
 @pytest.mark.parametrize("layers", ["attention", "all"])
 def test_merged_equals_unmerged(unet, layers):
-    adapter = plp.attach(unet, RANK, layers)
+    adapter = PartlyLearnable(unet, RANK, layers)
     fill(adapter, scale=0.1)
     before = forward(unet)
     adapter.remove_parametrizations()
@@ -138,18 +140,18 @@ def test_merged_equals_unmerged(unet, layers):
 
 
 def test_halves_are_put_back(unet):
-    adapter = plp.attach(unet, RANK)
+    adapter = PartlyLearnable(unet, RANK)
     fill(adapter)
-    half, output = adapter.half("content"), forward(unet)
-    adapter.load_half("content", None)
+    half, output = adapter.learned("content"), forward(unet)
+    adapter.load("content", None)
     assert not torch.equal(forward(unet), output)
-    adapter.load_half("content", half)
+    adapter.load("content", half)
     assert torch.equal(forward(unet), output)
 
 
 def test_a_compander_bounds_the_learned_halves_and_folds_into_them(unet):
     before = forward(unet)
-    adapter = plp.attach(unet, RANK, compander=0.2)
+    adapter = PartlyLearnable(unet, RANK, compander=0.2)
     assert torch.equal(forward(unet), before)
     with torch.no_grad():
         for concept in ("content", "style"):
@@ -159,13 +161,13 @@ def test_a_compander_bounds_the_learned_halves_and_folds_into_them(unet):
         rows, columns = layer.up.weight.shape[0] // 2, layer.down.weight.shape[1] // 2
         for learned in (layer.up.weight[rows:], layer.down.weight[:, columns:]):
             assert 0.3 < learned.abs().max() <= 0.2 * math.pi / 2 * (1 + 1e-6)
-    output, half = forward(unet), adapter.half("style")
-    adapter.load_half("style", None)
-    adapter.load_half("style", half)
+    output, half = forward(unet), adapter.learned("style")
+    adapter.load("style", None)
+    adapter.load("style", half)
     adapter.remove_parametrizations()
     assert torch.equal(forward(unet), output)
 
 
 def test_a_rank_that_does_not_fit_is_refused(unet):
     with pytest.raises(UserError, match=r"adapter.rank is 256.*Set adapter.rank to at most"):
-        plp.attach(unet, 256)
+        PartlyLearnable(unet, 256)

@@ -9,7 +9,7 @@ from torch import nn
 
 from pipelines import UserError
 from tests.tiny import tiny_unet
-from training import plp
+from training.adapters import PartlyLearnable
 from training.optimizers.projected import GradNormLoRP, ProjectedAdamW
 from training.optimizers.quantized import BLOCK, codes, dequantize, quantize
 
@@ -238,7 +238,7 @@ def test_the_norms_follow_a_rate_of_their_own():
 @pytest.mark.parametrize("bits", [32, 8])
 def test_every_row_and_column_of_a_fresh_adapter_moves(bits):
     denoiser = tiny_unet()
-    adapter = plp.attach(denoiser, 8, "all")
+    adapter = PartlyLearnable(denoiser, 8, "all")
     halves = [p for concept in ("content", "style") for p in adapter.parameters(concept)]
     optimizer = GradNormLoRP(halves, 1e-2, rank=0.25, bits=bits, magnitude_lr="row")
     latents, text = rand(4, 4, 16, 16, seed=1), rand(4, 6, 32, seed=2)

@@ -11,7 +11,7 @@ import tyro
 
 from pipelines.errors import UserError
 from training.__main__ import INTERRUPTED, INVALID
-from training.base.packages import base_folder
+from training.base.npm import base_folder
 
 Config = Literal["tiny", "small", "full"]
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from training import sheet
 from training.base.data import SPLIT, Pictures, to_network, to_pixels
-from training.base.loop import Schedule, train
+from training.base.learning import Schedule, train
 from training.base.muon import optimizer_for
-from training.base.packages import base_folder
+from training.base.npm import base_folder
 from training.draws import choose, keyed
 from training.model import device
 
@@ -27,7 +27,7 @@ HALVED, MISSED, COLOUR = 0.3, 0.1, 0.1  # weights of what makes latents smooth
 
 
 @dataclass(frozen=True)
-class Recipe:
+class AutoencoderRecipe:
     """How an autoencoder is made: first to give pictures back, then with smooth latents as well.
 
     `smooth` may have no steps: then the latents stay as the first stage leaves them.
@@ -47,7 +47,7 @@ class Recipe:
 class Learner(nn.Module):
     """The autoencoder with the linear map from a latent to its mean colour, which is not kept."""
 
-    def __init__(self, recipe: Recipe, size: int):
+    def __init__(self, recipe: AutoencoderRecipe, size: int):
         super().__init__()
         levels = len(recipe.widths)
         self.vae = AutoencoderKL(
@@ -113,7 +113,9 @@ def trainable(pictures: Pictures) -> Pictures:
     return pictures.take(kept)
 
 
-def make(recipe: Recipe, pictures: Pictures, folder: Path, stop_after: float = math.inf) -> AutoencoderKL | None:
+def make(
+    recipe: AutoencoderRecipe, pictures: Pictures, folder: Path, stop_after: float = math.inf
+) -> AutoencoderKL | None:
     """Train an autoencoder and write it to `folder` as diffusers reads it, its latents centred and scaled.
 
     Args:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipelines.errors import UserError
 from training import checkpoint
-from training.base import join, packages
+from training.base import join, npm
 
 SIZE = 64
 # Of all pixels in their order, as resvg-py 0.5.0 and the pinned Pillow draw them.
@@ -118,7 +118,7 @@ def build(which: str = "pictures") -> str:
 
 
 def _path(which: str) -> Path:
-    return packages.base_folder() / f"{which}.safetensors"
+    return npm.base_folder() / f"{which}.safetensors"
 
 
 def _rendered() -> Iterator[tuple[Pair, np.ndarray]]:
@@ -142,7 +142,7 @@ def _unseen() -> Iterator[tuple[Pair, np.ndarray]]:
 
 def render_set(style: str) -> Iterator[tuple[str, np.ndarray]]:
     """Content and RGBA picture, uint8 (64, 64, 4), of all that a set has."""
-    file = packages.read((join.SETS | join.SHARE_ALIKE)[style], "icons.json")
+    file = npm.read((join.SETS | join.SHARE_ALIKE)[style], "icons.json")
     names = join.contents()
     for code, icon in join.icons(style).items():
         yield names[code], render(svg(file, icon))

@@ -18,9 +18,9 @@ from pipelines.adapters import fingerprint
 from training import checkpoint, sheet
 from training.base.autoencoder import encode
 from training.base.data import SPLIT, Pair, Pictures, known_pairs
-from training.base.loop import Schedule, train
+from training.base.learning import Schedule, train
 from training.base.muon import optimizer_for
-from training.base.packages import base_folder
+from training.base.npm import base_folder
 from training.base.tokenizer import make_tokenizer
 from training.draws import choose, keyed, stratified_timesteps
 from training.model import device
@@ -47,7 +47,7 @@ SCHEDULER = DDIMScheduler(
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DenoiserRecipe:
     """How a denoiser and its text encoder are made.
 
     `scales` weighs the squared errors of v itself and of its means over 2 x 2 and 4 x 4 positions; timesteps are
@@ -80,7 +80,7 @@ class Drawer(nn.Module):
         return self.unet(noisy, timesteps, encoder_hidden_states=self.text(tokens)[0]).sample
 
 
-def fresh(recipe: Recipe, tokenizer: CLIPTokenizer, size: int) -> Drawer:
+def fresh(recipe: DenoiserRecipe, tokenizer: CLIPTokenizer, size: int) -> Drawer:
     """A model that knows nothing yet, for latents of `size` x `size`."""
     text = CLIPTextModel(
         CLIPTextConfig(
@@ -111,7 +111,7 @@ def fresh(recipe: Recipe, tokenizer: CLIPTokenizer, size: int) -> Drawer:
 
 
 def make(
-    recipe: Recipe,
+    recipe: DenoiserRecipe,
     vae: AutoencoderKL,
     pictures: Pictures,
     words: list[Pair],

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cache
 
-from training.base import packages
+from training.base import npm
 
 # Style word -> package. The share-alike sets are styles that nothing here is trained on.
 SETS = {
@@ -40,7 +40,7 @@ def icons(style: str) -> dict[str, str]:
 
 
 def _entries() -> dict[str, dict]:
-    return {_code(emoji): entry for emoji, entry in packages.read("unicode-emoji-json", "data-by-emoji.json").items()}
+    return {_code(emoji): entry for emoji, entry in npm.read("unicode-emoji-json", "data-by-emoji.json").items()}
 
 
 def _dropped(entry: dict, names: set[str]) -> bool:
@@ -55,14 +55,14 @@ def _dropped(entry: dict, names: set[str]) -> bool:
 
 
 def _by_code(package: str) -> dict[str, str]:
-    table = packages.read(package, "chars.json")
+    table = npm.read(package, "chars.json")
     return {_plain(code.split("-")): icon for code, icon in table.items()}
 
 
 def _by_name(package: str) -> dict[str, str]:
     """Code -> icon by what the icons and their aliases are called. The first icon that fits a code has it."""
     codes = _codes()
-    file = packages.read(package, "icons.json")
+    file = npm.read(package, "icons.json")
     called = {icon: icon for icon in file["icons"]} | {
         alias: entry["parent"] for alias, entry in file.get("aliases", {}).items()
     }
@@ -88,7 +88,7 @@ def _names() -> Iterator[tuple[str, str]]:
     """Every name of every emoji with its code, the surest names first."""
     entries = _entries()
     yield from ((entry["name"], code) for code, entry in entries.items())
-    noto, aliases = _by_code(SETS["noto"]), packages.read(SETS["noto"], "icons.json")["aliases"]
+    noto, aliases = _by_code(SETS["noto"]), npm.read(SETS["noto"], "icons.json")["aliases"]
     others: dict[str, list[str]] = {}
     for alias, entry in aliases.items():
         others.setdefault(entry["parent"], []).append(alias)
@@ -99,7 +99,7 @@ def _names() -> Iterator[tuple[str, str]]:
         if "-" not in code and (name := unicodedata.name(chr(int(code, 16)), "")):
             yield re.sub(r" (SIGN|SYMBOL)$", "", name), code
             yield name, code
-    tables = [packages.read("emojibase-data", f"en/shortcodes/{name}.json") for name in SHORT_CODES]
+    tables = [npm.read("emojibase-data", f"en/shortcodes/{name}.json") for name in SHORT_CODES]
     tables = [{_plain(code.split("-")): names for code, names in table.items()} for table in tables]
     for some in (tables[:1], tables[1:]):
         for code in entries:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from pipelines.errors import UserError
 from training import checkpoint
 from training.base.data import SPLIT, Pair, Pictures, to_network, to_pixels
-from training.base.loop import Schedule, train
-from training.base.packages import base_folder
+from training.base.learning import Schedule, train
+from training.base.npm import base_folder
 from training.draws import choose, keyed
 from training.model import device
 
@@ -143,7 +143,7 @@ def accuracy(said: list[Pair], true: list[Pair]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class JudgeRecipe:
     """How a judge is made. Half of each batch are contents of the split; the rest teach styles alone."""
 
     trunk: str
@@ -160,7 +160,7 @@ def left_out(pair: Pair) -> bool:
 
 
 def make(
-    name: str, recipe: Recipe, pictures: Pictures, check: bool = False, stop_after: float = math.inf
+    name: str, recipe: JudgeRecipe, pictures: Pictures, check: bool = False, stop_after: float = math.inf
 ) -> Judge | None:
     """Train a judge on all pictures; with `check` on those that are not `left_out`, to see what it does with others.
 

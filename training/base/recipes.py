@@ -3,10 +3,10 @@
 A denoiser also has longer, which a model that small has made goes on with (two cores, under an hour).
 """
 
-from training.base.autoencoder import Recipe as AutoencoderRecipe
-from training.base.denoiser import Recipe as DenoiserRecipe
-from training.base.judge import Recipe as JudgeRecipe
-from training.base.loop import Schedule
+from training.base.autoencoder import AutoencoderRecipe
+from training.base.denoiser import DenoiserRecipe
+from training.base.judge import JudgeRecipe
+from training.base.learning import Schedule
 
 JUDGES = {
     "tiny": {

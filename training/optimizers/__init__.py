@@ -10,7 +10,7 @@ _HOMES = {
     "GradNormLoRP": "training.optimizers.projected",
     "OutlierLayerSampler": "training.optimizers.outlier",
     "StepInBackward": "training.optimizers.backward",
-    "WeightCompander": "training.compander",
+    "WeightCompander": "training.adapters.compander",
     "make_optimizer": "training.optimizers.registry",
 }
 __all__ = list(_HOMES)

@@ -11,7 +11,7 @@ from pipelines import UserError
 from training.base import __main__ as command_line
 from training.base import autoencoder, data, denoiser, muon, recipes, tokenizer
 from training.base.data import SPLIT, Pictures
-from training.base.loop import Schedule
+from training.base.learning import Schedule
 from training.draws import keyed
 from training.run import Run
 

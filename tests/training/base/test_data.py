@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pipelines import UserError
-from training.base import data, join, packages
+from training.base import data, join, npm
 
 REAL = Path(__file__).parents[3] / "benchmarks/pictures"
 SQUARE = '<path fill="currentColor" d="M0 0h8v8H0z"/>'
@@ -36,7 +36,7 @@ def registry(tmp_path, monkeypatch) -> Path:
     path.parent.mkdir(parents=True)
     path.write_bytes(file)
     monkeypatch.setattr(
-        packages, "LOCK", {"@sets/a": {"version": "1.0.0", "integrity": packages._integrity(file), "licence": "MIT"}}
+        npm, "LOCK", {"@sets/a": {"version": "1.0.0", "integrity": npm._integrity(file), "licence": "MIT"}}
     )
     monkeypatch.setenv("npm_config_registry", (tmp_path / "registry").as_uri())
     monkeypatch.setenv("JOINERY_DATA", str(tmp_path / "data"))
@@ -44,29 +44,29 @@ def registry(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_package_is_downloaded_once(registry):
-    assert packages.read("@sets/a", "icons.json")["icons"].keys() == {"fox"}
+    assert npm.read("@sets/a", "icons.json")["icons"].keys() == {"fox"}
     next(registry.rglob("*.tgz")).unlink()
-    assert packages.read("@sets/a", "icons.json")["icons"].keys() == {"fox"}
+    assert npm.read("@sets/a", "icons.json")["icons"].keys() == {"fox"}
 
 
 def test_another_file_than_the_locked_one_is_refused(registry):
     next(registry.rglob("*.tgz")).write_bytes(archive({"icons.json": {}}))
     with pytest.raises(UserError, match=r"integrity sha512-.* but packages.json says"):
-        packages.fetch("@sets/a")
-    assert not list(packages.base_folder().rglob("*.tgz"))
+        npm.fetch("@sets/a")
+    assert not list(npm.base_folder().rglob("*.tgz"))
 
 
 def test_a_registry_that_does_not_answer_is_named(registry, monkeypatch):
     monkeypatch.setenv("npm_config_registry", (registry / "none").as_uri())
     with pytest.raises(UserError, match="none/@sets/a"):
-        packages.fetch("@sets/a")
+        npm.fetch("@sets/a")
 
 
 def test_every_package_is_locked_and_share_alike_stays_out():
     sets = join.SETS | join.SHARE_ALIKE
-    assert {*sets.values(), "unicode-emoji-json", "emojibase-data"} == packages.LOCK.keys()
+    assert {*sets.values(), "unicode-emoji-json", "emojibase-data"} == npm.LOCK.keys()
     for style, package in sets.items():
-        assert ("-SA-" in packages.LOCK[package]["licence"]) == (style in join.SHARE_ALIKE)
+        assert ("-SA-" in npm.LOCK[package]["licence"]) == (style in join.SHARE_ALIKE)
     assert not {*join.SETS, *data.COMPUTED} & join.SHARE_ALIKE.keys()
     assert {source for source, _ in data.COMPUTED.values()} <= join.SETS.keys()
 
@@ -111,7 +111,7 @@ def drawings(monkeypatch):
         **{("emojibase-data", f"en/shortcodes/{name}.json"): {} for name in join.SHORT_CODES},
     }
     files["emojibase-data", "en/shortcodes/github.json"] = {"1F91D": ["shaking_hands"], "1F634": "sleeping"}
-    monkeypatch.setattr(packages, "read", lambda name, file: files[name, file])
+    monkeypatch.setattr(npm, "read", lambda name, file: files[name, file])
     join._codes.cache_clear()
     yield
     join._codes.cache_clear()

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from training.optimizers.memory import state_bytes
 from training.optimizers.registry import make_optimizer
 from training.optimizers.settings import OPTIMIZERS
+from training.optimizers.size import state_bytes
 from training.packages import PACKAGES
 
 SHAPES = [(80, 64), (64, 200), (320, 128), (4, 3, 3, 3), (96, 32, 3, 3), (7,), (5000,)]

@@ -1,0 +1,45 @@
+"""OwLore's choice of blocks for a stage, calibrated on the pictures that it learns."""
+
+import torch
+from diffusers import DiffusionPipeline
+
+from training.concepts import EncodedConcept
+from training.config import Customization
+from training.draws import keyed, stratified_timesteps
+from training.model import denoising_loss, timestep_count
+from training.optimizers.outlier import OutlierLayerSampler, blocks_of, choose_scores, outlier_shares
+from training.optimizers.projected import ProjectedAdamW
+from training.stages import Stage
+
+
+def layer_sampler(
+    config: Customization,
+    pipe: DiffusionPipeline,
+    stage: Stage,
+    concepts: dict[str, EncodedConcept],
+    optimizer: ProjectedAdamW,
+) -> OutlierLayerSampler:
+    """The sampler of a stage, over the blocks of which the optimizer holds anything.
+
+    Args:
+        config: with OwLore's settings as its optimizer.
+    """
+    own, learned = config.optimizer, {p for group in optimizer.param_groups for p in group["params"]}
+    blocks = {
+        name: block
+        for name, block in blocks_of(pipe.unet, resnets=config.adapter.layers == "all").items()
+        if not learned.isdisjoint(block.parameters())
+    }
+
+    def calibrate() -> None:
+        generator = keyed(config.seed, "calibration")
+        for concept in (concepts[part.pictures or part.concept] for part in stage.parts):
+            noise = torch.randn(concept.latents.shape, generator=generator).to(pipe.device)
+            timesteps = stratified_timesteps(len(concept), timestep_count(pipe), generator).to(pipe.device)
+            for one in torch.arange(len(concept), device=pipe.device).split(config.steps.batch_size):
+                denoising_loss(pipe, *concept[one], noise[one], timesteps[one])
+
+    even = dict.fromkeys(blocks, 1.0)
+    scores = choose_scores(outlier_shares(blocks, calibrate)) if own.sampling == "outliers" else even
+    active = min(own.active, len(blocks))
+    return OutlierLayerSampler(optimizer, blocks, scores, active, own.every, own.floor, config.seed)

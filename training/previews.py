@@ -1,0 +1,77 @@
+"""What a run shows while it trains and at its end: equal seeds of the base, each concept alone, and both joined."""
+
+from collections.abc import Set
+
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from pipelines import CFG, GuidanceRule
+from training.adapters import Adapter
+from training.config import Customization
+from training.plan import SCALES
+from training.run import Run
+from training.sheet import compose, draw, save, stack
+from training.stages import BOTH, Stage
+
+SEEDS = (0, 1, 2, 3)
+GUIDANCE_SCALES = (2.0, 4.0, 8.0, 12.0)  # at which the final sheet shows CFG above APG
+
+
+def _needs(column: str) -> set[str]:
+    """The concepts that a column shows."""
+    return {concept for concept, scale in zip(BOTH, SCALES[column], strict=True) if scale}
+
+
+class Previews:
+    """The sheets of one run: strips while it trains, and one of what it has learned."""
+
+    def __init__(self, pipe: DiffusionPipeline, adapter: Adapter, config: Customization, run: Run):
+        self.pipe, self.adapter, self.config, self.run = pipe, adapter, config, run
+        self.columns: dict[str, list[Image.Image]] = {}  # the newest pictures of each column
+
+    def draw(self, stage: Stage, step: int, done: dict[str, dict]) -> None:
+        """Write `samples/step-000100.png` with every column that exists by now.
+
+        Args:
+            done: the learned factors with which earlier stages ended; the adapter itself is left as it was.
+        """
+        now = {concept: self.adapter.learned(concept) for concept in BOTH}
+        shown = done | {concept: now[concept] for concept in stage.teaches}
+        for column in SCALES:
+            changed = not _needs(column).isdisjoint(stage.teaches)
+            if _needs(column) <= shown.keys() and (changed or column not in self.columns):
+                for concept in now:
+                    self.adapter.load(concept, shown.get(concept))
+                self.columns[column] = self._pictures(column)
+        for concept, learned in now.items():
+            self.adapter.load(concept, learned)
+        title = f"{stage.name}, step {step}: {self.config.sample_prompt}"
+        save(self._compose(title), self.run.samples / f"step-{step:06d}.png")
+
+    def finish(self, learned: Set[str]) -> None:
+        """Write `samples/sheet.png` of what was learned: each column's seeds, then one of them with CFG above APG."""
+        self.columns = {column: self._pictures(column) for column in SCALES if _needs(column) <= learned}
+        rules = {}
+        for rule in (CFG(), self.pipe.guidance):
+            pictures = [self._draw(SEEDS[:1], scale, rule)[0] for scale in GUIDANCE_SCALES]
+            rules[type(rule).__name__] = pictures
+        below = compose(rules, "", [f"guidance scale {scale:g}" for scale in GUIDANCE_SCALES])
+        save(stack([self._compose(self.config.sample_prompt), below]), self.run.sheet)
+
+    def _pictures(self, column: str) -> list[Image.Image]:
+        content, style = SCALES[column]
+        self.adapter.set_scales(content, style)
+        pictures = self._draw(SEEDS, self.config.samples.guidance_scale)
+        self.adapter.set_scales()
+        return pictures
+
+    def _draw(self, seeds: tuple[int, ...], scale: float, rule: GuidanceRule | None = None) -> list[Image.Image]:
+        config = self.config
+        return draw(
+            self.pipe, config.sample_prompt, seeds, config.resolution, scale, config.samples.inference_steps, rule
+        )
+
+    def _compose(self, title: str) -> Image.Image:
+        columns = [column for column in SCALES if column in self.columns]
+        rows = zip(*(self.columns[column] for column in columns), strict=True)
+        return compose({f"seed {seed}": row for seed, row in zip(SEEDS, rows, strict=True)}, title, columns)

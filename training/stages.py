@@ -1,0 +1,57 @@
+"""What a run consists of: stages, and in each the losses of a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the configuration names the methods, and these make stages
+    from training.config import Customization
+
+BOTH = ("content", "style")
+SHORT = "content, captions short"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One loss of a step: whose pictures, how many, and the learned factors of which concepts it moves."""
+
+    concept: str  # "content", "style", "other contents" or "other styles"
+    count: int
+    moves: tuple[str, ...]
+    pictures: str = ""  # by another name than the concept's
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the run, "content", "style" or "make".
+
+    `rates` are the learning rates of the concepts' learned factors; those of a concept without one stay as they are.
+    """
+
+    name: str
+    first: int  # the run's step with which it begins
+    steps: int
+    parts: tuple[Part, ...]
+    rates: dict[str, float]
+
+    @property
+    def end(self) -> int:
+        """The run's step after its last."""
+        return self.first + self.steps
+
+    @property
+    def joins(self) -> bool:
+        """Whether both concepts are learned together, from what the break runs ended with."""
+        return self.name == "make"
+
+    @property
+    def teaches(self) -> tuple[str, ...]:
+        """The concepts whose learned factors are kept when it ends."""
+        return BOTH if self.joins else (self.name,)
+
+
+def own_part(config: Customization, concept: str) -> Part:
+    """The loss of a concept's own pictures, which moves its own learned factors."""
+    short = SHORT if concept == "content" and config.content.short_captions else ""
+    return Part(concept, config.steps.batch_size, (concept,), short)

@@ -1,0 +1,78 @@
+"""What a run is after any step. All else about it is a function of its customization and the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from training import checkpoint
+from training.adapters import Adapter
+from training.checkpoint import Checkpoint
+from training.optimizers.backward import StepInBackward
+from training.optimizers.outlier import OutlierLayerSampler
+from training.optimizers.state import flatten_state, load_state
+from training.stages import BOTH, Stage
+
+
+@dataclass
+class State:
+    """The steps that are done, and what they have left."""
+
+    step: int = 0
+    done: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # concept -> what its last stage ended with
+    # Of the stage that is being trained.
+    optimizer: Optimizer | None = None
+    sampler: OutlierLayerSampler | None = None  # of blocks
+    in_backward: StepInBackward | None = None  # where the optimizer steps inside the backward pass
+    # Between the run and its folder.
+    last_saved: int | None = None
+    resumed: Checkpoint | None = None  # where this start took the run up
+
+    @classmethod
+    def of(cls, saved: Checkpoint | None) -> Self:
+        """The state to begin with: a checkpoint's, whose stage `resume` takes up, or that of a new run."""
+        if saved is None:
+            return cls()
+        found = {concept: checkpoint.under(saved.tensors, f"done.{concept}.") for concept in BOTH}
+        done = {concept: learned for concept, learned in found.items() if learned}
+        return cls(saved.step, done, last_saved=saved.step, resumed=saved)
+
+    def load_adapter(self, stage: Stage, adapter: Adapter) -> None:
+        """Put on what a stage starts from, or what it had learned where this start took it up."""
+        for concept in BOTH:
+            if self.step > stage.first:
+                adapter.load(concept, checkpoint.under(self.resumed.tensors, f"half.{concept}."))
+            elif stage.joins:
+                adapter.load(concept, self.done[concept])
+            else:
+                adapter.load(concept, adapter.fresh() if concept in stage.rates else None)
+
+    def load_optimizer(self, stage: Stage) -> None:
+        """Put the moments back where this start took the stage up, and the blocks that were learning."""
+        if self.step > stage.first:
+            numbers = self.resumed.numbers
+            load_state(self.optimizer, checkpoint.under(self.resumed.tensors, "optimizer."), numbers["optimizer"])
+            if self.sampler:
+                self.sampler.load_state_dict(numbers["sampler"])
+        self.resumed = None  # and free it
+
+    def save(self, folder: Path, adapter: Adapter, identity: str) -> None:
+        """Write a checkpoint of this step, unless there is one.
+
+        Args:
+            identity: of everything that decides the run, by which a later start knows its own.
+        """
+        if self.step == self.last_saved:
+            return
+        tensors = {f"half.{c}.{name}": value for c in BOTH for name, value in adapter.learned(c).items()}
+        tensors |= {f"done.{c}.{name}": value for c, learned in self.done.items() for name, value in learned.items()}
+        moments, numbers = flatten_state(self.optimizer)
+        tensors |= {f"optimizer.{key}": value for key, value in moments.items()}
+        drawn = self.sampler.state_dict() if self.sampler else None
+        kept = {"identity": identity, "optimizer": numbers, "sampler": drawn}
+        checkpoint.write(folder, Checkpoint(self.step, tensors, kept))
+        self.last_saved = self.step
