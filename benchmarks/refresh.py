@@ -13,9 +13,9 @@ from typing import Annotated
 
 import tyro
 
-from benchmarks.base.measure import HOUSE
 from benchmarks.optimizers.contestants import VARIANTS
 from pipelines.adapters import fingerprint
+from training.config import HOUSE
 from training.model import open_base
 from training.run import runs_folder
 

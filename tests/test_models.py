@@ -8,6 +8,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 
+from benchmarks.common.pictures import reference_pictures
 from training.base.data import SPLIT
 from training.base.judge import Judge, accuracy
 
@@ -30,8 +31,8 @@ def test_the_embedded_base_draws_with_the_stock_pipeline():
 @pytest.mark.parametrize("name", ["judge", "judge-2"])
 def test_the_judges_know_real_pictures(name):
     judge = Judge.load(ROOT / "models" / name)
-    files = sorted((ROOT / "benchmarks/pictures").glob("*.png"))
-    pairs = [tuple(file.stem.replace("-", " ").split(",")) for file in files]
+    files = reference_pictures().values()
+    pairs = [tuple(name.replace("-", " ") for name in pair) for pair in reference_pictures()]
     pixels = torch.stack([torch.from_numpy(np.array(Image.open(file).convert("RGB"))) for file in files])
     contents = [*SPLIT["contents"], *SPLIT["held_out_contents"]]
     right = accuracy(judge.says(pixels, judge.config["styles"], contents), pairs)

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import tomlkit
+import tomli_w
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -280,7 +280,7 @@ class Customization(Strict):
                 data[name][key] = [_relative(item, folder) for item in data[name][key]]
         if os.path.isabs(data["base"]):
             data["base"] = _relative(data["base"], folder)
-        Path(path).write_text(tomlkit.dumps(data), encoding="utf-8")
+        Path(path).write_text(tomli_w.dumps(data), encoding="utf-8")
 
     def resolved_base(self) -> str:
         """The base as a path if it is one on this machine, else as given (a hub id)."""

@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor
 
-from benchmarks.environment import environment
+from benchmarks.common.environment import environment
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
 from training import checkpoint

@@ -1,6 +1,6 @@
 """Whether the data set's pictures are those that the given weights came with: python -m benchmarks.base.given
 
-Compares every picture of benchmarks/pictures with the one that training/base renders. Writes results/given.json.
+Compares every reference picture with the one that training/base renders. Writes results/given.json.
 """
 
 import json
@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.environment import environment
+from benchmarks.common.environment import environment
+from benchmarks.common.pictures import reference_pictures
 from training import checkpoint
 from training.base import data
 
@@ -19,8 +20,8 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     pictures, found = data.load(), defaultdict(lambda: {"pictures": 0, "equal": 0, "mean difference": 0.0})
-    for file in sorted((HERE.parent / "pictures").glob("*.png")):
-        content, style = file.stem.replace("-", " ").split(",")
+    for pair, file in reference_pictures().items():
+        content, style = (name.replace("-", " ") for name in pair)
         given = np.asarray(Image.open(file).convert("RGB")).astype(int)
         difference = np.abs(given - pictures.pixels[pictures.where[content, style]].numpy()).mean()
         row = found[style]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.environment import environment
+from benchmarks.common.environment import environment
 from training import checkpoint
 from training.base import data, judge, recipes
 from training.draws import keyed

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 import tyro
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.distances import frechet_distance, kernel_distance, kernel_interval, principal
-from benchmarks.environment import environment
-from pipelines import CFG, GuidanceRule
+from benchmarks.common.distances import frechet_distance, kernel_distance, kernel_interval, principal
+from benchmarks.common.drawing import CAPTION, STEPS, both_judges, draw, prompts, rounded
+from benchmarks.common.environment import environment
+from pipelines import CFG
 from pipelines.adapters import fingerprint
 from training import checkpoint, sheet
 from training.base import data, join
@@ -28,18 +28,15 @@ from training.base.autoencoder import signal_to_noise, through
 from training.base.data import SPLIT, Pair, Pictures
 from training.base.judge import Judge, accuracy
 from training.base.npm import base_folder
+from training.config import HOUSE
 from training.draws import keyed
 from training.model import open_base
 from training.sampling import guided_pipeline
 
 HERE = Path(__file__).parent
-HOUSE = HERE.parents[1]
 SCALES = (1.0, 2.0, 3.0, 5.0)
-STEPS = 20
-BATCH = 32
 PLAIN = CFG()
 SHOWN = 2.0  # guidance scale of the sheets
-CAPTION = "{}, {} style"
 CONTENT, STYLE = "fox", "twemoji"  # of the sheets with one content or one style
 
 
@@ -110,23 +107,6 @@ class Measure:
         sheets(pipe, pictures, pairs, drawn[SHOWN], n, folder)
 
 
-def both_judges() -> dict[str, Judge]:
-    """The judges that ship, the one that guides choices and the one that confirms."""
-    return {name: Judge.load(HOUSE / "models" / name) for name in ("judge", "judge-2")}
-
-
-def prompts(pictures: Pictures, count: int) -> tuple[list[Pair], list[Pair]]:
-    """Trained pairs, no pair twice before all have come, and left-out ones, in an order of their own."""
-
-    def some(pairs: list[Pair], wanted: int, name: str) -> list[Pair]:
-        order = torch.randperm(len(pairs), generator=keyed("prompts", name)).tolist()
-        return [pairs[order[i % len(order)]] for i in range(wanted)]
-
-    left = count // 5
-    trained = some(data.known_pairs(pictures), count - left, "trained")
-    return trained, some(data.known_pairs(pictures, left_out=True), left, "left out")
-
-
 def shares(said: list[Pair], pairs: list[Pair], n: int) -> dict[str, dict[str, float]]:
     """What is judged rightly of the first n, which are trained pairs, and of the others."""
     return {"trained": accuracy(said[:n], pairs[:n]), "left out": accuracy(said[n:], pairs[n:])}
@@ -139,27 +119,6 @@ def by_style(said: list[Pair], pairs: list[Pair]) -> dict[str, dict[str, float]]
         if of_style:
             found[style] = accuracy([said[i] for i in of_style], [pairs[i] for i in of_style])
     return found
-
-
-def draw(pipe, pairs: list[Pair], scale: float, folder: Path, rule: GuidanceRule = PLAIN, steps: int = STEPS) -> Tensor:
-    """uint8 (n, 64, 64, 3), picture i from seed i. What was drawn before is read back."""
-    parts = []
-    for first in range(0, len(pairs), BATCH):
-        path = folder / f"w{scale:g}-{first:04d}.safetensors"
-        if not path.exists():
-            some, began = pairs[first : first + BATCH], time.monotonic()
-            texts, seeds = [CAPTION.format(*pair) for pair in some], tuple(range(first, first + len(some)))
-            images = sheet.draw(pipe, texts, seeds, data.SIZE, scale, steps, rule)
-            checkpoint.write_tensors(path, {"pixels": tensor(images)})
-            passed = time.monotonic() - began
-            print(f"{folder.name}  w {scale:g}  {first + len(some)}/{len(pairs)}  {passed:.1f} s", flush=True)
-        parts.append(load_file(path)["pixels"])
-    return torch.cat(parts)
-
-
-def tensor(images: list[Image.Image]) -> Tensor:
-    size = images[0].size
-    return torch.stack([torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8).view(*size, 3) for i in images])
 
 
 def seconds(pipe, pairs: list[Pair]) -> dict[str, float]:
@@ -222,14 +181,6 @@ def sheets(pipe, pictures: Pictures, pairs: list[Pair], drawn: Tensor, n: int, f
 
 
 BLANK = Image.new("RGB", (data.SIZE, data.SIZE), "white")  # a pair that no set has
-
-
-def rounded(value):
-    if isinstance(value, float):
-        return round(value, 4)
-    if isinstance(value, dict):
-        return {key: rounded(part) for key, part in value.items()}
-    return [rounded(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from benchmarks.document import put, table
+from benchmarks.common.document import put, table
 
 HERE = Path(__file__).parent / "results"
 DOC = Path(__file__).parents[2] / "docs/base-model.md"

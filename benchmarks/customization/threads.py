@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.environment import environment
+from benchmarks.common.environment import environment
 
 HERE = Path(__file__).parent
 SETTINGS = {

@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.base.measure import HOUSE, both_judges, tensor
-from benchmarks.environment import environment
+from benchmarks.common.drawing import both_judges, tensor
+from benchmarks.common.environment import environment
+from benchmarks.common.pictures import CONTENT, STYLE, reference_pictures
 from pipelines.errors import UserError
 from training import Customization, customize, export, sheet
 from training.base.judge import accuracy
+from training.config import HOUSE
 from training.draws import keyed, stratified_timesteps
 from training.model import denoising_loss, encode_pictures, encode_prompts, timestep_count
 from training.pictures import open_picture
@@ -29,8 +31,6 @@ from training.sampling import open_run
 
 HERE = Path(__file__).parent
 PROJECT = HOUSE / "samples/project.toml"
-PICTURES = HERE.parent / "pictures"
-CONTENT, STYLE = "koala", "neon"
 SEEDS = tuple(range(16))
 NOISES = 64
 
@@ -44,7 +44,7 @@ def score(folder: Path) -> dict[str, dict]:
     for row, (content, style) in sheet.SCALES.items():
         pipe.set_scales(content=content, style=style)
         drawn = sheet.draw(pipe, prompt, SEEDS, config.resolution, settings.guidance_scale, settings.inference_steps)
-        pixels, loss = tensor(drawn), true_loss(pipe, PICTURES / f"{CONTENT},{STYLE}.png", prompt, NOISES)
+        pixels, loss = tensor(drawn), true_loss(pipe, reference_pictures()[CONTENT, STYLE], prompt, NOISES)
         rows[row] = {"truth": round(loss, 4)}
         for name, judge in judges.items():
             said = judge.says(pixels, judge.config["styles"], judge.config["contents"])

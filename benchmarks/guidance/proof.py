@@ -18,10 +18,9 @@ from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normal
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.base.measure import HOUSE, both_judges, draw, prompts, rounded
-from benchmarks.distances import frechet_distance, kernel_distance, kernel_interval, precision_recall, principal
-from benchmarks.environment import environment
-from benchmarks.guidance.sweep import looks
+from benchmarks.common.distances import frechet_distance, kernel_distance, kernel_interval, precision_recall, principal
+from benchmarks.common.drawing import both_judges, draw, looks, prompts, rounded
+from benchmarks.common.environment import environment
 from pipelines import APG, CFG, FDG, TCFG, CFGRescale, CFGZeroStar, GuidanceRule
 from pipelines.adapters import fingerprint
 from pipelines.guidance import GuidanceState
@@ -31,6 +30,7 @@ from training.base.autoencoder import through
 from training.base.data import SPLIT
 from training.base.judge import Judge, accuracy
 from training.base.npm import base_folder
+from training.config import HOUSE
 from training.model import open_base
 from training.sampling import guided_pipeline
 

@@ -9,12 +9,12 @@ import json
 from PIL import Image
 from safetensors.torch import load_file
 
-from benchmarks.base.measure import HOUSE
-from benchmarks.document import put, table
+from benchmarks.common.document import put, table
+from benchmarks.common.plot import curves
 from benchmarks.guidance.proof import RESULT, STEPS, place_of
-from benchmarks.plot import curves
 from training import sheet
 from training.base.npm import base_folder
+from training.config import HOUSE
 
 DOC, PICTURES = HOUSE / "docs/guidance.md", HOUSE / "docs/pictures"
 SUMMARY, COST = RESULT.with_name("summary.json"), HOUSE / "benchmarks/sampling/results/cost.json"

@@ -11,12 +11,12 @@ from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import tyro
 from diffusers import DPMSolverMultistepScheduler
-from PIL import Image
 
-from benchmarks.environment import environment
+from benchmarks.common.drawing import looks
+from benchmarks.common.environment import environment
+from benchmarks.common.pictures import reference_pictures
 from pipelines import APG, CFG, APGStableDiffusionPipeline, GuidanceRule
 from training.pictures import open_picture
 from training.sheet import compose, draw, save
@@ -35,26 +35,6 @@ def settings() -> list[tuple[float, GuidanceRule]]:
     return [(1.0, CFG()), *product(SCALES, [CFG(), *rules])]
 
 
-def looks(pictures: list[Image.Image]) -> dict[str, float]:
-    """What too much guidance changes first. Means over pictures.
-
-    Returns:
-        saturation: of HSV, (max - min) / max over the channels; clipped: share of channel values at either end of
-        0..255, white grounds left out; contrast: standard deviation of the luminance (Rec. 601) within a picture.
-    """
-    pixels = np.stack([np.asarray(picture) for picture in pictures]).astype(np.float64)
-    high, low = pixels.max(-1), pixels.min(-1)
-    drawn = low < 250  # not the white ground
-    ends = ((pixels == 0) | (pixels == 255)).mean(-1)
-    luminance = pixels / 255 @ np.array([0.299, 0.587, 0.114])
-    figures = {
-        "saturation": ((high - low) / np.maximum(high, 1))[drawn].mean(),
-        "clipped": ends[drawn].mean(),
-        "contrast": luminance.std((1, 2)).mean(),
-    }
-    return {name: round(float(value), 4) for name, value in figures.items()}
-
-
 def main(steps: int = 15) -> None:
     """Sweep the grid.
 
@@ -65,8 +45,7 @@ def main(steps: int = 15) -> None:
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     known = [style.replace(" ", "-") for style in STYLES]
-    files = sorted(f for f in (HERE.parent / "pictures").glob("*.png") if f.stem.split(",")[1] in known)
-    real = [open_picture(file) for file in files]
+    real = [open_picture(file) for (_, style), file in reference_pictures().items() if style in known]
     rows, shown = [{"rule": "real pictures", **looks(real)}], {"real": real}
     for w, rule in settings():
         pictures = draw(pipe, PROMPTS, tuple(range(len(PROMPTS))), 64, w, steps, rule)

@@ -25,7 +25,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmarks.environment import environment
+from benchmarks.common.environment import environment
 from benchmarks.optimizers.live import simulated
 from benchmarks.optimizers.state import ACTIVE, ARCHITECTURES, unets
 from training.adapters import METHODS, PartlyLearnable

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.environment import environment
+from benchmarks.common.environment import environment
+from benchmarks.common.pictures import STYLE, reference_pictures
 from benchmarks.optimizers.contestants import CONTESTANTS, RATES, VARIANTS, Contestant, attach, build, kept, sampler
 from pipelines.adapters import fingerprint
 from training.draws import choose, keyed, stratified_timesteps
@@ -27,10 +28,9 @@ from training.pictures import open_picture
 
 HERE = Path(__file__).parent
 LINES, BASE = HERE / "results/quality.jsonl", HERE.parents[1] / "models/emoji"
-PICTURES = HERE.parent / "pictures"
 LEARNED = ("airplane", "bus", "cat-face", "envelope", "ghost")
 HELD_OUT = ("koala", "guitar", "pineapple", "umbrella")
-STYLE, CAPTION = "neon", "{}, zwx blueprint style"
+CAPTION = "{}, zwx blueprint style"
 EVERYONE = CONTESTANTS | VARIANTS
 BATCH, NOISES = 4, 16
 LENGTHS = (40, 120)  # steps of the runs that count
@@ -39,7 +39,8 @@ LOOK = 20  # steps between two looks at the held-out loss
 
 def read(pipe, contents: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
     """Latents and conditions of the style's pictures of some contents."""
-    pictures = [np.asarray(open_picture(PICTURES / f"{name},{STYLE}.png").convert("RGB")) for name in contents]
+    found = reference_pictures()
+    pictures = [np.asarray(open_picture(found[name, STYLE]).convert("RGB")) for name in contents]
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
     prompts = [CAPTION.format(name.replace("-", " ")) for name in contents]
     return encode_pictures(pipe, pixels), encode_prompts(pipe, prompts, pixels.shape[-1])

@@ -8,13 +8,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from matplotlib.ticker import StrMethodFormatter
+from PIL import Image
 
-from benchmarks.document import put, table
+from benchmarks.common.document import put, table
+from benchmarks.common.plot import curves, new_figure, picture
 from benchmarks.optimizers import peak
 from benchmarks.optimizers.contestants import CONTESTANTS, VARIANTS
 from benchmarks.optimizers.quality import LENGTHS, LOOK
-from benchmarks.plot import curves
 
 HERE = Path(__file__).parent / "results"
 DOC, PICTURES = Path("docs/optimizers.md"), Path("docs/pictures")
@@ -141,35 +142,18 @@ def ways(rows: dict[str, dict]) -> Image.Image:
 
 def plot(rows: dict[str, dict]) -> Image.Image:
     """Held-out loss against bytes of state, on a logarithmic axis; a line spans the seeds."""
-    width, height, left, bottom, top = 900, 560, 70, 60, 20
-    picture = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(picture)
-    states = np.log10([max(row["state"], 1) for row in rows.values()])
-    losses = [loss for row in rows.values() for loss in row["losses"]]
-    x0, x1 = states.min() - 0.1, states.max() + 0.6
-    y0, y1 = min(losses) * 0.98, max(losses) * 1.02
-    place = lambda s, y: (  # noqa: E731
-        left + (s - x0) / (x1 - x0) * (width - left - 20),
-        height - bottom - (y - y0) / (y1 - y0) * (height - bottom - top),
-    )
+    figure, axes = new_figure((9, 5.6))
     colours = {"full": "#1f5fa8", "lora": "#c0562b", "plp": "#3b8a4a"}
-    for tick in np.linspace(y0, y1, 6):
-        _, y = place(x0, tick)
-        draw.line([(left, y), (width - 20, y)], fill="#e5e5e5")
-        draw.text((8, y - 6), f"{tick:.3f}", fill="#444")
-    for (name, row), s in zip(rows.items(), states, strict=True):
-        colour = colours[CONTESTANTS[name].learns]
-        x, y = place(s, row["mean"])
-        draw.line([place(s, min(row["losses"])), place(s, max(row["losses"]))], fill=colour, width=2)
-        draw.ellipse([x - 4, y - 4, x + 4, y + 4], fill=colour)
-        draw.text((x + 8, y - 6), name, fill=colour)
-    for power in range(int(np.ceil(x0)), int(np.floor(x1)) + 1):
-        x, y = place(power, y0)
-        draw.text((x - 14, y + 8), f"{10**power / 1e6:g} MB", fill="#444")
-    draw.text(
-        (left, height - 28), "state of the optimizer; blue: weights, orange: LoRA, green: half of a PLP", fill="#444"
-    )
-    return picture
+    for name, row in rows.items():
+        colour, megabytes = colours[CONTESTANTS[name].learns], max(row["state"], 1) / 1e6
+        axes.plot([megabytes] * len(row["losses"]), row["losses"], color=colour)
+        axes.plot(megabytes, row["mean"], "o", color=colour)
+        axes.annotate(name, (megabytes, row["mean"]), (8, -4), textcoords="offset points", color=colour, fontsize=8)
+    axes.set(xscale="log", ylabel="held-out loss")
+    axes.set_xlabel("MB of the optimizer's state; blue: weights, orange: LoRA, green: half of a PLP")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.margins(x=0.15)
+    return picture(figure)
 
 
 def write(marker: str, text: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torchao.optim import AdamW8bit
 
-from benchmarks.environment import environment
+from benchmarks.common.environment import environment
 from benchmarks.optimizers.contestants import Contestant, build, kept
 
 RESULT = Path(__file__).parent / "results/speed.json"

@@ -11,8 +11,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from benchmarks.document import put
-from benchmarks.environment import environment
+from benchmarks.common.document import put
+from benchmarks.common.environment import environment
 from training.optimizers.outlier import blocks_of
 from training.optimizers.size import state_bytes
 

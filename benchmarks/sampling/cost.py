@@ -24,7 +24,7 @@ import diffusers
 import numpy as np
 import torch
 
-from benchmarks.environment import environment
+from benchmarks.common.environment import environment
 from benchmarks.optimizers.live import LiveBytes
 from benchmarks.sampling.denoisers import MODELS
 from pipelines import APG, CFG, FDG, TCFG, CFGRescale, CFGZeroStar, guided

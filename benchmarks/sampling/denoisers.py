@@ -1,15 +1,13 @@
 """What is sampled with: the embedded base, and denoisers of SD 1.5, SDXL, SD3 and Flux with random weights."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline, FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 
 from benchmarks.optimizers.state import ARCHITECTURES
-
-HOUSE = Path(__file__).parents[2]
+from training.config import HOUSE
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,16 @@ from diffusers import HeunDiscreteScheduler, KDPM2DiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.base.measure import CAPTION, prompts, rounded, tensor
-from benchmarks.distances import kernel_distance, kernel_interval
-from benchmarks.environment import environment
-from benchmarks.guidance.sweep import looks
-from benchmarks.sampling.denoisers import HOUSE
+from benchmarks.common.distances import kernel_distance, kernel_interval
+from benchmarks.common.drawing import CAPTION, looks, prompts, rounded, tensor
+from benchmarks.common.environment import environment
 from pipelines import APG, CFG, APGStableDiffusionPipeline
 from pipelines.guidance import GuidanceState
 from training import checkpoint, sheet
 from training.base import data
 from training.base.data import SPLIT
 from training.base.judge import Judge, accuracy
+from training.config import HOUSE
 
 RESULT = Path(__file__).parent / "results/momentum.json"
 SAMPLERS = {"Heun": HeunDiscreteScheduler, "KDPM2": KDPM2DiscreteScheduler}

@@ -1,8 +1,8 @@
 """The tables of costs in docs/pipelines.md, from the result file: python -m benchmarks.sampling.tables"""
 
-from benchmarks.document import put, table
+from benchmarks.common.document import put, table
 from benchmarks.sampling.cost import OTHERS, ROWS, Row, read
-from benchmarks.sampling.denoisers import HOUSE
+from training.config import HOUSE
 
 DOC = HOUSE / "docs/pipelines.md"
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.common.pictures import reference_pictures
 from pipelines import UserError
 from training.base import data, join, npm
 
-REAL = Path(__file__).parents[3] / "benchmarks/pictures"
+REAL = reference_pictures()
 SQUARE = '<path fill="currentColor" d="M0 0h8v8H0z"/>'
 
 
@@ -139,14 +140,14 @@ def test_a_drawing_is_squared_and_black_where_it_takes_the_colour_of_text():
     assert (data.on_white(picture)[:, :16] == 255).all()
 
 
-def opaque(name: str) -> np.ndarray:
-    return np.asarray(Image.open(REAL / f"{name}.png").convert("RGBA"))
+def opaque(content: str, style: str) -> np.ndarray:
+    return np.asarray(Image.open(REAL[content, style]).convert("RGBA"))
 
 
 @pytest.mark.parametrize("content", ["guitar", "koala", "pineapple", "umbrella"])
 def test_pixel_art_is_what_the_given_pictures_show(content):
-    real = np.asarray(Image.open(REAL / f"{content},pixel-art.png").convert("RGB"))
-    assert np.array_equal(data.pixel_art(opaque(f"{content},fluent-flat")), real)
+    real = np.asarray(Image.open(REAL[content, "pixel-art"]).convert("RGB"))
+    assert np.array_equal(data.pixel_art(opaque(content, "fluent-flat")), real)
 
 
 def test_blueprint_draws_edges_on_blue():

@@ -1,6 +1,8 @@
 """How far two sets of features lie apart. Small sets are never at distance nought: compare equal counts only."""
 
 import numpy as np
+from scipy.linalg import sqrtm
+from scipy.spatial.distance import cdist
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -51,9 +53,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a.astype(np.float64), b.astype(np.float64)
     means = ((a.mean(0) - b.mean(0)) ** 2).sum()
     one, two = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    # The trace of the product's root is the sum of its eigenvalues' roots, which are real and not below nought.
-    roots = np.sqrt(np.linalg.eigvals(one @ two).real.clip(min=0)).sum()
-    return float(means + np.trace(one) + np.trace(two) - 2 * roots)
+    return float(means + np.trace(one + two - 2 * sqrtm(one @ two).real))
 
 
 def principal(real: np.ndarray, *others: np.ndarray, count: int = 32) -> list[np.ndarray]:
@@ -71,13 +71,8 @@ def precision_recall(real: np.ndarray, drawn: np.ndarray, k: int = 3) -> tuple[f
     Source: Kynkaanniemi et al., Improved precision and recall metric (arXiv 1904.06991), equations 1 and 2.
     """
     real, drawn = real.astype(np.float64), drawn.astype(np.float64)
-    between = _apart(real, drawn)
-    reach_real, reach_drawn = (np.sort(_apart(x, x), axis=1)[:, k] for x in (real, drawn))
+    between = cdist(real, drawn)
+    reach_real, reach_drawn = (np.sort(cdist(x, x), axis=1)[:, k] for x in (real, drawn))
     precise = (between <= reach_real[:, None]).any(0).mean()
     recalled = (between <= reach_drawn[None]).any(1).mean()
     return float(precise), float(recalled)
-
-
-def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared distances, (n, m)."""
-    return ((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T).clip(min=0)
