@@ -12,6 +12,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from app import figures
+from app.copies import Copies
 from app.library import Library
 from app.pages import QUICK
 from app.painter import LARGEST_SEED, Model, Painter, Stopped, default_rule, settings_of
@@ -32,7 +33,7 @@ class PlayPage:
     add_new: Callable
 
 
-def build(library: Library, sample: Customization, painter: Painter) -> PlayPage:
+def build(library: Library, sample: Customization, painter: Painter, copies: Copies) -> PlayPage:
     stops: dict[str, threading.Event] = {}  # one for each page that draws
 
     def model_of(name: str) -> tuple[Model, Customization]:
@@ -139,12 +140,12 @@ def build(library: Library, sample: Customization, painter: Painter) -> PlayPage
                 return gr.skip(), figures.note("Stopped."), gr.skip()
             # Compared pictures of one seed stand side by side.
             ordered = [picture for together in zip(*drawn, strict=True) for picture in together]
-            folder = Path(tempfile.mkdtemp(prefix="joinery-"))
             shown = []
-            for label, picture, own in ordered:
-                stem = "-".join(filter(None, [own.adapter or model.name.split("/")[-1], label, f"seed-{own.seed}"]))
-                caption = label or f"seed {own.seed}"
-                shown.append((str(own.save(picture, folder / f"{stem}.png")), caption))
+            with tempfile.TemporaryDirectory() as folder:
+                for label, picture, own in ordered:
+                    stem = "-".join(filter(None, [own.adapter or model.name.split("/")[-1], label, f"seed-{own.seed}"]))
+                    caption = label or f"seed {own.seed}"
+                    shown.append((str(copies.add(own.save(picture, Path(folder) / f"{stem}.png"))), caption))
             return gr.Gallery(shown, selected_index=None), "", seed
 
         return handler

@@ -7,6 +7,7 @@ import gradio as gr
 
 from app import figures, jobs
 from app.checks import check
+from app.copies import Copies
 from app.form import ProjectForm, files
 from app.library import Library
 from app.pages import QUICK, optimizer
@@ -37,7 +38,7 @@ class ProjectPage:
     note: gr.HTML
 
 
-def build(library: Library, sample: Customization) -> ProjectPage:
+def build(library: Library, sample: Customization, copies: Copies) -> ProjectPage:
     form = ProjectForm(sample)
     gr.Markdown(
         "Show what a thing looks like, and what a style looks like. Joinery learns each apart and joins them in one "
@@ -46,8 +47,8 @@ def build(library: Library, sample: Customization) -> ProjectPage:
     )
     name = gr.Textbox(sample.name, label="Project name", max_lines=1, elem_id="project-name")
     with gr.Row(equal_height=False):
-        content = _concept("content", sample, "What is shown: a thing, an animal, a person. 3 to 10 pictures.")
-        style = _concept("style", sample, "How it is shown. 1 to 10 pictures in that style.")
+        content = _concept("content", sample, copies, "What is shown: a thing, an animal, a person. 3 to 10 pictures.")
+        style = _concept("style", sample, copies, "How it is shown. 1 to 10 pictures in that style.")
     preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info="Fits the numbers below to a base model.")
     base, method, rank, layers, compander, scale, break_steps, make_steps, seed, *moves = form.numbers(sample.preset)
     with gr.Accordion("Advanced", open=False):
@@ -132,12 +133,12 @@ def start_run(library: Library, form: ProjectForm, values: tuple) -> Run:
     return run
 
 
-def _concept(concept: str, sample: Customization, info: str) -> list[gr.components.Component]:
+def _concept(concept: str, sample: Customization, copies: Copies, info: str) -> list[gr.components.Component]:
     """A column: pictures, what is found in them, and their words."""
     settings = getattr(sample, concept)
     with gr.Column(min_width=320):
         gr.Markdown(f"### {concept.capitalize()}\n{info}")
-        shown = [(str(path), _own_caption(path)) for path in find_pictures(settings.pictures)]
+        shown = [(str(copies.of(path)), _own_caption(path)) for path in find_pictures(settings.pictures)]
         pictures = gr.Gallery(
             shown,
             label=f"Pictures of the {concept}",

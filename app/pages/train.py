@@ -6,6 +6,7 @@ from pathlib import Path
 import gradio as gr
 
 from app import figures, jobs
+from app.copies import Copies
 from app.library import Library
 from app.pages import QUICK
 from pipelines.errors import UserError
@@ -21,7 +22,7 @@ class TrainPage:
     timer: gr.Timer
 
 
-def build(library: Library) -> TrainPage:
+def build(library: Library, copies: Copies) -> TrainPage:
     with gr.Row(equal_height=False):
         with gr.Column(min_width=320):
             chosen = gr.Dropdown([], label="Run", info="Newest first.", elem_id="run")
@@ -70,7 +71,7 @@ def build(library: Library) -> TrainPage:
         now = [name, [path.name for path in paths]]
         if now == before:
             return gr.skip(), gr.skip()
-        pictures = [(str(path), _title(path)) for path in paths]
+        pictures = [(str(copies.of(path)), _title(path)) for path in paths]
         selected = len(pictures) - 1 if pictures else None
         return gr.Gallery(pictures, visible=bool(pictures), selected_index=selected), now
 

@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from app import jobs
 from app.__main__ import HOUSE
+from app.copies import Copies
 from app.recipe import Recipe
 from app.studio import build as studio_page
 
@@ -160,8 +161,8 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
         assert json.loads(file.metadata()["joinery"])["rank"] == 4
 
 
-def test_only_drawing_waits_in_line(config, library):
-    page = studio_page(library, config)
+def test_only_drawing_waits_in_line(config, library, tmp_path):
+    page = studio_page(library, config, Copies(tmp_path))
     queued = [event for event in page.fns.values() if event.queue is not False]
     assert {event.concurrency_id for event in queued} == {"device"} and len(queued) == 3
 
