@@ -35,20 +35,21 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
         )
         with gr.Tabs(selected="project") as tabs:
             with gr.Tab("1  Project", id="project"):
-                projects = project.build(library, sample, copies)
+                projects = project.build(library, form, copies)
             with gr.Tab("2  Train", id="train"):
-                trains = train.build(library, copies)
+                trains = train.build(library, copies, projects.fields.spell)
             with gr.Tab("3  Play", id="play"):
                 plays = play.build(library, sample, Painter(), copies)
 
         known = gr.State([])  # the finished runs that the page offers
 
-        def start(*values):
+        def start(given: dict) -> dict:
             try:
-                run = project.start_run(library, form, values)
+                run = project.start_run(library, form, projects.fields.read(given))
             except UserError as error:
-                return figures.note(str(error), "error"), gr.skip(), gr.skip()
-            return "", train.choices(library, run.folder.name), gr.Tabs(selected="train")
+                return {projects.note: figures.note(str(projects.fields.in_labels(error)), "error")}
+            chosen = train.choices(library, run.folder.name)
+            return {projects.note: "", trains.run: chosen, tabs: gr.Tabs(selected="train")}
 
         def open_page():
             """A page that is opened, or opened again, shows the run that is being trained."""
@@ -58,7 +59,9 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
         def play_with(name: str):
             return gr.Tabs(selected="play"), *plays.offer(name)
 
-        projects.start.click(start, projects.fields, [projects.note, trains.run, tabs], trigger_mode="once", **QUICK)
+        projects.start.click(
+            start, projects.fields.all, [projects.note, trains.run, tabs], trigger_mode="once", **QUICK
+        )
         page.load(open_page, None, [trains.run, tabs, *plays.shown], **QUICK)
         trains.play.click(play_with, trains.run, [tabs, *plays.shown], **QUICK)
         trains.timer.tick(plays.add_new, [plays.run, known], [*plays.shown, known], **QUICK)
