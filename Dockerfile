@@ -1,5 +1,5 @@
 # The studio in a container:
-#   docker build -t joinery . && docker run -p 127.0.0.1:7860:7860 -v joinery:/data joinery
+#   docker build -t joinery . && docker run -e JOINERY_PASSWORD=... -p 127.0.0.1:7860:7860 -v joinery:/data joinery
 # With a GPU: --build-arg REQUIREMENTS=requirements-gpu.txt, and `docker run --gpus all`.
 # Without one, a far smaller image: --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 ARG BASE=python:3.11-slim

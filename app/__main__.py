@@ -21,6 +21,7 @@ from pathlib import Path
 import tyro
 import uvicorn
 
+from app.guard import is_loopback
 from pipelines.errors import UserError
 
 INVALID = 2  # exit code
@@ -32,9 +33,15 @@ class Studio:
     """Open the studio in a browser."""
 
     host: str = "127.0.0.1"
-    """The address to listen on. Any other than this machine's own lets others in: there is no password."""
+    """The address to listen on. Any other than this machine's own lets others in: that needs a password."""
     port: int = 7860
     """The port to listen on."""
+    password: str | None = None
+    """Asked of everyone who opens the studio. JOINERY_PASSWORD does the same, and no list of processes shows it."""
+    open_to_all: bool = False
+    """Let in everyone who reaches --host, without a password."""
+    names: tuple[str, ...] = ()
+    """Host names of this machine beside its own, for example the one that a proxy in front of it has."""
     runs: Path | None = None
     """The folder that holds the runs; `runs` in the data folder if not given."""
     project: Path = HOUSE / "samples" / "project.toml"
@@ -43,13 +50,20 @@ class Studio:
     """Open a browser window too."""
 
     def __call__(self) -> None:
+        password = self.password or os.environ.get("JOINERY_PASSWORD")
         door = listen(self.host, self.port)
+        if not (password or self.open_to_all or is_loopback(door.getsockname()[0])):
+            door.close()
+            raise UserError(
+                f"--host {self.host} lets others in, and there is no password",
+                "Set JOINERY_PASSWORD or --password, or let in everyone with --open-to-all",
+            )
         print("Opening the studio ...", flush=True)
         from app.studio import serve
         from training.run import runs_folder
 
         # A page that is still open keeps connections; they must not keep the studio from closing.
-        application = serve(self.runs or runs_folder(), self.project)
+        application = serve(self.runs or runs_folder(), self.project, password, self.names)
         settings = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=3)
         with door:
             _Server(settings, self.open).run(sockets=[door])

@@ -1,5 +1,6 @@
 """What is shown as HTML: notes, findings, a run's progress, its loss curve. Everything from outside is escaped."""
 
+from collections.abc import Sequence
 from html import escape
 
 from app.checks import Finding
@@ -44,8 +45,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def progress(name: str, job: Job) -> str:
-    """A run's status, stages, progress bar and figures."""
+def progress(name: str, job: Job, stages: Sequence[str] = tuple(STAGES)) -> str:
+    """A run's status, the stages that it has, its progress bar and figures."""
     share = 100 * job.step / job.steps if job.steps else 0
     figures = []
     if job.steps:
@@ -76,7 +77,7 @@ def progress(name: str, job: Job) -> str:
         f'<section class="progress" data-status="{escape(job.status)}" aria-label="Progress">'
         f'<header><span class="badge {escape(job.status)}">{WORDS.get(job.status, escape(job.status))}</span>'
         f"<strong>{escape(name)}</strong></header>"
-        f'<ol class="stages">{_stages(job)}</ol>'
+        f'<ol class="stages">{_stages(job, stages)}</ol>'
         f'<div class="bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}" '
         f'aria-label="Training"><div style="width:{share:.1f}%"></div></div>'
         f"<dl>{cells}</dl><p>{escape(hint)}</p></section>"
@@ -89,15 +90,9 @@ def _matrices(counts: str) -> str:
     return ", ".join(f"{count} {MATRICES.get(kind, kind)}" for count, _, kind in parts)
 
 
-def _stages(job: Job) -> str:
-    names = list(STAGES)
-    at = (
-        len(names)
-        if job.stage == "export" or job.status == "done"
-        else names.index(job.stage)
-        if job.stage in names
-        else -1
-    )
+def _stages(job: Job, names: Sequence[str]) -> str:
+    past = job.stage == "export" or job.status == "done"
+    at = len(names) if past else names.index(job.stage) if job.stage in names else -1
     items = []
     for position, name in enumerate(names):
         state = "past" if position < at else "now" if position == at else "next"

@@ -1,105 +1,72 @@
 """Between the project page's fields and a customization."""
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.pages.optimizer import entered
+from app.pages.optimizer import SHARED, entered
 from pipelines.errors import UserError
 from training import Customization
-from training.config import PRESETS
+from training.config import PRESETS, Concept, Content, Style
 from training.optimizers.settings import OPTIMIZERS, Learning
+
+CONCEPTS = {"content": Content, "style": Style}
+SHOWN = ("class_word", "placeholder", "caption")  # of a concept, as text
 
 
 @dataclass(frozen=True)
 class ProjectForm:
-    """Reads the fields, and says what they start with."""
+    """Reads the fields, and says what they start with. Their names are the configuration's keys."""
 
     sample: Customization
 
-    def read(
-        self,
-        name: str,
-        content_pictures: list | None,
-        content_word: str,
-        content_placeholder: str,
-        content_caption: str,
-        style_pictures: list | None,
-        style_word: str,
-        style_placeholder: str,
-        style_caption: str,
-        preset: str,
-        base: str,
-        method: str,
-        rank: float,
-        layers: str,
-        compander: bool,
-        compander_scale: float,
-        break_steps: float,
-        make_steps: float,
-        seed: float,
-        optimizer: str,
-        lr: float,
-        make_lr: float,
-        *settings: Any,
-    ) -> tuple[Customization, dict[str, list[tuple[Path, str | None]]]]:
+    def read(self, values: Mapping[Hashable, Any]) -> tuple[Customization, dict[str, list[tuple[Path, str | None]]]]:
         """The customization that the fields describe, and its pictures with their own captions.
 
         Args:
-            settings: the values of all the optimizers' slots.
+            values: of all fields, and of all the optimizers' slots.
 
         Raises:
             UserError: a value is out of range.
         """
-        pictures = {"content": files(content_pictures), "style": files(style_pictures)}
+        pictures = {concept: files(values[f"{concept}.pictures"]) for concept in CONCEPTS}
         if not any(pictures.values()):
             raise UserError("There are no pictures yet", "Add some of a content, of a style, or of both")
         # What the page does not show comes from the sample project, or from another preset's own defaults.
+        preset = values["preset"]
         data: dict[str, Any] = self.sample.model_dump(by_alias=True) if preset == self.sample.preset else {}
-        for table in ("adapter", "steps"):
-            data.setdefault(table, {})
-        concepts = {
-            "content": (self.sample.content, content_word, content_placeholder, content_caption),
-            "style": (self.sample.style, style_word, style_placeholder, style_caption),
-        }
-        for concept, (sample, word, placeholder, caption) in concepts.items():
-            if not pictures[concept]:  # the other is learned alone
-                data[concept] = None
-                continue
-            own = word.strip() != sample.class_word  # what suits the sample's concept may not suit another
-            if own or placeholder.strip() != sample.placeholder:
-                data.get("samples", {}).pop("prompt", None)  # the sample project's prompt names its own
-            data[concept] = sample.model_dump(exclude={"mirror", "short_captions"} if own else None) | {
-                "pictures": [path for path, _ in pictures[concept]],
-                "class_word": word.strip(),
-                "placeholder": placeholder.strip(),
-                "caption": caption.strip(),
-            }
-        data |= {"name": name.strip() or "my project", "preset": preset, "base": base.strip(), "seed": seed}
-        data["adapter"] |= {"method": method, "rank": rank, "layers": layers}
-        data["adapter"] |= {"compander": compander, "compander_scale": compander_scale}
-        data["steps"] |= {"break": break_steps, "make": make_steps}
-        data["optimizer"] = {"name": optimizer, "lr": lr, "make_lr": make_lr} | entered(optimizer, settings)
+        for concept in CONCEPTS:
+            data[concept] = self._concept(data, concept, values, pictures[concept]) if pictures[concept] else None
+        # Another optimizer's settings are not this one's.
+        data["optimizer"] = entered(values["optimizer.name"], values)
+        for key, value in values.items():
+            table, _, name = key.rpartition(".") if isinstance(key, str) else ("", "", "")
+            if name and table not in CONCEPTS:
+                place = data.setdefault(table, {}) if table else data
+                place[name] = value.strip() if isinstance(value, str) else value
+        data["name"] = data["name"] or "my project"
         return Customization(**data), {concept: shown for concept, shown in pictures.items() if shown}
 
-    def numbers(self, preset: str) -> tuple:
-        """What the advanced fields start with, from `base` on; the optimizer's own settings are `optimizer`'s."""
+    def _concept(self, data: dict, concept: str, values: Mapping[Hashable, Any], pictures: list) -> dict[str, Any]:
+        sample = self.concept(concept)
+        shown = {name: values[f"{concept}.{name}"].strip() for name in SHOWN}
+        own = shown["class_word"] != sample.class_word  # what suits the sample's concept may not suit another
+        if own or shown["placeholder"] != sample.placeholder:
+            data.get("samples", {}).pop("prompt", None)  # the sample project's prompt names its own
+        kept = sample.model_dump(exclude={"mirror", "short_captions"} if own else None)
+        return kept | {"pictures": [path for path, _ in pictures]} | shown
+
+    def concept(self, name: str) -> Concept:
+        """The sample project's content or style; if it has none, one without words."""
+        return getattr(self.sample, name) or CONCEPTS[name](pictures=[name])
+
+    def start(self, preset: str) -> dict[str, Any]:
+        """What the fields below the pictures start with; the optimizer's own settings are `optimizer`'s."""
         config = self._start(preset)
-        adapter, steps, optimizer = config.adapter, config.steps, config.optimizer
-        return (
-            _short(config),
-            adapter.method,
-            adapter.rank,
-            adapter.layers,
-            adapter.compander,
-            adapter.compander_scale,
-            steps.break_,
-            steps.make,
-            config.seed,
-            optimizer.name,
-            optimizer.lr,
-            optimizer.make_lr,
-        )
+        data = config.model_dump(by_alias=True, include={"adapter": True, "steps": True, "optimizer": SHARED})
+        tables = {f"{table}.{name}": value for table, settings in data.items() for name, value in settings.items()}
+        return tables | {"base": _short(config), "seed": config.seed}
 
     def optimizer(self, preset: str, name: str | None = None) -> Learning:
         """What an optimizer starts with: the preset's settings if they are its, else its own.

@@ -41,6 +41,10 @@ class Library:
                 return run
         raise UserError(f"There is no run {name!r} in {self.folder.name}", "Choose another one")
 
+    def stages(self, run: Run) -> list[str]:
+        """The names of the stages that a run has: without a style there is no stage for it, and nothing to join."""
+        return [stage.name for stage in plan(Customization.load(run.config)) if stage.steps]
+
     def create(self, config: Customization, pictures: dict[str, list[tuple[Path, str | None]]]) -> Run:
         """A new run's folder with its own copies of all pictures, so that it can be moved and resumed years later.
 

@@ -1,13 +1,19 @@
 """The studio: one page, served by one small web application."""
 
+import os
+import tempfile
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import gradio as gr
-from fastapi import FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse
 
 from app import figures, look
+from app.copies import Copies
 from app.form import ProjectForm
+from app.guard import Guard, check_password, shut_fetching
 from app.library import Library
 from app.pages import QUICK, play, project, train
 from app.painter import Painter
@@ -18,7 +24,7 @@ TITLE = "Joinery"
 LARGEST_UPLOAD = "50mb"
 
 
-def build(library: Library, sample: Customization) -> gr.Blocks:
+def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
     """The page. `sample` is the project that is filled in when it opens."""
     form = ProjectForm(sample)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
@@ -29,20 +35,21 @@ def build(library: Library, sample: Customization) -> gr.Blocks:
         )
         with gr.Tabs(selected="project") as tabs:
             with gr.Tab("1  Project", id="project"):
-                projects = project.build(library, sample)
+                projects = project.build(library, form, copies)
             with gr.Tab("2  Train", id="train"):
-                trains = train.build(library)
+                trains = train.build(library, copies, projects.fields.spell)
             with gr.Tab("3  Play", id="play"):
-                plays = play.build(library, sample, Painter())
+                plays = play.build(library, sample, Painter(), copies)
 
         known = gr.State([])  # the finished runs that the page offers
 
-        def start(*values):
+        def start(given: dict) -> dict:
             try:
-                run = project.start_run(library, form, values)
+                run = project.start_run(library, form, projects.fields.read(given))
             except UserError as error:
-                return figures.note(str(error), "error"), gr.skip(), gr.skip()
-            return "", train.choices(library, run.folder.name), gr.Tabs(selected="train")
+                return {projects.note: figures.note(str(projects.fields.in_labels(error)), "error")}
+            chosen = train.choices(library, run.folder.name)
+            return {projects.note: "", trains.run: chosen, tabs: gr.Tabs(selected="train")}
 
         def open_page():
             """A page that is opened, or opened again, shows the run that is being trained."""
@@ -52,7 +59,9 @@ def build(library: Library, sample: Customization) -> gr.Blocks:
         def play_with(name: str):
             return gr.Tabs(selected="play"), *plays.offer(name)
 
-        projects.start.click(start, projects.fields, [projects.note, trains.run, tabs], trigger_mode="once", **QUICK)
+        projects.start.click(
+            start, projects.fields.all, [projects.note, trains.run, tabs], trigger_mode="once", **QUICK
+        )
         page.load(open_page, None, [trains.run, tabs, *plays.shown], **QUICK)
         trains.play.click(play_with, trains.run, [tabs, *plays.shown], **QUICK)
         trains.timer.tick(plays.add_new, [plays.run, known], [*plays.shown, known], **QUICK)
@@ -60,11 +69,14 @@ def build(library: Library, sample: Customization) -> gr.Blocks:
     return page
 
 
-def serve(runs: Path, sample: Path) -> FastAPI:
+def serve(runs: Path, sample: Path, password: str | None = None, names: Collection[str] = ()) -> FastAPI:
     """The web application: the page at /, adapters to download, and a health check.
 
+    Args:
+        password: asked of everyone, but not for the health check.
+        names: host names under which it answers beside this machine's own.
     Raises:
-        UserError: the sample project cannot be read, or the folder for runs cannot be made.
+        UserError: the sample project or its pictures cannot be read, or the folder for runs cannot be made.
     """
     library = Library(runs.resolve())
     try:
@@ -72,13 +84,30 @@ def serve(runs: Path, sample: Path) -> FastAPI:
     except OSError as error:
         raise UserError(f"The folder {runs} cannot be made ({error.strerror})", "Name another with --runs") from None
     customization = Customization.load(sample)
-    server = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    # What is uploaded, drawn and copied; Gradio serves files of this folder, and of no other.
+    temporary = tempfile.TemporaryDirectory(prefix="joinery-", ignore_cleanup_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = temporary.name
+    shut_fetching()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        temporary.cleanup()
+
+    server = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    server.add_middleware(Guard, names=names)
+
+    def signed_in(request: Request) -> None:
+        """Gradio's own check is for its own routes."""
+        cookies = (request.cookies.get(f"access-token{kind}-{gradio.cookie_id}") for kind in ("", "-unsecure"))
+        if password and not any(cookie in gradio.tokens for cookie in cookies):
+            raise HTTPException(401, "Open the studio and sign in first.")
 
     @server.get("/healthz")
     def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @server.get("/adapters/{name}.safetensors")
+    @server.get("/adapters/{name}.safetensors", dependencies=[Depends(signed_in)])
     def adapter(name: str) -> FileResponse:
         """A finished run's adapter, under a name that tells which."""
         try:
@@ -89,14 +118,15 @@ def serve(runs: Path, sample: Path) -> FastAPI:
             raise HTTPException(404, f"The run {name} has no adapter yet.")
         return FileResponse(run.adapter, filename=f"{name}.safetensors", media_type="application/octet-stream")
 
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         server,
-        build(library, customization),
+        build(library, customization, Copies(Path(temporary.name) / "copies")),
         path="/",
+        auth=check_password(password) if password else None,
+        auth_message="Any user name will do; the password is the studio's.",
         theme=look.THEME,
         css=look.CSS,
         head=look.HEAD,
-        allowed_paths=[str(library.folder), str(sample.resolve().parent)],
         max_file_size=LARGEST_UPLOAD,
         footer_links=["settings"],
         run_history=False,
@@ -104,3 +134,5 @@ def serve(runs: Path, sample: Path) -> FastAPI:
         pwa=False,
         ssr_mode=False,
     )
+    gradio = server.routes[-1].app
+    return server

@@ -24,10 +24,11 @@ PATIENCE = 120_000  # milliseconds
 
 
 @contextmanager
-def studio(runs: Path, project: Path) -> Iterator[str]:
+def studio(runs: Path, project: Path, password: str | None = None) -> Iterator[str]:
     """The address of a studio that shows a folder of runs; it closes with the context."""
     with listen("127.0.0.1", 0) as door:
-        server = uvicorn.Server(uvicorn.Config(serve(runs, project), log_level="error", timeout_graceful_shutdown=1))
+        application = serve(runs, project, password)
+        server = uvicorn.Server(uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, args=([door],), daemon=True)
         thread.start()
         while not server.started:

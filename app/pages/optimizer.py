@@ -1,5 +1,6 @@
 """The settings of the chosen optimizer, as fields made from its own model: none of them is listed here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal, get_args, get_origin
@@ -14,7 +15,7 @@ from training.bounds import allowed, choices
 from training.optimizers.settings import OPTIMIZERS, Learning
 from training.packages import installed, require
 
-ELSEWHERE = {"name", "lr", "make_lr"}  # every optimizer has these, and the page shows them first
+SHARED = {"name", "lr", "make_lr"}  # every optimizer has these, and the page shows them first
 ABSENT = "absent"  # a class of the style sheet
 
 
@@ -55,20 +56,19 @@ def slots() -> list[Slot]:
     return sorted(dict.fromkeys(every), key=lambda slot: every.count(slot) > len(OPTIMIZERS) / 2)
 
 
-def fields(settings: Learning) -> list[gr.components.Component]:
+def fields(settings: Learning) -> dict[Slot, gr.components.Component]:
     """A field for each slot; those of an optimizer's own settings are shown."""
-    return [slot.field(**shown) for slot, shown in zip(slots(), _shown(settings), strict=True)]
+    return {slot: slot.field(**shown) for slot, shown in _shown(settings).items()}
 
 
-def show(settings: Learning) -> list:
-    """Updates: of what is said of the optimizer, and of the fields."""
-    return [about(settings.name), *(gr.update(**shown) for shown in _shown(settings))]
+def show(settings: Learning) -> dict[Slot, dict]:
+    """Updates of the fields."""
+    return {slot: gr.update(**shown) for slot, shown in _shown(settings).items()}
 
 
-def entered(name: str, values: tuple) -> dict[str, Any]:
+def entered(name: str, values: Mapping[Any, Any]) -> dict[str, Any]:
     """An optimizer's own settings among the values of all slots."""
-    own = _own(OPTIMIZERS[name])
-    return {slot.name: value for slot, value in zip(slots(), values, strict=True) if slot in own}
+    return {slot.name: values[slot] for slot in _own(OPTIMIZERS[name])}
 
 
 def about(name: str) -> str:
@@ -81,19 +81,19 @@ def about(name: str) -> str:
     return said
 
 
-def _shown(settings: Learning) -> list[dict[str, Any]]:
+def _shown(settings: Learning) -> dict[Slot, dict[str, Any]]:
     own = _own(type(settings))
-    return [
-        {"value": getattr(settings, slot.name), "info": _meaning(own[slot]), "elem_classes": []}
+    return {
+        slot: {"value": getattr(settings, slot.name), "info": _meaning(own[slot]), "elem_classes": []}
         if slot in own
         else {"elem_classes": [ABSENT]}
         for slot in slots()
-    ]
+    }
 
 
 def _own(kind: type[Learning]) -> dict[Slot, FieldInfo]:
     """The settings of an optimizer that a person can change."""
-    changeable = {name: one for name, one in kind.model_fields.items() if name not in ELSEWHERE and not _fixed(one)}
+    changeable = {name: one for name, one in kind.model_fields.items() if name not in SHARED and not _fixed(one)}
     return {_slot(name, field): field for name, field in changeable.items()}
 
 

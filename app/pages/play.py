@@ -3,7 +3,7 @@
 import random
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -12,6 +12,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from app import figures
+from app.copies import Copies
 from app.library import Library
 from app.pages import QUICK
 from app.painter import LARGEST_SEED, Model, Painter, Stopped, default_rule, settings_of
@@ -32,7 +33,7 @@ class PlayPage:
     add_new: Callable
 
 
-def build(library: Library, sample: Customization, painter: Painter) -> PlayPage:
+def build(library: Library, sample: Customization, painter: Painter, copies: Copies) -> PlayPage:
     stops: dict[str, threading.Event] = {}  # one for each page that draws
 
     def model_of(name: str) -> tuple[Model, Customization]:
@@ -107,7 +108,7 @@ def build(library: Library, sample: Customization, painter: Painter) -> PlayPage
             stop.clear()
             try:
                 seed = random.randrange(RANDOM_SEEDS) if fresh else _whole_seed(seed)
-                model, _ = model_of(name)
+                model, config = model_of(name)
                 if not text.strip():
                     raise UserError("The prompt is empty", "Say what to draw")
                 if show_what == "scales" and not model.run:
@@ -122,7 +123,7 @@ def build(library: Library, sample: Customization, painter: Painter) -> PlayPage
                 )  # fmt: skip
                 rows = {
                     "pictures": {"": {}},
-                    "scales": {label: {"content": c, "style": s} for label, (c, s) in SCALES.items()},
+                    "scales": {label: {"content": c, "style": s} for label, (c, s) in columns(config.concepts).items()},
                     "rules": {n: {"guidance": n, "guidance_settings": settings_of(r)} for n, r in settings.items()},
                 }[show_what]
                 drawn = []
@@ -139,12 +140,12 @@ def build(library: Library, sample: Customization, painter: Painter) -> PlayPage
                 return gr.skip(), figures.note("Stopped."), gr.skip()
             # Compared pictures of one seed stand side by side.
             ordered = [picture for together in zip(*drawn, strict=True) for picture in together]
-            folder = Path(tempfile.mkdtemp(prefix="joinery-"))
             shown = []
-            for label, picture, own in ordered:
-                stem = "-".join(filter(None, [own.adapter or model.name.split("/")[-1], label, f"seed-{own.seed}"]))
-                caption = label or f"seed {own.seed}"
-                shown.append((str(own.save(picture, folder / f"{stem}.png")), caption))
+            with tempfile.TemporaryDirectory() as folder:
+                for label, picture, own in ordered:
+                    stem = "-".join(filter(None, [own.adapter or model.name.split("/")[-1], label, f"seed-{own.seed}"]))
+                    caption = label or f"seed {own.seed}"
+                    shown.append((str(copies.add(own.save(picture, Path(folder) / f"{stem}.png"))), caption))
             return gr.Gallery(shown, selected_index=None), "", seed
 
         return handler
@@ -155,9 +156,9 @@ def build(library: Library, sample: Customization, painter: Painter) -> PlayPage
             model, config = model_of(name)
         except UserError as error:
             return gr.skip(), gr.skip(), gr.skip(), figures.note(str(error), "error")
-        usable = model.run is not None
-        scale = gr.Slider(interactive=usable)
-        return config.sample_prompt, scale, scale, _download(name) if usable else ""
+        learned = config.concepts if model.run else {}
+        scales = [gr.Slider(interactive=concept in learned) for concept in ("content", "style")]
+        return config.sample_prompt, *scales, _download(name) if model.run else ""
 
     def offer(wanted: str | None = None):
         """The runs that can be drawn with, and what follows from the wanted one, or else from the newest."""
@@ -221,6 +222,15 @@ def build(library: Library, sample: Customization, painter: Painter) -> PlayPage
     recipe_fields = [run, prompt, content, style, steps, seed, fresh, rule, scale, negative, *finer]
     source.upload(set_from, [source, run], [*recipe_fields, adapter, note], **QUICK)
     return PlayPage(run, [run, prompt, content, style, adapter], offer, add_new)
+
+
+def columns(learned: Container[str]) -> dict[str, tuple[float, float]]:
+    """The scales that compare what was learned with the base: those of a concept that was not are left out."""
+    return {
+        label: scales
+        for label, scales in SCALES.items()
+        if all(concept in learned for concept, scale in zip(("content", "style"), scales, strict=True) if scale)
+    }
 
 
 def _download(name: str) -> str:

@@ -1,15 +1,19 @@
 """Step 1: pictures of a content and of a style, their words, and the few numbers that matter."""
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
 from app import figures, jobs
 from app.checks import check
+from app.copies import Copies
+from app.fields import Fields
 from app.form import ProjectForm, files
 from app.library import Library
-from app.pages import QUICK, optimizer
+from app.pages import QUICK, goes_with, optimizer
 from pipelines.errors import UserError
 from training import Customization, Run
 from training.packages import require
@@ -32,93 +36,89 @@ LAYERS = [
 
 @dataclass(frozen=True)
 class ProjectPage:
-    fields: list[gr.components.Component]  # in the order in which `ProjectForm.read` takes their values
+    fields: Fields  # named as `ProjectForm.read` takes their values
     start: gr.Button
     note: gr.HTML
 
 
-def build(library: Library, sample: Customization) -> ProjectPage:
-    form = ProjectForm(sample)
+def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
+    sample, fields = form.sample, Fields()
     gr.Markdown(
         "Show what a thing looks like, and what a style looks like. Joinery learns each apart and joins them in one "
         "adapter. A sample project is filled in: start it as it is, or put your own pictures in.",
         elem_classes="lead",
     )
-    name = gr.Textbox(sample.name, label="Project name", max_lines=1, elem_id="project-name")
+    fields.add("name", gr.Textbox(sample.name, label="Project name", max_lines=1, elem_id="project-name"))
     with gr.Row(equal_height=False):
-        content = _concept("content", sample, "What is shown: a thing, an animal, a person. 3 to 10 pictures.")
-        style = _concept("style", sample, "How it is shown. 1 to 10 pictures in that style.")
+        _concept(fields, "content", form, copies, "What is shown: a thing, an animal, a person. 3 to 10 pictures.")
+        _concept(fields, "style", form, copies, "How it is shown. 1 to 10 pictures in that style.")
     preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info="Fits the numbers below to a base model.")
-    base, method, rank, layers, compander, scale, break_steps, make_steps, seed, *moves = form.numbers(sample.preset)
+    fields.add("preset", preset)
+    starts = form.start(sample.preset)
+
+    def add(key: str, kind: type[gr.components.Component], label: str, info: str, **settings: Any) -> None:
+        fields.add(key, kind(value=starts[key], label=label, info=info, **settings))
+
     with gr.Accordion("Advanced", open=False):
-        advanced = [gr.Textbox(base, label="Base model", info="A diffusers folder, a .safetensors file, or a hub id.")]
+        add("base", gr.Textbox, "Base model", "A diffusers folder, a .safetensors file, or a hub id.")
         with gr.Row():
-            advanced += [
-                gr.Dropdown(METHODS, value=method, label="What learns", info="Either way it ends as one adapter."),
-                gr.Number(rank, label="Adapter rank", info="Even. Higher learns more detail.", precision=0),
-                gr.Dropdown(LAYERS, value=layers, label="Layers", info="Where the adapter sits in the base."),
-            ]
+            add("adapter.method", gr.Dropdown, "What learns", "Either way it ends as one adapter.", choices=METHODS)
+            add("adapter.rank", gr.Number, "Adapter rank", "Even. Higher learns more detail.", precision=0)
+            add("adapter.layers", gr.Dropdown, "Layers", "Where the adapter sits in the base.", choices=LAYERS)
         with gr.Row(elem_classes="settings"):
-            advanced += [
-                gr.Checkbox(compander, label="Weight Compander", info="Keeps what the halves learn within bounds."),
-                gr.Number(scale, label="Compander scale", info="Entries stay within 1.57 times this."),
-            ]
+            add("adapter.compander", gr.Checkbox, "Weight Compander", "Keeps what the halves learn within bounds.")
+            add("adapter.compander_scale", gr.Number, "Compander scale", "Entries stay within 1.57 times this.")
         with gr.Row():
-            advanced += [
-                gr.Number(break_steps, label="Steps: apart", info="For each of content and style.", precision=0),
-                gr.Number(make_steps, label="Steps: joined", info="Fine-tunes both together.", precision=0),
-                gr.Number(seed, label="Seed", info="Same seed, same adapter.", precision=0),
-            ]
+            add("steps.break", gr.Number, "Steps: apart", "For each of content and style.", precision=0)
+            add("steps.make", gr.Number, "Steps: joined", "Fine-tunes both together.", precision=0)
+            add("seed", gr.Number, "Seed", "Same seed, same adapter.", precision=0)
         with gr.Row():
-            which = gr.Dropdown(
-                optimizer.names(),
-                value=moves[0],
-                label="Optimizer",
-                info="What moves the weights.",
-                elem_id="optimizer",
-            )
-            rates = [
-                gr.Number(moves[1], label="Learning rate: apart", info="Lower it if the loss jumps."),
-                gr.Number(moves[2], label="Learning rate: joined", info="Usually lower than the other."),
-            ]
-        advanced += [which, *rates]
-        said = gr.HTML(optimizer.about(moves[0]), padding=False, elem_id="optimizer-about")
+            named = {"choices": optimizer.names(), "elem_id": "optimizer"}
+            add("optimizer.name", gr.Dropdown, "Optimizer", "What moves the weights.", **named)
+            add("optimizer.lr", gr.Number, "Learning rate: apart", "Lower it if the loss jumps.")
+            add("optimizer.make_lr", gr.Number, "Learning rate: joined", "Usually lower than the other.")
+        said = gr.HTML(optimizer.about(starts["optimizer.name"]), padding=False, elem_id="optimizer-about")
         with gr.Accordion("The optimizer's own settings", open=False), gr.Row(elem_classes="settings"):
-            settings = optimizer.fields(form.optimizer(sample.preset))
+            for slot, field in optimizer.fields(form.optimizer(sample.preset)).items():
+                fields.add(slot, field, key=f"optimizer.{slot.name}")
     estimate = gr.HTML(padding=False, elem_id="estimate")
     start = gr.Button("Train", variant="primary", elem_id="start")
     note = gr.HTML(padding=False, elem_id="project-note")
 
-    fields = [name, *content, *style, preset, *advanced, *settings]
+    which, rates = fields["optimizer.name"], ("optimizer.lr", "optimizer.make_lr")
 
-    def fit(preset: str) -> tuple:
-        return *form.numbers(preset), *optimizer.show(form.optimizer(preset))
+    def fit(preset: str) -> dict:
+        """What a preset brings, into the fields that follow it."""
+        fresh = {key: value for key, value in form.start(preset).items() if key in fields}
+        chosen = form.optimizer(preset)
+        return fields.write(fresh | optimizer.show(chosen)) | {said: optimizer.about(chosen.name)}
 
-    def switch(preset: str, name: str) -> tuple:
+    def switch(preset: str, name: str) -> dict:
         chosen = form.optimizer(preset, name)
-        return chosen.lr, chosen.make_lr, *optimizer.show(chosen)
+        fresh = dict(zip(rates, (chosen.lr, chosen.make_lr), strict=True))
+        return fields.write(fresh | optimizer.show(chosen)) | {said: optimizer.about(name)}
 
-    preset.input(fit, preset, [*advanced, said, *settings], **QUICK)
-    which.input(switch, [preset, which], [*rates, said, *settings], **QUICK)
-
-    def say_estimate(*values) -> str:
+    def say_estimate(given: dict) -> str:
         try:
-            config, _ = form.read(*values)
+            config, _ = form.read(fields.read(given))
         except UserError:
             return ""  # said in full when training starts
         return figures.note(_estimate(library, config))
 
-    gr.on(None, say_estimate, fields, estimate, **QUICK)  # when the page loads, and when a field changes
+    preset.input(fit, preset, [*fields.all, said], **QUICK)
+    which.input(switch, [preset, which], [*fields.all, said], **QUICK)
+    gr.on(None, say_estimate, fields.all, estimate, **QUICK)  # when the page loads, and when a field changes
+    goes_with(note, fields.all)
     return ProjectPage(fields, start, note)
 
 
-def start_run(library: Library, form: ProjectForm, values: tuple) -> Run:
+def start_run(library: Library, form: ProjectForm, values: Mapping[Hashable, Any]) -> Run:
     """Check everything, put the project in a run folder of its own, and start to train it.
 
     Raises:
         UserError: for all that can be seen to be wrong before the start.
     """
-    config, pictures = form.read(*values)
+    config, pictures = form.read(values)
     require(config.optimizer.name)
     running = library.running()
     if running:
@@ -132,14 +132,14 @@ def start_run(library: Library, form: ProjectForm, values: tuple) -> Run:
     return run
 
 
-def _concept(concept: str, sample: Customization, info: str) -> list[gr.components.Component]:
+def _concept(fields: Fields, concept: str, form: ProjectForm, copies: Copies, info: str) -> None:
     """A column: pictures, what is found in them, and their words."""
-    settings = getattr(sample, concept)
+    settings = form.concept(concept)
     with gr.Column(min_width=320):
         gr.Markdown(f"### {concept.capitalize()}\n{info}")
-        shown = [(str(path), _own_caption(path)) for path in find_pictures(settings.pictures)]
+        given = find_pictures(settings.pictures) if concept in form.sample.concepts else []
         pictures = gr.Gallery(
-            shown,
+            [(str(copies.of(path)), _own_caption(path)) for path in given],
             label=f"Pictures of the {concept}",
             show_label=False,  # the heading says it, and a label would lie over the first picture
             height="auto",
@@ -151,30 +151,22 @@ def _concept(concept: str, sample: Customization, info: str) -> list[gr.componen
             elem_classes="gallery",
             elem_id=f"{concept}-pictures",
         )
+        fields.add(f"{concept}.pictures", pictures)
         found = gr.HTML(padding=False, elem_id=f"{concept}-findings")
+
+        def add(name: str, label: str, info: str, **shown: Any) -> None:
+            field = gr.Textbox(getattr(settings, name), label=label, info=info, **shown)
+            fields.add(f"{concept}.{name}", field, of=f"the {concept}")
+
         with gr.Row():
-            word = gr.Textbox(
-                settings.class_word,
-                label="Class word",
-                info="The nearest that the base knows.",
-                max_lines=1,
-                min_width=120,
-            )
-            placeholder = gr.Textbox(
-                settings.placeholder, label="Placeholder", info="Stands for it in prompts.", max_lines=1, min_width=120
-            )
-        caption = gr.Textbox(
-            settings.caption,
-            label="Caption",
-            info="For pictures that bring no caption of their own.",
-            max_lines=2,
-        )
+            add("class_word", "Class word", "The nearest that the base knows.", max_lines=1, min_width=120)
+            add("placeholder", "Placeholder", "Stands for it in prompts.", max_lines=1, min_width=120)
+        add("caption", "Caption", "For pictures that bring no caption of their own.", max_lines=2)
 
     def look(value: list | None) -> str:
-        return figures.findings(check(concept, [path for path, _ in files(value)], sample.resolution))
+        return figures.findings(check(concept, [path for path, _ in files(value)], form.sample.resolution))
 
     gr.on(None, look, pictures, found, **QUICK)  # when the page loads, and when the pictures change
-    return [pictures, word, placeholder, caption]
 
 
 def _own_caption(picture: Path) -> str | None:

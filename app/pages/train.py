@@ -1,11 +1,13 @@
 """Step 2: watch a run, cancel it, resume it. The page only looks: training goes on without it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gradio as gr
 
 from app import figures, jobs
+from app.copies import Copies
 from app.library import Library
 from app.pages import QUICK
 from pipelines.errors import UserError
@@ -21,7 +23,8 @@ class TrainPage:
     timer: gr.Timer
 
 
-def build(library: Library) -> TrainPage:
+def build(library: Library, copies: Copies, spell: Callable[[str], str]) -> TrainPage:
+    """The page. `spell` puts the project page's labels in place of the configuration's keys."""
     with gr.Row(equal_height=False):
         with gr.Column(min_width=320):
             chosen = gr.Dropdown([], label="Run", info="Newest first.", elem_id="run")
@@ -43,26 +46,30 @@ def build(library: Library) -> TrainPage:
         visible=False,
     )
     seen, seen_strips = gr.State(None), gr.State(None)
-    view = [progress, curve, cancel, resume, play, seen]
+    view = [progress, curve, cancel, resume, play, note, seen]
 
-    def look(name: str | None, before):
+    def look(name: str | None, before: list | None, said: str) -> dict:
         """The view of a run; nothing is sent while nothing has changed."""
         run = _find(library, name)
         if run is None:
             empty = figures.note("No run yet. Start one under Project, and it appears here.")
-            return empty, "", *[gr.Button(visible=False)] * 3, None
+            return {progress: empty, curve: "", seen: None} | dict.fromkeys(
+                (cancel, resume, play), gr.Button(visible=False)
+            )
         job = jobs.look(run)
+        # Both notes are about a run that is being trained: this one, or the one that another waits for.
+        shown = {note: ""} if said and not job.live and not library.running() else {}
         now = [name, repr(job)]
         if now == before:
-            return [gr.skip()] * len(view)
-        return (
-            figures.progress(name, job),
-            figures.loss_curve(run.read_metrics()),
-            gr.Button(visible=job.live),
-            gr.Button(visible=job.status in jobs.RESUMABLE),
-            gr.Button(visible=job.status == "done"),
-            now,
-        )
+            return shown or gr.skip()
+        return shown | {
+            progress: figures.progress(name, replace(job, message=spell(job.message)), library.stages(run)),
+            curve: figures.loss_curve(run.read_metrics()),
+            cancel: gr.Button(visible=job.live),
+            resume: gr.Button(visible=job.status in jobs.RESUMABLE),
+            play: gr.Button(visible=job.status == "done"),
+            seen: now,
+        }
 
     def look_at_strips(name: str | None, before):
         run = _find(library, name)
@@ -70,7 +77,7 @@ def build(library: Library) -> TrainPage:
         now = [name, [path.name for path in paths]]
         if now == before:
             return gr.skip(), gr.skip()
-        pictures = [(str(path), _title(path)) for path in paths]
+        pictures = [(str(copies.of(path)), _title(path)) for path in paths]
         selected = len(pictures) - 1 if pictures else None
         return gr.Gallery(pictures, visible=bool(pictures), selected_index=selected), now
 
@@ -87,11 +94,11 @@ def build(library: Library) -> TrainPage:
 
     timer = gr.Timer(SECONDS)
     for event in (timer.tick, chosen.change):
-        event(look, [chosen, seen], view, **QUICK)
+        event(look, [chosen, seen, note], view, **QUICK)
         event(look_at_strips, [chosen, seen_strips], [strips, seen_strips], **QUICK)
     chosen.input(lambda: "", None, note, **QUICK)
     cancel.click(ask_to_cancel, chosen, note, **QUICK)
-    resume.click(go_on, chosen, note, **QUICK).then(look, [chosen, seen], view, **QUICK)
+    resume.click(go_on, chosen, note, **QUICK).then(look, [chosen, seen, note], view, **QUICK)
     return TrainPage(chosen, play, timer)
 
 

@@ -6,43 +6,38 @@ import gradio as gr
 import pytest
 from pydantic import Field
 
-from app import jobs
-from app.form import ProjectForm
-from app.pages import optimizer
+from app import figures, jobs
+from app.copies import Copies
+from app.form import SHOWN, ProjectForm
+from app.pages import optimizer, project
 from app.pages.project import start_run
+from app.studio import build
 from pipelines import UserError
+from tests.app.conftest import pictures_of
 from training import packages
 from training.config import PRESETS
 from training.optimizers.settings import OPTIMIZERS, Learning
 
-NUMBERS = (
-    "base method rank layers compander compander_scale break_steps make_steps seed optimizer lr make_lr".split()  # noqa: SIM905
-)
 
-
-def values(config, own=None, **changed) -> tuple:
+def values(config, changed=None, own=None) -> dict:
     """What the page sends: its fields as they start, or changed; `own` are an optimizer's own settings."""
     form = ProjectForm(config)
-    values = {"name": "x"}
+    values = {"name": "x", "preset": config.preset} | form.start(config.preset)
     for concept in ("content", "style"):
-        settings = getattr(config, concept)
-        values[f"{concept}_pictures"] = [(str(path), None) for path in settings.pictures]
-        values |= {f"{concept}_{key}": value for key, value in _words(settings).items()}
-    values |= {"preset": config.preset} | dict(zip(NUMBERS, form.numbers(config.preset), strict=True))
-    assert values.keys() >= changed.keys()
-    values |= changed
-    shown = optimizer.fields(form.optimizer(config.preset, values["optimizer"]))
-    given = {slot.name: field.value for slot, field in zip(optimizer.slots(), shown, strict=True)}
-    assert given.keys() >= (own or {}).keys()
-    return *values.values(), *(given | (own or {})).values()
+        settings = form.concept(concept)
+        pictures = settings.pictures if concept in config.concepts else []
+        values[f"{concept}.pictures"] = [(str(path), None) for path in pictures]
+        values |= {f"{concept}.{name}": getattr(settings, name) for name in SHOWN}
+    assert values.keys() >= (changed or {}).keys()
+    values |= changed or {}
+    slots = optimizer.fields(form.optimizer(config.preset, values["optimizer.name"]))
+    given = {slot: (own or {}).get(slot.name, field.value) for slot, field in slots.items()}
+    assert {slot.name for slot in given} >= (own or {}).keys()
+    return values | given
 
 
-def fields(config, own=None, **changed):
-    return ProjectForm(config).read(*values(config, own, **changed))[0]
-
-
-def _words(concept):
-    return {"word": concept.class_word, "placeholder": concept.placeholder, "caption": concept.caption}
+def fields(config, changed=None, own=None):
+    return ProjectForm(config).read(values(config, changed, own))[0]
 
 
 def test_untouched_fields_are_the_sample_project(config):
@@ -56,26 +51,27 @@ def test_untouched_fields_are_the_sample_project(config):
 
 def test_what_suits_the_sample_concept_is_not_done_to_another(config):
     config.content.mirror = True
-    made = fields(config, content_word="clock")
+    made = fields(config, {"content.class_word": "clock"})
     assert not made.content.mirror and made.content.others == config.content.others
 
 
 def test_the_sample_s_prompt_goes_with_the_sample_s_words(config):
     config.samples.prompt = "sks koala, zwx style, at night"
     assert fields(config).sample_prompt == config.samples.prompt
-    assert fields(config, style_placeholder="qqq").sample_prompt == "sks koala, qqq style"
+    assert fields(config, {"style.placeholder": "qqq"}).sample_prompt == "sks koala, qqq style"
 
 
 def test_a_concept_without_pictures_is_left_out(config):
-    assert fields(config, style_pictures=[]).concepts.keys() == {"content"}
+    assert fields(config, {"style.pictures": []}).concepts.keys() == {"content"}
     with pytest.raises(UserError, match="no pictures yet"):
-        fields(config, style_pictures=None, content_pictures=None)
+        fields(config, {"style.pictures": None, "content.pictures": None})
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_another_optimizer_brings_its_own_settings(config, name):
     chosen = ProjectForm(config).optimizer(config.preset, name)
-    made = fields(config, optimizer=name, lr=chosen.lr, make_lr=chosen.make_lr).optimizer
+    changed = {"optimizer.name": name, "optimizer.lr": chosen.lr, "optimizer.make_lr": chosen.make_lr}
+    made = fields(config, changed).optimizer
     assert made == chosen == OPTIMIZERS[name]()
     assert (made.lr == 1.0) == (name == "prodigy")
 
@@ -92,13 +88,13 @@ def test_the_rates_of_a_preset_go_to_what_they_suit(config):
 
 
 def test_every_optimizer_shows_exactly_its_own_settings():
-    labels = [field.label for field in optimizer.fields(OPTIMIZERS["owlore"]())]
+    labels = [field.label for field in optimizer.fields(OPTIMIZERS["owlore"]()).values()]
     assert len(labels) == len(set(labels))
     for name, kind in OPTIMIZERS.items():
-        about, *updates = optimizer.show(kind())
-        assert kind.__doc__.split(" (")[0].split("'")[0] in about
-        shown = {s.name: u for s, u in zip(optimizer.slots(), updates, strict=True) if "value" in u}
-        absent = [update for update in updates if update["elem_classes"] == [optimizer.ABSENT]]
+        updates = optimizer.show(kind())
+        assert kind.__doc__.split(" (")[0].split("'")[0] in optimizer.about(name)
+        shown = {slot.name: update for slot, update in updates.items() if "value" in update}
+        absent = [update for update in updates.values() if update["elem_classes"] == [optimizer.ABSENT]]
         assert len(shown) + len(absent) == len(updates)
         changeable = kind.model_fields.keys() - {"name", "lr", "make_lr"} - ({"weak"} if name == "prodigy" else set())
         assert shown.keys() == changeable
@@ -117,12 +113,12 @@ def test_every_optimizer_shows_exactly_its_own_settings():
 )
 def test_settings_are_checked_by_the_configuration(config, name, own, words):
     with pytest.raises(UserError, match=words):
-        fields(config, own, optimizer=name)
+        fields(config, {"optimizer.name": name}, own)
 
 
 def test_settings_that_are_entered_are_in_the_project_and_others_do_not_disturb(config):
     own = {"rank": 16, "bits": 32, "basis": "randomized", "stagger": True, "magnitude_lr": "0.25", "beta1": 0.5}
-    made = fields(config, own | {"active": -1, "clip": None}, optimizer="gradnorm-lorp").optimizer
+    made = fields(config, {"optimizer.name": "gradnorm-lorp"}, own | {"active": -1, "clip": None}).optimizer
     changed = OPTIMIZERS["gradnorm-lorp"](**own | {"magnitude_lr": 0.25})
     assert made == changed
 
@@ -139,9 +135,8 @@ def test_a_new_optimizer_appears_by_itself(monkeypatch):
 
     monkeypatch.setitem(OPTIMIZERS, "new", New)
     assert ("new", "new") in optimizer.names()
-    about, *_ = optimizer.show(New())
-    assert "Moves as never before" in about
-    shown = [field for field in optimizer.fields(New()) if optimizer.ABSENT not in field.elem_classes]
+    assert "Moves as never before" in optimizer.about("new")
+    shown = [field for field in optimizer.fields(New()).values() if optimizer.ABSENT not in field.elem_classes]
     fields = {field.label: (type(field), field.value, field.info) for field in shown}
     assert fields["Zeal"] == (gr.Number, 3, "How keen it is. A whole number, at least 1, at most 9.")
     assert fields["Rank"] == (gr.Dropdown, "low", "Of another kind than the others'.")
@@ -153,26 +148,84 @@ def test_an_optimizer_that_is_not_installed_says_how_to_get_it(config, library, 
     assert ("OwLore (not installed)", "owlore") in optimizer.names()
     assert "pip install no_such_package" in optimizer.about("owlore")
     with pytest.raises(UserError, match="pip install no_such_package"):
-        start_run(library, ProjectForm(config), values(config, optimizer="owlore"))
+        start_run(library, ProjectForm(config), values(config, {"optimizer.name": "owlore"}))
     assert library.runs() == []
 
 
 def test_the_method_and_the_compander_are_chosen(config):
-    adapter = fields(config, compander=True, compander_scale=0.25).adapter
+    adapter = fields(config, {"adapter.compander": True, "adapter.compander_scale": 0.25}).adapter
     assert adapter.compander and adapter.compander_scale == 0.25
-    assert fields(config, method="full", optimizer="adamw").adapter.method == "full"
+    assert fields(config, {"adapter.method": "full", "optimizer.name": "adamw"}).adapter.method == "full"
 
 
 @pytest.mark.parametrize(
     "changed, words",
     [
-        ({"method": "full", "compander": True, "optimizer": "adamw"}, "compander is for the halves of an adapter"),
-        ({"method": "full", "optimizer": "lora-plus"}, "lora-plus.*two factors of an adapter"),
-        ({"compander": True, "compander_scale": 0}, "adapter.compander_scale is 0. Set it to a number, more than 0"),
+        (
+            {"adapter.method": "full", "adapter.compander": True, "optimizer.name": "adamw"},
+            "compander is for the halves of an adapter",
+        ),
+        ({"adapter.method": "full", "optimizer.name": "lora-plus"}, "lora-plus.*two factors of an adapter"),
+        (
+            {"adapter.compander": True, "adapter.compander_scale": 0},
+            "adapter.compander_scale is 0. Set it to a number, more than 0",
+        ),
     ],
 )
 def test_pairs_that_cannot_be_are_refused_before_anything_starts(config, library, monkeypatch, changed, words):
     monkeypatch.setattr(jobs, "start", None)
     with pytest.raises(UserError, match=words):
-        start_run(library, ProjectForm(config), values(config, **changed))
+        start_run(library, ProjectForm(config), values(config, changed))
     assert library.runs() == []
+
+
+@pytest.mark.parametrize("missing", ["content", "style"])
+def test_a_project_of_one_concept_alone(config, library, tmp_path, missing):
+    pictures = pictures_of(config)
+    setattr(config, missing, None)
+    page = build(library, config, Copies(tmp_path))
+    galleries = {
+        block.elem_id: block.get_config()["value"] for block in page.blocks.values() if isinstance(block, gr.Gallery)
+    }
+    assert not galleries[f"{missing}-pictures"] and fields(config).concepts == config.concepts
+    # Pictures of the other make it a project of both.
+    both = fields(config, {f"{missing}.pictures": [("x.png", None)], f"{missing}.placeholder": "qqq"})
+    assert both.concepts.keys() == {"content", "style"} and getattr(both, missing).placeholder == "qqq"
+
+    run = library.create(config, {name: pictures[name] for name in config.concepts})
+    (stage,) = library.stages(run)
+    assert stage != missing
+    shown = figures.progress("x", jobs.Job("running", stage=stage), library.stages(run))
+    assert shown.count("<li") == 1 and figures.STAGES[stage] in shown
+
+
+def test_errors_speak_in_the_page_s_labels(config, library, tmp_path):
+    with gr.Blocks():
+        page = project.build(library, ProjectForm(config), Copies(tmp_path))
+    for changed, own, words in (
+        ({"steps.break": 0}, {}, '"Steps: apart" is 0. Set it to a whole number, at least 1'),
+        ({"seed": -1}, {}, '"Seed" is -1. Set it to'),
+        ({"base": " "}, {}, "\"Base model\" is ''."),
+        ({"style.placeholder": "two words"}, {}, "\"Placeholder\" of the style is 'two words'"),
+        ({"style.placeholder": "sks"}, {}, '"Placeholder" of the content and "Placeholder" of the style are both'),
+        ({}, {"eps": 0.5}, '"Eps" is 0.5.'),
+        (
+            {"adapter.method": "full", "optimizer.name": "lora-plus"},
+            {},
+            '"Optimizer" is "LoRA+", whose two rates are for the two factors of an adapter. '
+            'Set "What learns" to "An adapter\'s halves", or choose another optimizer.',
+        ),
+    ):
+        with pytest.raises(UserError) as error:
+            fields(config, changed, own)
+        assert str(page.fields.in_labels(error.value)).startswith(words)
+    # Words that are no keys stay, and so do keys that are no fields.
+    for text in ("The base model 'x' is neither. Set base to a folder", "others.count is 3", "a seed is a number"):
+        assert page.fields.spell(text).replace('"Base model"', "base") == text
+
+
+def test_a_new_field_is_one_line(config):
+    """Whatever is named like a key of the configuration is read into it."""
+    assert fields(config, {}).samples.every == config.samples.every
+    made = ProjectForm(config).read(values(config) | {"samples.every": 7, "resolution": 64})[0]
+    assert made.samples.every == 7 and made.resolution == 64

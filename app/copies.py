@@ -1,0 +1,39 @@
+"""What the page may show of the machine's files: copies of pictures, written anew from their pixels."""
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.pictures import open_picture
+
+
+@dataclass(frozen=True)
+class Copies:
+    """A folder of the studio's own. No byte of a file is in its copy: no metadata, no script, no other format."""
+
+    folder: Path
+
+    def of(self, path: Path) -> Path:
+        """A PNG with the pixels that training sees, under the file's name. Made once for each state of the file.
+
+        Raises:
+            UserError: it is no picture, is damaged, is too small or too large.
+        """
+        state = path.stat() if path.exists() else None
+        identity = [str(path.resolve()), state and state.st_mtime_ns, state and state.st_size]
+        folder = self.folder / hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
+        copy = folder / f"{path.stem}.png"
+        if not copy.exists():
+            picture = open_picture(path)
+            folder.mkdir(parents=True, exist_ok=True)
+            half = copy.with_suffix(".part")
+            picture.save(half, "PNG")
+            half.replace(copy)
+        return copy
+
+    def add(self, path: Path) -> Path:
+        """Take in a file that was just made, under its name, in a folder named by its bytes: equal files are one."""
+        folder = self.folder / hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.move(path, folder / path.name))
