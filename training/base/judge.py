@@ -19,7 +19,7 @@ from training.base.data import SPLIT, Pair, Pictures, to_network, to_pixels
 from training.base.learning import Schedule, train
 from training.base.npm import base_folder
 from training.draws import choose, keyed
-from training.model import device
+from training.model import autocast, device
 
 FOLDS = 8  # one of them is left out of a check
 SMOOTHING = 0.1  # of the labels
@@ -192,7 +192,7 @@ def make(
             ]
         )
         x = augment(pictures.pixels[picked], keyed(recipe.seed, name, "augment", step)).to(device())
-        with torch.autocast(device().type, torch.bfloat16):
+        with autocast():
             style, content = judge(x)
         targets = content_of[picked].to(device())
         loss = F.cross_entropy(style.float(), style_of[picked].to(device()), label_smoothing=SMOOTHING)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from training.model import fast_dtype
+
 MOMENTUM = 0.95
 BETAS, EPS = (0.9, 0.99), 1e-8  # of AdamW
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of a step of Newton and Schulz: the slope at nought is steep
@@ -49,7 +51,7 @@ class Muon(Optimizer):
 def orthogonal(matrix: Tensor) -> Tensor:
     """About the nearest matrix (r, c) with orthonormal rows or columns: its singular values come near 1."""
     a, b, c = COEFFICIENTS
-    x = matrix.bfloat16()
+    x = matrix.to(fast_dtype())
     if tall := x.shape[0] > x.shape[1]:
         x = x.T
     x = x / (x.norm() + 1e-7)
