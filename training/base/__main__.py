@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -13,20 +13,26 @@ from pipelines.errors import UserError
 from training.__main__ import INTERRUPTED, INVALID
 from training.base.npm import base_folder
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+    from training.base.data import Pictures
+
 Config = Literal["tiny", "small", "full"]
 
 
-def data(unseen: bool = False) -> None:
+def data(which: Literal["pictures", "computed", "unseen"] = "pictures") -> None:
     """Download the pinned packages, render all pictures, check their SHA-256.
 
     Args:
-        unseen: the share-alike sets, which only benchmarks look at, in place of the others.
+        which: the sets and the first computed styles; the other computed styles; or the share-alike sets, which only
+            benchmarks look at.
     """
     from training.base import data
 
     began = time.monotonic()
-    sha256 = data.build("unseen" if unseen else "pictures")
-    pictures = data.load("unseen" if unseen else "pictures")
+    sha256 = data.build(which)
+    pictures = data.load(which)
     contents, styles = (len({pair[i] for pair in pictures.pairs}) for i in (0, 1))
     print(f"{len(pictures.pairs)} pictures of {contents} contents in {styles} styles, {time.monotonic() - began:.0f} s")
     print(f"SHA-256 of their pixels: {sha256}, as expected")
@@ -57,23 +63,29 @@ def judge(
         print(out or base_folder() / name)
 
 
-def autoencoder(config: Config = "small", out: Path | None = None) -> None:
+def autoencoder(
+    config: Literal["tiny", "small", "composing", "full"] = "small",
+    start: Path | None = None,
+    out: Path | None = None,
+) -> None:
     """Train the autoencoder on all that is not held out. The same command again goes on where the last one ended.
 
     Args:
         config: which recipe.
+        start: the folder of one to go on from, such as models/emoji/vae, best with `--config composing`.
         out: the folder to write.
     """
     from training.base import autoencoder, data, recipes
 
-    out, pictures = out or base_folder() / f"autoencoder-{config}", data.load()
-    made = autoencoder.make(recipes.AUTOENCODERS[config], autoencoder.trainable(pictures), out)
+    recipe, out, pictures = recipes.AUTOENCODERS[config], out or base_folder() / f"autoencoder-{config}", data.load()
+    begun = _autoencoder(start) if start else None
+    made = autoencoder.make(recipe, _with_computed(autoencoder.trainable(pictures), recipe.computed), out, start=begun)
     held_out = pictures.take(data.held_out_pairs(pictures))
     print(f"{autoencoder.signal_to_noise(made, held_out.pixels):.1f} dB on held-out contents\n{out}")
 
 
 def denoiser(
-    config: Literal["tiny", "small", "longer", "full"] = "small",
+    config: Literal["tiny", "small", "longer", "composing", "unknown-words", "full"] = "small",
     autoencoder: Path | None = None,
     start: Path | None = None,
     out: Path | None = None,
@@ -83,28 +95,43 @@ def denoiser(
     Args:
         config: which recipe.
         autoencoder: the folder of the one whose latents are learned; that of models/emoji is models/emoji/vae.
-        start: the folder of a whole model to go on from, best with `--config longer`; its autoencoder is taken.
+        start: the folder of a whole model to go on from, best with `--config longer` or `composing`; its own
+            autoencoder is taken if no other is named.
         out: the folder to write.
     """
-    from diffusers import AutoencoderKL
-
     from training.base import data, denoiser, recipes
     from training.base.autoencoder import trainable
-    from training.model import device, open_base
+    from training.model import open_base
 
     recipe, out = recipes.DENOISERS[config], out or base_folder() / f"model-{config}"
     if start and not (start / "model_index.json").exists():
         raise UserError(f"{start} holds no model", "Name a folder in diffusers' layout, such as models/emoji")
-    if start and autoencoder:
-        raise UserError("Both a model to start from and an autoencoder are named", "Leave out --autoencoder")
-    folder = start / "vae" if start else autoencoder or base_folder() / f"autoencoder-{config}"
-    if not (folder / "config.json").exists():
-        raise UserError(f"{folder} holds no autoencoder", "Make one: python -m training.base autoencoder")
-    vae = AutoencoderKL.from_pretrained(folder).float().to(device()).eval()
+    vae = _autoencoder(autoencoder or (start / "vae" if start else base_folder() / f"autoencoder-{config}"))
     pictures = data.load()
     begun, words = open_base(str(start)) if start else None, trainable(pictures).pairs
-    denoiser.make(recipe, vae, denoiser.chosen(pictures, recipe.contents), words, out, start=begun)
+    shown = _with_computed(denoiser.chosen(pictures, recipe.contents), recipe.computed)
+    denoiser.make(recipe, vae, shown, words, out, start=begun)
     print(out)
+
+
+def _autoencoder(folder: Path) -> "AutoencoderKL":
+    from diffusers import AutoencoderKL
+
+    from training.model import device
+
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} holds no autoencoder", "Make one: python -m training.base autoencoder")
+    return AutoencoderKL.from_pretrained(folder).float().to(device()).eval()
+
+
+def _with_computed(pictures: "Pictures", share: float) -> "Pictures":
+    """The pictures, and where a recipe has a share of them those of computed styles that may be learned from."""
+    from training.base import data
+
+    if not share:
+        return pictures
+    computed = data.load("computed")
+    return data.both(pictures, computed.take(data.computed_pairs(computed)))
 
 
 COMMANDS = {"data": data, "judge": judge, "autoencoder": autoencoder, "denoiser": denoiser}

@@ -11,13 +11,15 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
+from pipelines.adapters import fingerprint
 from training import sheet
+from training.base.computed import COMPUTED
 from training.base.data import SPLIT, Pictures, to_network, to_pixels
 from training.base.learning import Schedule, train
 from training.base.muon import optimizer_for
 from training.base.npm import base_folder
 from training.draws import choose, keyed
-from training.model import device
+from training.model import autocast, device
 
 LOGVAR = -6.0  # where the log-variance starts and is held: at nought the first minutes are lost to noise
 WHOLE = 0.1  # share of the steps, at the end, that see whole pictures
@@ -30,7 +32,7 @@ HALVED, MISSED, COLOUR = 0.3, 0.1, 0.1  # weights of what makes latents smooth
 class AutoencoderRecipe:
     """How an autoencoder is made: first to give pictures back, then with smooth latents as well.
 
-    `smooth` may have no steps: then the latents stay as the first stage leaves them.
+    Either stage may have no steps. `computed` is the share of each batch that shows computed styles.
     """
 
     widths: tuple[int, ...]
@@ -41,31 +43,39 @@ class AutoencoderRecipe:
     smooth_lr: float = 1e-3
     optimizer: str = "muon"
     flips: bool = True
+    channels: int = 4
+    computed: float = 0.0
     seed: int = 0
 
 
 class Learner(nn.Module):
-    """The autoencoder with the linear map from a latent to its mean colour, which is not kept."""
+    """The autoencoder with the linear map from a latent to its mean colour, which is not kept.
 
-    def __init__(self, recipe: AutoencoderRecipe, size: int):
+    With a `start` it goes on from that autoencoder's weights. Channels beyond its own begin by chance in the encoder,
+    and at zero in the decoder.
+    """
+
+    def __init__(self, recipe: AutoencoderRecipe, size: int, start: AutoencoderKL | None = None):
         super().__init__()
-        levels = len(recipe.widths)
+        levels, channels = len(recipe.widths), recipe.channels
         self.vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
             block_out_channels=recipe.widths,
             layers_per_block=1,
-            latent_channels=4,
+            latent_channels=channels,
             norm_num_groups=8,
             mid_block_add_attention=False,
             sample_size=size,
         )
-        self.colour = nn.Conv2d(4, 3, 1)
+        self.colour = nn.Conv2d(channels, 3, 1)
         with torch.no_grad():
-            self.vae.quant_conv.bias[4:] = LOGVAR
+            self.vae.quant_conv.bias[channels:] = LOGVAR
+        if start:
+            _take_over(self.vae, start)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (n, 3, h, w) in [-1, 1] -> means and log-variances (n, 4, h / 4, w / 4)."""
+        """Pictures (n, 3, h, w) in [-1, 1] -> means and log-variances (n, c, h / 4, w / 4)."""
         return self.vae.quant_conv(self.vae.encoder(x)).chunk(2, 1)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -76,9 +86,9 @@ class Learner(nn.Module):
 
         Args:
             x: pictures (n, 3, h, w) in [-1, 1].
-            noise: standard normal, (n, 4, h / 4, w / 4).
+            noise: standard normal, (n, c, h / 4, w / 4).
         """
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with autocast():
             mean, logvar = self.encode(x)
             mean, logvar = mean.float(), logvar.float()
             scale = SMOOTH_NOISE * mean.detach().std() if smooth else NOISE
@@ -89,7 +99,7 @@ class Learner(nn.Module):
         loss = loss + 5e-4 * mean.square().mean() + 1e-3 * (logvar - LOGVAR).square().mean()
         if smooth:
             half = F.avg_pool2d(mean, 2)
-            with torch.autocast(x.device.type, torch.bfloat16):
+            with autocast():
                 small = self.decode(half).float()
             missed = mean - F.interpolate(half, scale_factor=2, mode="bilinear")
             colour = self.colour(mean) - F.avg_pool2d(x, 4)
@@ -102,8 +112,32 @@ def _both(error: Tensor) -> Tensor:
     return error.abs().mean() + error.square().mean()
 
 
+@torch.no_grad()
+def _take_over(vae: AutoencoderKL, start: AutoencoderKL) -> None:
+    """Copy weights. Of means and log-variances, and of latents, those of `start` come first in theirs."""
+    new, old = vae.config.latent_channels, start.config.latent_channels
+    places = {old: torch.arange(old), 2 * old: torch.cat([torch.arange(old), new + torch.arange(old)])}
+    weights = start.state_dict()
+    for name, weight in vae.state_dict().items():
+        given = weights[name]
+        if given.shape == weight.shape:
+            weight.copy_(given)
+            continue
+        rows, columns = (
+            places[size] if size != whole else torch.arange(size)
+            for size, whole in zip((*given.shape, 1)[:2], (*weight.shape, 1)[:2], strict=True)
+        )
+        if weight.ndim == 1:
+            weight[rows] = given
+            continue
+        if name.startswith(("decoder", "post_quant")):
+            weight.zero_()
+        weight[rows] = 0
+        weight[rows[:, None], columns] = given
+
+
 def trainable(pictures: Pictures) -> Pictures:
-    """All pictures but those of held-out contents, held-out styles and left-out pairs."""
+    """All pictures of the sets but those of held-out contents, held-out styles and left-out pairs."""
     without = {tuple(pair) for pair in SPLIT["left_out_pairs"]}
     kept = [
         pair
@@ -114,19 +148,27 @@ def trainable(pictures: Pictures) -> Pictures:
 
 
 def make(
-    recipe: AutoencoderRecipe, pictures: Pictures, folder: Path, stop_after: float = math.inf
+    recipe: AutoencoderRecipe,
+    pictures: Pictures,
+    folder: Path,
+    stop_after: float = math.inf,
+    start: AutoencoderKL | None = None,
 ) -> AutoencoderKL | None:
     """Train an autoencoder and write it to `folder` as diffusers reads it, its latents centred and scaled.
 
     Args:
         pictures: all that it may learn from.
+        start: one to go on from, with the recipe's widths and at most its channels.
     Returns:
         the autoencoder, or None if it was left off before the end; the same call goes on.
     """
     size = pictures.pixels.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        learner = Learner(recipe, size).to(device())
+        learner = Learner(recipe, size, start).to(device())
+    computed = torch.tensor([style in COMPUTED for _, style in pictures.pairs])
+    groups = [("", (~computed).nonzero().flatten(), 1 - recipe.computed)]
+    groups += [(" computed", computed.nonzero().flatten(), recipe.computed)] if recipe.computed else []
     for name, schedule, lr in (
         ("autoencoder", recipe.schedule, recipe.lr),
         ("smooth", recipe.smooth, recipe.smooth_lr),
@@ -134,11 +176,17 @@ def make(
 
         def loss(step: int, name: str = name, schedule: Schedule = schedule) -> Tensor:
             whole = step >= (1 - WHOLE) * schedule.steps
+            kind = "whole" if whole else "crops"
             count = max(1, schedule.batch // 3) if whole else schedule.batch
-            index = choose(recipe.seed, name, "whole" if whole else "crops", step, count, len(pictures.pairs))
+            index = torch.cat(
+                [
+                    some[choose(recipe.seed, name, kind + of, step, round(share * count), len(some))]
+                    for of, some, share in groups
+                ]
+            )
             generator = keyed(recipe.seed, name, step)
             x = drawn(pictures.pixels[index], size if whole else recipe.crop, recipe.flips, generator)
-            noise = torch.randn((len(x), 4, x.shape[2] // 4, x.shape[3] // 4), generator=generator)
+            noise = torch.randn((len(x), recipe.channels, x.shape[2] // 4, x.shape[3] // 4), generator=generator)
             return learner.loss(x.to(device()), noise.to(device()), smooth=name == "smooth")
 
         def show(path: Path) -> None:
@@ -149,7 +197,7 @@ def make(
         if not schedule.steps:
             continue
         optimizer = optimizer_for(learner, recipe.optimizer, lr)
-        identity = json.dumps([asdict(recipe), len(pictures.pairs)])
+        identity = json.dumps([asdict(recipe), len(pictures.pairs), fingerprint(start) if start else ""])
         place = base_folder() / "runs" / folder.name / name
         done = train(
             name, place, learner, optimizer, loss, schedule, len(pictures.pairs), identity, show, stop_after=stop_after
@@ -179,14 +227,14 @@ def centre(vae: AutoencoderKL, pictures: Pictures) -> None:
     """Move the latents' means into the convolutions beside them, and set `scaling_factor` to 1 / deviation."""
     latents = encode(vae, pictures.pixels)
     mean = latents.mean((0, 2, 3)).to(vae.device)
-    vae.quant_conv.bias[:4] -= mean
+    vae.quant_conv.bias[: len(mean)] -= mean
     vae.post_quant_conv.bias += vae.post_quant_conv.weight[..., 0, 0] @ mean
     vae.register_to_config(scaling_factor=1 / latents.sub(mean.cpu()[:, None, None]).std().item())
 
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
-    """Means of the latents, unscaled, float32 (n, 4, h / 4, w / 4), contiguous, on the CPU."""
+    """Means of the latents, unscaled, float32 (n, c, h / 4, w / 4), contiguous, on the CPU."""
     parts = []
     for some in pixels.split(64):
         x = to_network(some)

@@ -16,19 +16,20 @@ from torch import Tensor
 
 from pipelines.errors import UserError
 from training import checkpoint
-from training.base import join, npm
+from training.base import computed, join, npm
+from training.base.computed import LUMA
 
 SIZE = 64
 # Of all pixels in their order, as resvg-py 0.5.0 and the pinned Pillow draw them.
 SHA256 = {
     "pictures": "ccfd9e2f31bc88c26ae3e7afc374b73f76b580cdd6e3108b9fcd94fc56ce21b6",
+    "computed": "797d39a2b9cafff79103b1bbb83bb745d6748fbb6de41f2f424715c87846fc61",
     "unseen": "a34a94c3eb0bcfa8491efcaa825a7f00e75274dc1e2bfdab59a29b36d5324850",
 }
 SPLIT = json.loads(Path(__file__).with_name("split.json").read_text(encoding="utf-8"))
 
 Pair = tuple[str, str]  # content, style
 
-LUMA = np.array((299, 587, 114))  # thousandths
 PAPER, CHALK, FULL = np.array((24, 62, 140)), np.array((235, 243, 255)), 90_000  # FULL: an edge as bright as chalk
 SHADOW, LIGHT, TONES, GAMMA = np.array((60, 34, 14)), np.array((246, 230, 196)), 5, 0.9
 NIGHT, TUBE, SPREAD = np.array((10, 6, 22)), 80, 1.6  # TUBE: an edge at full light; SPREAD of the glow in pixels
@@ -76,11 +77,31 @@ def held_out_pairs(pictures: Pictures) -> list[Pair]:
     return [pair for pair in pictures.pairs if pair[0] in contents and pair[1] in styles]
 
 
+def computed_pairs(pictures: Pictures, left_out: bool = False) -> list[Pair]:
+    """Pairs of computed styles that may be learned from, or the tenth of them, by a hash, that is left out.
+
+    Held-out contents and held-out styles are in neither.
+    """
+    without = {*SPLIT["held_out_contents"]}
+    styles = computed.COMPUTED.keys() - computed.HELD_OUT
+    known = [pair for pair in pictures.pairs if pair[1] in styles and pair[0] not in without]
+    return [pair for pair in known if (_hash("/".join(pair)) % 10 == 0) == left_out]
+
+
+def both(first: Pictures, second: Pictures) -> Pictures:
+    return Pictures(torch.cat([first.pixels, second.pixels]), first.pairs + second.pairs)
+
+
+def _hash(name: str) -> int:
+    return hashlib.sha256(name.encode()).digest()[0]
+
+
 def load(which: str = "pictures") -> Pictures:
     """The data set from the data folder; made there first if it is missing.
 
     Args:
-        which: "pictures", or "unseen" for the share-alike sets, which nothing may be trained on.
+        which: "pictures", "computed" for the computed styles, or "unseen" for the share-alike sets, which nothing may
+            be trained on.
     Raises:
         UserError: it has to be made and cannot be.
     """
@@ -103,8 +124,7 @@ def build(which: str = "pictures") -> str:
     Raises:
         UserError: resvg-py is missing, a package cannot be had, or the pixels are not those that everybody else has.
     """
-    pictures = _unseen() if which == "unseen" else _rendered()
-    pairs, pixels = zip(*pictures, strict=True)
+    pairs, pixels = zip(*{"pictures": _rendered, "computed": _computed, "unseen": _unseen}[which](), strict=True)
     pixels = np.stack(pixels)
     seen = hashlib.sha256(pixels.tobytes()).hexdigest()
     if seen != SHA256[which]:
@@ -129,9 +149,20 @@ def _rendered() -> Iterator[tuple[Pair, np.ndarray]]:
         for content, picture in render_set(style):
             drawn[style][content] = picture
             yield (content, style), on_white(picture)
-    for style, (source, compute) in COMPUTED.items():
+    for style, (source, compute) in FIRST_COMPUTED.items():
         for content, picture in drawn[source].items():
             yield (content, style), compute(picture)
+
+
+def _computed() -> Iterator[tuple[Pair, np.ndarray]]:
+    """The contents of the split, the held-out ones and a third of the others, in every computed style."""
+    named = {*SPLIT["contents"], *SPLIT["held_out_contents"]}
+    for source in join.SETS:
+        styles = {style: compute for style, (of, compute) in computed.COMPUTED.items() if of == source}
+        for content, picture in render_set(source) if styles else ():
+            if content in named or _hash(content) % 3 == 0:
+                for style, compute in styles.items():
+                    yield (content, style), compute(picture)
 
 
 def _unseen() -> Iterator[tuple[Pair, np.ndarray]]:
@@ -199,7 +230,7 @@ def pixel_art(picture: np.ndarray) -> np.ndarray:
 def blueprint(picture: np.ndarray) -> np.ndarray:
     """The edges of brightness in chalk on blue."""
     luma = (on_white(picture).astype(np.int64) * LUMA).sum(-1)
-    edges = np.minimum(_edges(luma, 255_000), FULL)[..., None]
+    edges = np.minimum(computed.edges(luma, 255_000), FULL)[..., None]
     return ((PAPER * FULL + (CHALK - PAPER) * edges) // FULL).astype(np.uint8)
 
 
@@ -207,7 +238,7 @@ def neon(picture: np.ndarray) -> np.ndarray:
     """The edges as glowing tubes in the drawing's own hues, on night."""
     colours, alpha = picture[..., :3].astype(np.int64), picture[..., 3:].astype(np.int64)
     lit = colours * alpha // 255
-    edges = np.minimum(_edges(lit, 0).max(-1), TUBE) * 255 // TUBE
+    edges = np.minimum(computed.edges(lit, 0).max(-1), TUBE) * 255 // TUBE
     glow = Image.fromarray(edges.astype(np.uint8)).filter(ImageFilter.GaussianBlur(SPREAD))
     light = (7 * edges + 8 * np.asarray(glow).astype(np.int64)) // 10
     brightest = np.maximum(colours.max(-1, keepdims=True), 1)
@@ -223,16 +254,8 @@ def sepia(picture: np.ndarray) -> np.ndarray:
     return ((SHADOW * TONES + (LIGHT - SHADOW) * tones) // TONES).astype(np.uint8)
 
 
-def _edges(values: np.ndarray, outside: int) -> np.ndarray:
-    """How far each pixel is from those above and left of it, in sum."""
-    margin = [(1, 0), (1, 0), *[(0, 0)] * (values.ndim - 2)]
-    padded = np.pad(values, margin, constant_values=outside)
-    here = padded[1:, 1:]
-    return abs(here - padded[:-1, 1:]) + abs(here - padded[1:, :-1])
-
-
-# Style -> the set that it is computed from, and how.
-COMPUTED = {
+# Of the styles that came with the base: the set that each is computed from, and how.
+FIRST_COMPUTED = {
     "pixel art": ("fluent flat", pixel_art),
     "blueprint": ("twemoji", blueprint),
     "neon": ("noto", neon),

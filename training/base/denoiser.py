@@ -17,13 +17,14 @@ from pipelines import CFG
 from pipelines.adapters import fingerprint
 from training import checkpoint, sheet
 from training.base.autoencoder import encode
+from training.base.computed import COMPUTED
 from training.base.data import SPLIT, Pair, Pictures, known_pairs
 from training.base.learning import Schedule, train
 from training.base.muon import optimizer_for
 from training.base.npm import base_folder
 from training.base.tokenizer import make_tokenizer
 from training.draws import choose, keyed, stratified_timesteps
-from training.model import device
+from training.model import autocast, device
 from training.sampling import guided_pipeline
 
 # How a picture is called, and how often.
@@ -52,7 +53,9 @@ class DenoiserRecipe:
 
     `scales` weighs the squared errors of v itself and of its means over 2 x 2 and 4 x 4 positions; timesteps are
     1000 u^`noisy` for a uniform u; `contents` is "split" or "all", which is all but the held-out ones, with
-    `split_share` of each batch from the split's own.
+    `split_share` of each batch from the split's own, and `computed` of it computed styles, of which a share
+    `split_share` again shows the split's contents; `unknown` is how often a caption has an unknown word before the
+    content, and before the style, so that a placeholder means nothing until it is learned.
     """
 
     widths: tuple[int, ...]
@@ -60,6 +63,8 @@ class DenoiserRecipe:
     schedule: Schedule
     contents: str = "split"
     split_share: float = 0.0
+    computed: float = 0.0
+    unknown: float = 0.0
     pieces: int = 2268
     lr: float = 1.5e-3
     optimizer: str = "muon"
@@ -80,8 +85,8 @@ class Drawer(nn.Module):
         return self.unet(noisy, timesteps, encoder_hidden_states=self.text(tokens)[0]).sample
 
 
-def fresh(recipe: DenoiserRecipe, tokenizer: CLIPTokenizer, size: int) -> Drawer:
-    """A model that knows nothing yet, for latents of `size` x `size`."""
+def fresh(recipe: DenoiserRecipe, tokenizer: CLIPTokenizer, size: int, channels: int) -> Drawer:
+    """A model that knows nothing yet, for latents of `size` x `size` and so many channels."""
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -99,6 +104,8 @@ def fresh(recipe: DenoiserRecipe, tokenizer: CLIPTokenizer, size: int) -> Drawer
     lower = len(recipe.widths) - 1
     unet = UNet2DConditionModel(
         sample_size=size,
+        in_channels=channels,
+        out_channels=channels,
         down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * lower),
         up_block_types=(*("CrossAttnUpBlock2D",) * lower, "UpBlock2D"),
         block_out_channels=recipe.widths,
@@ -131,35 +138,38 @@ def make(
     latents = cached_latents(vae, pictures, recipe.flips)
     begun = [fingerprint(part) for part in (start.unet, start.text_encoder)] if start else []
     if start:
-        tokenizer, model = start.tokenizer, Drawer(start.text_encoder, start.unet)
+        tokenizer, model = start.tokenizer, Drawer(start.text_encoder, widened(start.unet, latents.shape[2]))
     else:
         texts = {form.format(content=content, style=style) for content, style in words for form, _ in CAPTIONS}
         tokenizer = make_tokenizer(sorted(texts), recipe.pieces, POSITIONS)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            model = fresh(recipe, tokenizer, latents.shape[-1])
+            model = fresh(recipe, tokenizer, latents.shape[-1], latents.shape[2])
     model = model.float().requires_grad_().train().to(device())
+    model.unet.to(memory_format=torch.channels_last)  # half the time of a step on a CPU
     optimizer = optimizer_for(model, recipe.optimizer, recipe.lr)
     noise_schedule, count = DDPMScheduler.from_config(SCHEDULER.config), len(pictures.pairs)
 
-    own = torch.tensor([i for i, (content, _) in enumerate(pictures.pairs) if content in SPLIT["contents"]])
-    share = round(recipe.split_share * recipe.schedule.batch)
+    groups = _groups(recipe, pictures)
 
     def loss(step: int) -> Tensor:
-        index = choose(recipe.seed, "denoiser", "pictures", step, recipe.schedule.batch - share, count)
-        if share:
-            index = torch.cat([index, own[choose(recipe.seed, "denoiser", "own", step, share, len(own))]])
+        index = torch.cat(
+            [
+                some[choose(recipe.seed, "denoiser", name, step, size, len(some))]
+                for name, (some, size) in groups.items()
+            ]
+        )
         generator = keyed(recipe.seed, "denoiser", step)
         flipped = torch.randint(0, latents.shape[1], (len(index),), generator=generator)
         clean = latents[index, flipped]
-        texts = captions([pictures.pairs[i] for i in index.tolist()], generator)
+        texts = captions([pictures.pairs[i] for i in index.tolist()], generator, recipe.unknown)
         noise = torch.randn(clean.shape, generator=generator)
         uniform = (stratified_timesteps(len(index), 1000, generator) + 0.5) / 1000
         timesteps = (1000 * uniform**recipe.noisy).long().clamp(max=999)
         noisy = noise_schedule.add_noise(clean, noise, timesteps).to(device())
         target = noise_schedule.get_velocity(clean, noise, timesteps).to(device())
         tokens = tokenize(tokenizer, texts).to(device())
-        with torch.autocast(device().type, torch.bfloat16):
+        with autocast():
             error = model(noisy, timesteps.to(device()), tokens).float() - target
         sides = (F.avg_pool2d(error, side).square().mean() for side in (1, 2, 4))
         return sum(weight * side for weight, side in zip(recipe.scales, sides, strict=True))
@@ -188,9 +198,44 @@ def make(
     )
     if not done:
         return None
+    model.unet.to(memory_format=torch.contiguous_format)
     pipe = assemble(vae, model, tokenizer)
     write(pipe, folder)
     return pipe
+
+
+def _groups(recipe: DenoiserRecipe, pictures: Pictures) -> dict[str, tuple[Tensor, int]]:
+    """What each batch is drawn from: name -> indices of pictures, and how many of them a batch has."""
+    own = torch.tensor([content in SPLIT["contents"] for content, _ in pictures.pairs])
+    computed = torch.tensor([style in COMPUTED for _, style in pictures.pairs])
+    groups, sizes = {}, {"": recipe.schedule.batch}
+    if recipe.computed:
+        sizes["computed "] = round(recipe.computed * recipe.schedule.batch)
+        sizes[""] -= sizes["computed "]
+    for kind, size in sizes.items():
+        of_kind = computed if kind else ~computed
+        share = round(recipe.split_share * size)
+        groups[f"{kind}pictures"] = of_kind.nonzero().flatten(), size - share
+        if share:
+            groups[f"{kind}own"] = (of_kind & own).nonzero().flatten(), share
+    return groups
+
+
+def widened(unet: UNet2DConditionModel, channels: int) -> UNet2DConditionModel:
+    """The same denoiser for latents with more channels: it does not hear the new ones, and says zero of them."""
+    old = unet.config.in_channels
+    if channels == old:
+        return unet
+    wider = UNet2DConditionModel.from_config(unet.config, in_channels=channels, out_channels=channels)
+    with torch.no_grad():
+        for name, weight in wider.state_dict().items():
+            given = unet.state_dict()[name]
+            if given.shape == weight.shape:
+                weight.copy_(given)
+            else:
+                weight.zero_()
+                weight[tuple(slice(size) for size in given.shape)] = given
+    return wider
 
 
 def chosen(pictures: Pictures, contents: str) -> Pictures:
@@ -202,10 +247,21 @@ def chosen(pictures: Pictures, contents: str) -> Pictures:
     return pictures.take([pair for pair in kept if pair not in without])
 
 
-def captions(pairs: list[Pair], generator: torch.Generator) -> list[str]:
-    """A caption for each pair, in the form that chance gives it."""
+def captions(pairs: list[Pair], generator: torch.Generator, unknown: float = 0.0) -> list[str]:
+    """A caption for each pair, in the form that chance gives it.
+
+    Args:
+        unknown: how often a word of three chance letters stands before a content, and before a style.
+    """
     weights = torch.tensor([weight for _, weight in CAPTIONS])
     forms = torch.multinomial(weights, len(pairs), replacement=True, generator=generator).tolist()
+    if unknown:
+        there = torch.rand(len(pairs), 2, generator=generator) < unknown
+        letters = torch.randint(97, 123, (len(pairs), 2, 3), generator=generator).tolist()
+        pairs = [
+            tuple(f"{bytes(word).decode()} {name}" if before else name for name, before, word in zip(*row, strict=True))
+            for row in zip(pairs, there.tolist(), letters, strict=True)
+        ]
     return [CAPTIONS[i][0].format(content=c, style=s) for i, (c, s) in zip(forms, pairs, strict=True)]
 
 
@@ -214,7 +270,7 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 
 
 def cached_latents(vae: AutoencoderKL, pictures: Pictures, flips: bool) -> Tensor:
-    """Scaled latents (n, 1 or 2, 4, h, w): as drawn, and mirrored; encoded once for an autoencoder and pictures."""
+    """Scaled latents (n, 1 or 2, c, h, w): as drawn, and mirrored; encoded once for an autoencoder and pictures."""
     identity = json.dumps([fingerprint(vae), vae.config.scaling_factor, pictures.pairs, flips])
     path = base_folder() / "latents.safetensors"
     if path.exists():

@@ -1,5 +1,6 @@
 """The whole recipe, tiny, on drawings made here: autoencoder, denoiser, and the model that comes of them."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,10 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from pipelines import UserError
 from training.base import __main__ as command_line
 from training.base import autoencoder, data, denoiser, muon, recipes, tokenizer
+from training.base.computed import COMPUTED
 from training.base.data import SPLIT, Pictures
 from training.base.learning import Schedule
-from training.draws import keyed
+from training.draws import choose, keyed
 from training.run import Run
 
 
@@ -199,9 +201,66 @@ def test_a_missing_autoencoder_is_told(folder):
         command_line.denoiser(autoencoder=folder / "none")
 
 
-def test_a_model_to_go_on_from_brings_its_own_autoencoder(folder):
+def test_a_model_to_go_on_from_must_be_one(folder):
     with pytest.raises(UserError, match="holds no model"):
         command_line.denoiser(start=folder / "none")
-    (folder / "model_index.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match="Leave out --autoencoder"):
-        command_line.denoiser(start=folder, autoencoder=folder / "none")
+
+
+def test_an_autoencoder_that_is_gone_on_with_gives_the_same_pictures_with_more_channels(pictures):
+    torch.manual_seed(5)
+    recipe = recipes.AUTOENCODERS["tiny"]
+    start = autoencoder.Learner(recipe, 32).vae
+    wider = autoencoder.Learner(replace(recipe, channels=7), 32, start)
+    x = data.to_network(pictures.pixels)
+    means = autoencoder.Learner(recipe, 32, start).encode(x)[0]
+    more, logvar = wider.encode(x)
+    assert more.shape[1] == logvar.shape[1] == 7 and more[:, 4:].std() > 0
+    assert torch.allclose(more[:, :4], means, atol=1e-5)
+    assert torch.allclose(wider.decode(more), start.decode(means).sample, atol=1e-5)
+
+
+def test_a_denoiser_for_more_channels_says_the_same_of_the_old_ones(pictures):
+    torch.manual_seed(5)
+    unet = denoiser.fresh(recipes.DENOISERS["tiny"], tokenizer.make_tokenizer(["fox"], 300, 8), 8, 4).unet
+    wider = denoiser.widened(unet, 6)
+    x, words = torch.randn(2, 6, 8, 8), torch.randn(2, 8, 16)
+    before = unet(x[:, :4], 500, encoder_hidden_states=words).sample
+    after = wider(x, 500, encoder_hidden_states=words).sample
+    assert torch.allclose(after[:, :4], before, atol=1e-6) and not after[:, 4:].any()
+    assert denoiser.widened(unet, 4) is unet
+
+
+@pytest.mark.parametrize("part", ["autoencoder", "denoiser"])
+def test_a_share_of_each_batch_shows_computed_styles(pictures, folder, monkeypatch, part):
+    style = next(iter(COMPUTED))
+    both = data.both(pictures, Pictures(255 - pictures.pixels, [(content, style) for content, _ in pictures.pairs]))
+    shown, module = [], {"autoencoder": autoencoder, "denoiser": denoiser}[part]
+    monkeypatch.setattr(module, "choose", lambda *key: shown.append(key[2]) or choose(*key))
+    if part == "autoencoder":
+        recipe = replace(recipes.AUTOENCODERS["tiny"], computed=0.5)
+        autoencoder.make(recipe, both, folder / "out")
+        assert {"crops", "crops computed"} <= {*shown}
+    else:
+        torch.manual_seed(5)
+        vae = autoencoder.Learner(recipes.AUTOENCODERS["tiny"], 32).vae
+        recipe = replace(recipes.DENOISERS["tiny"], computed=0.5, split_share=0.5)
+        groups = denoiser._groups(recipe, both)
+        assert {name: size for name, (_, size) in groups.items()} == {
+            "pictures": 1, "own": 1, "computed pictures": 1, "computed own": 1,
+        }  # fmt: skip
+        for name, (some, _) in groups.items():
+            assert all((both.pairs[i][1] == style) == ("computed" in name) for i in some.tolist())
+        denoiser.make(recipe, vae, both, both.pairs, folder / "out")
+        assert {*groups} <= {*shown}
+
+
+def test_captions_have_unknown_words_before_contents_and_styles_as_often_as_asked():
+    pairs = [("red apple", "noto")] * 4000
+    plain, mixed = (denoiser.captions(pairs, keyed("captions"), share) for share in (0.0, 0.3))
+    assert not any(re.search(r"\b[a-z]{3} (red apple|noto)", text) for text in plain)
+    for name, words in (("red apple", "content"), ("noto", "style")):
+        found = [text for text in mixed if name in text]
+        before = [re.search(rf"\b([a-z]{{3}}) {name}", text) for text in found]
+        share = sum(match is not None for match in before) / len(found)
+        assert 0.25 < share < 0.35, words
+    assert len({text.split()[0] for text in mixed if text}) > 500
