@@ -13,16 +13,22 @@ from training.run import Run
 
 if TYPE_CHECKING:
     from training.loop import customize
+    from training.mix import mixed
 
-__all__ = ["Customization", "Run", "UserError", "customize"]
+__all__ = ["Customization", "Run", "UserError", "customize", "mixed"]
 
 
 def __getattr__(name: str):
-    if name != "customize":  # imported when first asked for, like the pipelines
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from training.loop import customize
+    # Imported when first asked for, like the pipelines.
+    if name == "customize":
+        from training.loop import customize
 
-    return customize
+        return customize
+    if name == "mixed":
+        from training.mix import mixed
+
+        return mixed
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,15 +1,18 @@
-"""The command line: customize, estimate, sample, export."""
+"""The command line: customize, join, estimate, sample, export."""
 
 import logging
 import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from pipelines.errors import UserError
+
+if TYPE_CHECKING:
+    from training.config import Customization
 
 INVALID, INTERRUPTED = 2, 130  # exit codes
 
@@ -28,18 +31,11 @@ class Customize:
     def __call__(self) -> int:
         _quiet()
         from training.config import Customization
-        from training.loop import customize
 
         config = Customization.load(self.project)
         if self.seed is not None:
             config = Customization(**{**config.model_dump(by_alias=True), "seed": self.seed})
-        stop = _StopOnSignal()
-        run = customize(config, self.run, progress=_print_status, should_stop=lambda: stop.asked)
-        if run.status == "cancelled":
-            print("\nCancelled. The same command goes on from here.", file=sys.stderr)
-            return INTERRUPTED
-        print(f"\n{run.adapter}\n{run.sheet}")
-        return 0
+        return _customize(config, self.run)
 
 
 @dataclass
@@ -57,6 +53,26 @@ class Estimate:
         logging.getLogger("joinery").setLevel(logging.WARNING)
         print(estimate(Customization.load(self.project)))
         return 0
+
+
+@dataclass
+class Join:
+    """Put a content and a style that two finished runs have learned into one adapter."""
+
+    content: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CONTENT_RUN")]
+    """The folder of the run with the content."""
+    style: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STYLE_RUN")]
+    """The folder of the run with the style."""
+    make: int = 0
+    """Steps of fine-tuning after joining, on the pictures of both; 0 takes seconds."""
+    run: Path | None = None
+    """The folder of the new run; named after both if not given."""
+
+    def __call__(self) -> int:
+        _quiet()
+        from training.mix import mixed
+
+        return _customize(mixed(self.content, self.style, self.make), self.run)
 
 
 @dataclass
@@ -123,6 +139,18 @@ class Export:
         return 0
 
 
+def _customize(config: "Customization", folder: Path | None) -> int:
+    from training.loop import customize
+
+    stop = _StopOnSignal()
+    run = customize(config, folder, progress=_print_status, should_stop=lambda: stop.asked)
+    if run.status == "cancelled":
+        print("\nCancelled. The same command goes on from here.", file=sys.stderr)
+        return INTERRUPTED
+    print(f"\n{run.adapter}\n{run.sheet}")
+    return 0
+
+
 def _quiet() -> None:
     """Leave the terminal to our own status line."""
     from diffusers.utils import logging as of_diffusers
@@ -162,7 +190,7 @@ def _print_status(entry: dict) -> None:
 def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("joinery").setLevel(logging.INFO)
-    command = tyro.cli(Customize | Estimate | Sample | Export, prog="python -m training", description=__doc__)
+    command = tyro.cli(Customize | Join | Estimate | Sample | Export, prog="python -m training", description=__doc__)
     try:
         return command()
     except UserError as error:

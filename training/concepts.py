@@ -45,9 +45,12 @@ class EncodedConcept:
 
 
 def read_all_pictures(config: Customization) -> dict[str, list[Picture]]:
-    """Pictures by what the stages call them; `others` only where there are some."""
+    """Pictures by what the stages call them; `others` only where there are some.
+
+    Without a make those of a concept that is taken from a finished run are not looked at.
+    """
     found = {}
-    for name, concept in config.concepts.items():
+    for name, concept in (config.concepts if config.steps.make else config.to_learn).items():
         words = {"placeholder": concept.placeholder, "class_word": concept.class_word}
         found[name] = read_pictures(concept.pictures, config.resolution, concept.caption, words)
         if concept.mirror:

@@ -68,6 +68,9 @@ class Concept(Strict):
     """What a content and a style have in common."""
 
     pictures: Pictures = Field(min_length=1, description="a folder, or a list of picture files")
+    run: Path | None = Field(
+        None, description="a finished run that has learned it on the same base: it is taken from there, not learned"
+    )
     noise: tuple[Share, Share] = Field(
         (0.0, 1.0), description="stretch of the noise schedule on which it is learned, 1 the noisiest"
     )
@@ -220,8 +223,13 @@ class Customization(Strict):
 
     @property
     def concepts(self) -> dict[str, Content | Style]:
-        """What is to be learned, by name: content, style, or both."""
+        """What the adapter will hold, by name: content, style, or both."""
         return {name: one for name, one in (("content", self.content), ("style", self.style)) if one is not None}
+
+    @property
+    def to_learn(self) -> dict[str, Content | Style]:
+        """Those of them that are not taken from a finished run."""
+        return {name: one for name, one in self.concepts.items() if one.run is None}
 
     @model_validator(mode="after")
     def _check_placeholders(self) -> Self:
@@ -267,6 +275,7 @@ class Customization(Strict):
         for concept in config.concepts.values():
             concept.pictures = [folder / item for item in concept.pictures]
             concept.others = [folder / item for item in concept.others]
+            concept.run = folder / concept.run if concept.run else None
         if (folder / config.base).exists():
             config.base = str(folder / config.base)
         return config
@@ -278,6 +287,8 @@ class Customization(Strict):
         for name in self.concepts:
             for key in ("pictures", "others"):
                 data[name][key] = [_relative(item, folder) for item in data[name][key]]
+            if "run" in data[name]:
+                data[name]["run"] = _relative(data[name]["run"], folder)
         if os.path.isabs(data["base"]):
             data["base"] = _relative(data["base"], folder)
         Path(path).write_text(tomli_w.dumps(data), encoding="utf-8")

@@ -27,6 +27,7 @@ from training.concepts import EncodedConcept, prepare, read_all_pictures
 from training.config import Customization
 from training.draws import choose, keyed, stratified_timesteps
 from training.layer_sampler import layer_sampler
+from training.mix import digest, read_taken
 from training.model import denoising_loss, open_base, timestep_count
 from training.optimizers.backward import StepInBackward
 from training.optimizers.projected import ProjectedAdamW
@@ -89,7 +90,7 @@ def _train(
 ) -> None:
     work = prepare_work(config, run)
     saved = checkpoint.read_last(run.checkpoints, accept=lambda numbers: _check_identity(run, numbers, work.identity))
-    state = State.of(saved)
+    state = State.of(saved, work.taken)
     if saved:
         log.info("Going on after step %d of %d", state.step, work.steps)
     run.rewind_metrics(state.step)
@@ -112,6 +113,7 @@ class Work:
     pipe: DiffusionPipeline  # the guided base, with the adapter on
     adapter: Adapter
     concepts: dict[str, EncodedConcept]  # by what the stages call them
+    taken: dict[str, dict[str, Tensor]]  # concept -> what finished runs have learned
     previews: Previews
     base_hash: str
     identity: str  # of all that decides the trained bits
@@ -138,12 +140,10 @@ def prepare_work(config: Customization, run: Run) -> Work:
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
 
     # What is learned from.
-    for missing in {part.concept for stage in stages for part in stage.parts} - pictures.keys():
+    for missing in {part.concept for stage in stages if stage.steps for part in stage.parts} - pictures.keys():
         pictures[missing] = draw_others(pipe, config, run.cache)
     run.write_state(device=f"{place}, attention by {pipe.kernels}")
     concepts = {name: prepare(pipe, found, run.cache) for name, found in pictures.items()}
-    digests = {name: concept.digest for name, concept in concepts.items()}
-    identity = json.dumps([decisive(config), base_hash, digests], sort_keys=True)
 
     # What learns.
     adapter = method.attach(pipe.unet, config.adapter)
@@ -151,7 +151,10 @@ def prepare_work(config: Customization, run: Run) -> Work:
         pipe.unet.enable_gradient_checkpointing()
     learned_bytes = sum(p.nbytes for concept in BOTH for p in adapter.parameters(concept))
     checkpoint.check_space(run.folder, learned_bytes * (4 * (checkpoint.KEEP + 1) + 2))
-
+    files = read_taken(config, adapter, base_hash)
+    digests = {name: concept.digest for name, concept in concepts.items()}
+    digests |= {f"{name}, taken": digest(factors) for name, factors in files.items()}
+    identity = json.dumps([decisive(config), base_hash, digests], sort_keys=True)
     return Work(
         config=config,
         run=run,
@@ -159,6 +162,7 @@ def prepare_work(config: Customization, run: Run) -> Work:
         pipe=pipe,
         adapter=adapter,
         concepts={name: concept.to(device) for name, concept in concepts.items()},
+        taken={name: adapter.learned_in(factors, name) for name, factors in files.items()},
         previews=Previews(pipe, adapter, config, run),
         base_hash=base_hash,
         identity=hashlib.sha256(identity.encode()).hexdigest(),

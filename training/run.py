@@ -134,7 +134,7 @@ def decisive(config: Customization) -> dict[str, Any]:
     data = config.model_dump(mode="json", exclude={"name", "preset", "memory", "base", "samples"})
     del data["steps"]["checkpoint_every"], data["steps"]["gradient_checkpointing"]
     for name in config.concepts:
-        del data[name]["pictures"], data[name]["others"]
+        del data[name]["pictures"], data[name]["others"], data[name]["run"]
     return data
 
 

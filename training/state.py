@@ -33,10 +33,14 @@ class State:
     resumed: Checkpoint | None = None  # where this start took the run up
 
     @classmethod
-    def of(cls, saved: Checkpoint | None) -> Self:
-        """The state to begin with: a checkpoint's, whose stage `resume` takes up, or that of a new run."""
+    def of(cls, saved: Checkpoint | None, taken: dict[str, dict[str, Tensor]]) -> Self:
+        """The state to begin with: a checkpoint's, whose stage `resume` takes up, or that of a new run.
+
+        Args:
+            taken: concept -> what finished runs have learned.
+        """
         if saved is None:
-            return cls()
+            return cls(done=dict(taken))
         found = {concept: checkpoint.under(saved.tensors, f"done.{concept}.") for concept in BOTH}
         done = {concept: learned for concept, learned in found.items() if learned}
         return cls(saved.step, done, last_saved=saved.step, resumed=saved)

@@ -99,6 +99,10 @@ class Adapter(ABC):
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Layer name -> up, (m, r), and down, (r, n) or (r, n, *kernel), of the whole adapter at the present scales."""
 
+    @abstractmethod
+    def learned_in(self, factors: dict[str, tuple[Tensor, Tensor]], concept: str) -> dict[str, Tensor]:
+        """A concept's learned factors, for `load`, as an adapter file of the same settings holds them."""
+
     def load_factors(self, factors: dict[str, tuple[Tensor, Tensor]]) -> None:  # noqa: B027 (most need nothing)
         """Put on what an adapter file with these factors does, where that is not what is on."""
 

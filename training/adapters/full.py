@@ -68,7 +68,7 @@ class FullWeights(Adapter):
         steps, rate = config.steps.break_, config.optimizer.lr
         return [
             Stage(concept, i * steps, steps, (own_part(config, concept),), {concept: rate})
-            for i, concept in enumerate(config.concepts)
+            for i, concept in enumerate(config.to_learn)
         ]
 
     @classmethod
@@ -187,10 +187,13 @@ class FullWeights(Adapter):
         }
 
     def load_factors(self, factors: dict[str, tuple[Tensor, Tensor]]) -> None:
+        for concept in ("content", "style"):
+            self.load(concept, self.learned_in(factors, concept))
+
+    def learned_in(self, factors: dict[str, tuple[Tensor, Tensor]], concept: str) -> dict[str, Tensor]:
         k = self.rank // 2
-        for concept, own in (("content", slice(None, k)), ("style", slice(k, None))):
-            cut = {name: self.base[name] + product(up[:, own], down[own]) for name, (up, down) in factors.items()}
-            self.load(concept, cut)
+        own = slice(None, k) if concept == "content" else slice(k, None)
+        return {name: self.base[name] + product(up[:, own], down[own]) for name, (up, down) in factors.items()}
 
 
 def truncate(difference: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -81,7 +81,7 @@ class PartlyLearnable(Adapter):
         """Break: each concept with weak lessons from others. Make: both together."""
         steps, settings = config.steps, config.optimizer
         stages, up = [], "content" if config.adapter.content_half == "up" else "style"
-        for own in config.concepts:
+        for own in config.to_learn:
             parts, rates = [own_part(config, own)], {own: settings.lr}
             other = "style" if own == "content" else "content"
             given = other in config.concepts and config.concepts[other].others
@@ -93,7 +93,7 @@ class PartlyLearnable(Adapter):
             each = max(1, steps.batch_size // 2)
             parts = tuple(Part(concept, each, BOTH) for concept in BOTH)
             rates = settings.rates(dict.fromkeys(BOTH, settings.make_lr), up)
-            stages.append(Stage("make", 2 * steps.break_, steps.make, parts, rates))
+            stages.append(Stage("make", len(stages) * steps.break_, steps.make, parts, rates))
         return stages
 
     @classmethod
@@ -203,6 +203,15 @@ class PartlyLearnable(Adapter):
                 continue
             up, down = layer.up.weight.detach(), layer.down.weight.detach()
             layer.B.grad, layer.D.grad = precondition(layer.B.grad, layer.D.grad, up, down, damping)
+
+    def learned_in(self, factors: dict[str, tuple[Tensor, Tensor]], concept: str) -> dict[str, Tensor]:
+        place = self.places[concept]
+        found = {}
+        for layer in self.layers:
+            factor = getattr(layer, place).parametrizations.weight[0]
+            weight = factors[layer.name][0 if place == "up" else 1]
+            found[layer.name] = factor.right_inverse(weight.to(factor.frozen))
+        return found
 
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         return {layer.name: (layer.up.weight.detach(), layer.down.weight.detach()) for layer in self.layers}
