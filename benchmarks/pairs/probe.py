@@ -1,0 +1,181 @@
+"""What a style costs and gives alone: python -m benchmarks.pairs.probe STYLE KIND [key=value ...]
+
+A style is learned from five pictures of contents that the base knows, and drawn on these ("seen") and on five other
+contents that it knows ("new"), each from four seeds. The error is the mean difference from the true pictures, in grey
+levels of 255; where a judge knows the style, also the shares of pictures whose content and style it tells.
+Keys of learning: base, rank, layers, lr, steps, batch, low and high (of the noise schedule), mirror,
+word (the placeholder), seed. Keys of
+drawing: upto (the share of the schedule up to which what was learned acts, 1 the noisiest), scale and rule of guidance,
+draws (sampling steps). What was learned is kept, so that other keys of drawing cost no learning.
+Adds a line to results/probe.jsonl.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from benchmarks.common.drawing import HOUSE, both_judges, tensor
+from benchmarks.common.environment import environment
+from benchmarks.pairs.learners import learning, only_below
+from pipelines import APG, CFG
+from pipelines.adapters import fingerprint
+from training import checkpoint, sheet
+from training.base import data
+from training.base.judge import accuracy
+from training.concepts import prepare
+from training.draws import choose, keyed, stratified_timesteps
+from training.loop import learning_rate_factor
+from training.model import denoising_loss, open_base, timestep_count
+from training.pictures import Picture
+from training.run import runs_folder
+from training.sampling import guided_pipeline
+
+HERE = Path(__file__).parent
+SEEN = ("airplane", "bus", "cat face", "envelope", "ghost")
+NEW = ("bear", "red apple", "star", "house", "fish")
+CLASS = {"pixel art": "fluent flat", "neon": "blueprint", "streamline": "monotone"}
+SEEDS = 4  # a content
+DEFAULTS = {
+    "base": str(HOUSE / "models/emoji"),
+    "rank": 32,
+    "layers": "all",
+    "lr": 1e-3,
+    "steps": 200,
+    "batch": 8,
+    "low": 0.0,
+    "high": 1.0,
+    "seed": 0,
+    "mirror": True,
+    "word": "zwx",
+}
+DRAWING = {"upto": 1.0, "scale": 3.0, "rule": "preset", "draws": 15}
+RULES = {"preset": None, "cfg": CFG(), "apg": APG()}
+
+
+def pictures_of(style: str) -> tuple[data.Pictures, str]:
+    """All pictures with the style, and the word of a known style that it is near to."""
+    if style in CLASS:
+        return data.load(), CLASS[style]
+    from training.base.computed import COMPUTED
+
+    return data.load("computed"), COMPUTED[style][0]
+
+
+def main(style: str, kind: str, *changes: str) -> None:
+    torch.set_num_threads(1)
+    settings = DEFAULTS | DRAWING
+    for change in changes:
+        key, _, value = change.partition("=")
+        settings[key] = type(settings[key])(value) if not isinstance(settings[key], bool) else value == "True"
+    shown, near = pictures_of(style)
+    caption = f"{{}}, {settings['word']} {near} style".replace(",  ", ", ")
+    began = time.monotonic()
+    pipe = guided_pipeline(open_base(settings["base"]), "emoji")
+    pipe.unet.to(memory_format=torch.channels_last)
+    found = []
+    for content in SEEN:
+        image = shown.image((content, style))
+        found.append(Picture(Path(content), image, caption.format(content)))
+        if settings["mirror"]:
+            flipped = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            found.append(Picture(Path(content), flipped, caption.format(content)))
+    concept = prepare(pipe, found, runs_folder().parent / "probe-cache")
+    with (
+        learning(pipe.unet, kind, settings["rank"], settings["layers"])
+        if kind != "none"
+        else nullcontext([]) as learned
+    ):
+        identity = json.dumps([style, kind, {key: settings[key] for key in DEFAULTS}])
+        kept = runs_folder().parent / f"probe/{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
+        if kept.exists():
+            tensors, losses = load_file(kept), [0.0]
+            for i, parameter in enumerate(learned):
+                parameter.data.copy_(tensors[str(i)])
+        else:
+            losses = learn(pipe, concept, learned, settings) if learned else [0.0]
+            checkpoint.write_tensors(kept, {str(i): parameter for i, parameter in enumerate(learned)})
+        taken = time.monotonic() - began
+        with only_below(pipe.unet, settings["upto"]):
+            drawn = draw(pipe, caption, settings)
+    row = {"style": style, "kind": kind, "changes": changes, "model": fingerprint(pipe.unet)[:12]}
+    row |= {
+        "learned": sum(p.numel() for p in learned),
+        "seconds": round(taken),
+        "loss": round(float(np.mean(losses[-20:])), 4),
+    }
+    row |= score(drawn, shown, style)
+    (HERE / "results").mkdir(exist_ok=True)
+    with open(HERE / "results/probe.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(environment() | row) + "\n")
+    name = "-".join([style.replace(" ", "_"), kind, *changes]).replace("/", "_")
+    look(drawn, shown, style, runs_folder().parent / f"probe/{name}.png")
+    print(json.dumps(row), flush=True)
+
+
+def learn(pipe, concept, learned: list, settings: dict) -> list[float]:
+    """The product's loss, by AdamW, on all pictures in turn."""
+    optimizer = torch.optim.AdamW(learned, lr=settings["lr"], betas=(0.9, 0.99), weight_decay=0.0)
+    count, losses = settings["batch"], []
+    for step in range(settings["steps"]):
+        generator = keyed(settings["seed"], "style", "style", step)
+        index = choose(settings["seed"], "style", "style", step, count, len(concept))
+        noise = torch.randn((count, *concept.latents.shape[1:]), generator=generator)
+        stretch = settings["low"], settings["high"]
+        timesteps = stratified_timesteps(count, timestep_count(pipe), generator, stretch)
+        for group in optimizer.param_groups:
+            group["lr"] = settings["lr"] * learning_rate_factor(step, settings["steps"])
+        loss = denoising_loss(pipe, *concept[index], noise, timesteps)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def draw(pipe, caption: str, settings: dict) -> dict[str, torch.Tensor]:
+    """Which contents -> uint8 (5 * SEEDS, 64, 64, 3), each content's seeds beside each other."""
+    found = {}
+    for which, contents in (("seen", SEEN), ("new", NEW)):
+        prompts = [caption.format(content) for content in contents for _ in range(SEEDS)]
+        seeds, rule = tuple(range(len(prompts))), RULES[settings["rule"]]
+        images = sheet.draw(pipe, prompts, seeds, data.SIZE, settings["scale"], settings["draws"], rule)
+        found[which] = tensor(images)
+    return found
+
+
+def score(drawn: dict[str, torch.Tensor], shown: data.Pictures, style: str) -> dict:
+    judges, rows = both_judges(), {}
+    for which, contents in (("seen", SEEN), ("new", NEW)):
+        pairs = [(content, style) for content in contents for _ in range(SEEDS)]
+        true = torch.stack([shown.pixels[shown.where[pair]] for pair in pairs])
+        row = {"error": round((drawn[which].float() - true.float()).abs().mean().item(), 2)}
+        for name, judge in judges.items():
+            said = judge.says(drawn[which], judge.config["styles"], judge.config["contents"])
+            told = accuracy(said, pairs)
+            row[name] = [
+                round(told["content"], 2),
+                round(told["style"], 2) if style in judge.config["styles"] else None,
+            ]
+        rows[which] = row
+    return rows
+
+
+def look(drawn: dict[str, torch.Tensor], shown: data.Pictures, style: str, path: Path) -> None:
+    rows = {}
+    for which, contents in (("seen", SEEN), ("new", NEW)):
+        rows[f"true {which}"] = [shown.image((content, style)) for content in contents for _ in (0, 1)]
+        rows[which] = [Image.fromarray(drawn[which][SEEDS * i + j].numpy()) for i in range(5) for j in (0, 1)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(sheet.compose(rows, path.stem, cell=100), path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
