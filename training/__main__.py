@@ -1,4 +1,4 @@
-"""The command line: customize, join, estimate, sample, export."""
+"""The command line: customize, join, further, estimate, sample, export."""
 
 import logging
 import signal
@@ -73,6 +73,26 @@ class Join:
         from training.mix import mixed
 
         return _customize(mixed(self.content, self.style, self.make), self.run)
+
+
+@dataclass
+class Further:
+    """Learn on from where a finished run has ended, in a run of its own."""
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The folder of the finished run."""
+    steps: int = 100
+    """More of content and of style apart; 0 goes to make at once."""
+    make: int = 300
+    """Steps of make after that."""
+    run: Path | None = None
+    """The folder of the new run; named after the other if not given."""
+
+    def __call__(self) -> int:
+        _quiet()
+        from training.mix import further
+
+        return _customize(further(self.folder, self.steps, self.make), self.run)
 
 
 @dataclass
@@ -190,7 +210,9 @@ def _print_status(entry: dict) -> None:
 def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("joinery").setLevel(logging.INFO)
-    command = tyro.cli(Customize | Join | Estimate | Sample | Export, prog="python -m training", description=__doc__)
+    command = tyro.cli(
+        Customize | Join | Further | Estimate | Sample | Export, prog="python -m training", description=__doc__
+    )
     try:
         return command()
     except UserError as error:

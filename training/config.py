@@ -71,9 +71,16 @@ class Concept(Strict):
     run: Path | None = Field(
         None, description="a finished run that has learned it on the same base: it is taken from there, not learned"
     )
+    further: bool = Field(False, description="with run: it is learned on from there, for steps.break more")
     noise: tuple[Share, Share] = Field(
         (0.0, 1.0), description="stretch of the noise schedule on which it is learned, 1 the noisiest"
     )
+
+    @model_validator(mode="after")
+    def _check_further(self) -> Self:
+        if self.further and self.run is None:
+            raise UserError("further is true, but no run is named to go on from", "Add run, or leave further out")
+        return self
 
     @field_validator("noise")
     @classmethod
@@ -228,8 +235,8 @@ class Customization(Strict):
 
     @property
     def to_learn(self) -> dict[str, Content | Style]:
-        """Those of them that are not taken from a finished run."""
-        return {name: one for name, one in self.concepts.items() if one.run is None}
+        """Those of them that are not taken from a finished run as they are."""
+        return {name: one for name, one in self.concepts.items() if one.run is None or one.further}
 
     @model_validator(mode="after")
     def _check_placeholders(self) -> Self:

@@ -42,6 +42,26 @@ def mixed(content: Path, style: Path, make: int = 0) -> Customization:
     )
 
 
+def further(run: Path, steps: int, make: int) -> Customization:
+    """The customization that learns on from where a finished run has ended.
+
+    `customize` does so in a folder of its own; the run stays as it is.
+
+    Args:
+        run: its folder.
+        steps: more of each break run; 0 for none.
+        make: steps of make after that.
+    Raises:
+        UserError: it is no finished run.
+    """
+    config = Customization.load(_finished(run, "content or style").config)
+    data = config.model_dump(by_alias=True, exclude={"name", "preset", "memory"})
+    data["steps"] |= {"make": make} | ({"break": steps} if steps else {})
+    for kind in config.concepts:
+        data[kind] |= {"run": run.resolve(), "further": steps > 0}
+    return Customization(name=f"{config.name} further", preset=config.preset, **data)
+
+
 def read_taken(config: Customization, adapter: Adapter, base_hash: str) -> dict[str, export.Factors]:
     """Concept -> the adapter file of the finished run that it is taken from.
 

@@ -135,6 +135,8 @@ def decisive(config: Customization) -> dict[str, Any]:
     del data["steps"]["checkpoint_every"], data["steps"]["gradient_checkpointing"]
     for name in config.concepts:
         del data[name]["pictures"], data[name]["others"], data[name]["run"]
+        if not data[name]["further"]:  # as in runs from before there was this key
+            del data[name]["further"]
     return data
 
 

@@ -53,7 +53,8 @@ class State:
             elif stage.joins:
                 adapter.load(concept, self.done[concept])
             else:
-                adapter.load(concept, adapter.fresh() if concept in stage.rates else None)
+                started = self.done.get(concept) if concept in stage.teaches else None  # learned on from a finished run
+                adapter.load(concept, (started or adapter.fresh()) if concept in stage.rates else None)
 
     def load_optimizer(self, stage: Stage) -> None:
         """Put the moments back where this start took the stage up, and the blocks that were learning."""

@@ -8,6 +8,7 @@ import torch
 
 from training import Customization, Run, UserError, checkpoint, customize, export, mixed
 from training.__main__ import main
+from training.mix import further
 
 
 def learned_alone(config: Customization, kind: str, folder: Path) -> Run:
@@ -108,3 +109,27 @@ def test_the_command_line_joins(tmp_path, runs, monkeypatch, capsys):
     assert main() == 0
     assert str(folder / "adapter.safetensors") in capsys.readouterr().out
     assert Run(folder).adapter.exists()
+
+
+@pytest.mark.parametrize("method", ["plp", "full"])
+def test_a_finished_run_goes_further_from_its_end(config, tmp_path, method):
+    config = Customization(**config.model_dump(by_alias=True) | {"adapter": {"method": method, "rank": 4}})
+    first = learned_alone(config, "content", tmp_path / "first")
+    more = further(first.folder, steps=2, make=0)
+    more.optimizer.lr = 1e-12  # so that it stays where it starts
+    run = customize(more, tmp_path / "further")
+    assert [entry["stage"] for entry in run.read_metrics()] == ["content"] * 2
+    (before, card), (after, its_card) = (export.read(one.adapter) for one in (first, run))
+    assert card == its_card
+    for name, (up, down) in before.items():
+        product, its_product = (a.flatten(1) @ b.flatten(1) for a, b in ((up, down), after[name]))
+        assert product.abs().max() > 1e-6
+        assert torch.allclose(product, its_product, atol=1e-6)
+
+
+def test_a_make_may_follow_alone_and_a_wish_for_more_needs_a_run(config, tmp_path, finished):
+    run = customize(further(finished.folder, steps=0, make=2), tmp_path / "further")
+    assert [entry["stage"] for entry in run.read_metrics()] == ["make"] * 2
+    assert export.read(run.adapter)[1] == export.read(finished.adapter)[1]
+    with pytest.raises(UserError, match="no run is named to go on from"):
+        Customization(content={"pictures": ".", "further": True})

@@ -36,7 +36,7 @@ def test_a_state_is_what_it_was_saved_as(tmp_path, method):
 
     saved = checkpoint.read_last(tmp_path)
     assert saved.numbers["identity"] == "this run"
-    again = State.of(saved)
+    again = State.of(saved, {})
     fresh, again.optimizer = begun(method)
     again.load_adapter(STAGE, fresh)
     again.load_optimizer(STAGE)
