@@ -1,7 +1,7 @@
 """How pictures are sampled: guidance rules, and the stock pipelines that carry them."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UserError
 from pipelines.guidance import APG, CFG, GuidanceRule
@@ -33,7 +33,7 @@ _LATE = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name.startswith("APG"):  # APGFluxPipeline and every other class of a known family
         return getattr(import_module("pipelines.guided_pipeline"), name)
     if name not in _LATE:

@@ -1,18 +1,34 @@
 """Adapter files on a pipeline: load one, and scale its content and its style separately."""
 
-import hashlib
+from __future__ import annotations
+
 import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from pipelines.adapter_file import Factors, find_layers, read_file, unwrapped
 from pipelines.errors import UserError
+from pipelines.fingerprint import fingerprint, is_quantized, resting_weight
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+__all__ = ["ADAPTER", "AdapterMixin", "fingerprint"]
 
 ADAPTER = "joinery"  # the name under which diffusers and peft know the adapter
+NAMES = (ADAPTER, f"{ADAPTER}-2")  # in turn: what is loaded stays until the next one is in
+
+log = logging.getLogger("joinery")
 
 
 class AdapterMixin:
@@ -22,103 +38,123 @@ class AdapterMixin:
     """
 
     def load_adapter(self, path: str | Path, any_base: bool = False) -> None:
-        """Load an adapter in place of an earlier one, at content and style scale 1.
+        """Load an adapter in place of an earlier one, at content and style scale 1. Adapters of others stay active.
+
+        Layers that the file has and the base has not are left out and named in a warning. Fused projections and fused
+        LoRAs are taken apart, since an adapter would have no effect beside them; the pictures stay the same.
 
         Args:
-            path: a safetensors file. One of Joinery's has a content half and a style half; any other LoRA that
-                diffusers reads is loaded too, with one scale for all of it.
+            path: a safetensors file. One of Joinery's has learned factors for content and for style; any other LoRA, in
+                the names of peft, diffusers, kohya or ComfyUI, is loaded too, with one scale for all of it.
             any_base: also on another base than it was trained on, a relative of it for example.
         Raises:
-            UserError: it is not there, is not safetensors (a pickle, whatever its name), or was trained on another
-                base or does not fit this one; an earlier adapter then stays.
+            UserError: it is not there, is not safetensors (a pickle, whatever its name), is no LoRA, was trained on
+                another base, does not fit this one or changes nothing; an earlier adapter then stays.
         """
-        path, card = Path(path), read_card(path)
-        denoiser = _denoiser(self)
-        if card and not any_base and card["base_hash"] != fingerprint(denoiser):
-            raise UserError(
-                f"The adapter {path} was trained on {card['base']}, not on this base",
-                "Load it there, or try it here all the same with any_base=True",
-            )
-        self.unload_adapter()
+        path = Path(path)
+        tensors, metadata = read_file(path)
+        card, denoiser = _card(metadata, path), _denoiser(self)
+        if card and not any_base:
+            _check_base(card, denoiser, path)
+        layers, unknown = find_layers(self, tensors, metadata, path)
+        total = sum(map(len, layers.values()))
+        _take_apart(self)
+        earlier, active = _loaded(self), _active(self)
+        name = next(name for name in NAMES if earlier is None or name != earlier.name)
         try:
-            self.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER, use_safetensors=True)
-        except (RuntimeError, ValueError, KeyError) as error:
-            self.unload_adapter()
+            for component, factors in layers.items():
+                _inject(self, unwrapped(getattr(self, component)), factors, name)
+        except Exception as error:  # of peft, transformers and diffusers: whatever it is, all is as it was
+            _remove(self, name)
+            _activate(self, active, earlier and earlier.name)
             raise UserError(
-                f"The adapter {path} does not fit this base ({str(error).strip().splitlines()[0][:200].rstrip('.')})",
+                f"The adapter {path} does not fit this base ({_first_line(error)})",
                 "Load it on the base model that it was trained on",
             ) from None
-        denoiser.joinery_halves = _find_halves(denoiser, card["halves"]) if card else None
+        if earlier is not None:
+            _remove(self, earlier.name)
+        _activate(self, active, name)
+        own = next((factors for key, factors in layers.items() if unwrapped(getattr(self, key)) is denoiser), {})
+        denoiser.joinery_adapter = _Loaded(name, _learned(denoiser, own, card["halves"], name) if card else None)
+        if unknown:
+            log.warning(
+                "%d of the %d layers of the adapter %s were found here. Not found: %s",
+                total,
+                total + len(unknown),
+                path,
+                ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""),
+            )
 
     def unload_adapter(self) -> None:
         """Take the adapter off; without one, nothing happens."""
-        if _has_adapter(self):
-            self.delete_adapters(ADAPTER)
-        _denoiser(self).joinery_halves = None
+        earlier = _loaded(self)
+        if earlier is not None:
+            _take_apart(self)
+            active = _active(self)
+            _remove(self, earlier.name)
+            _activate(self, active, None)
+            _denoiser(self).joinery_adapter = None
+
+    def keep_adapter(self) -> None:
+        """Undo projections that were fused since the adapter was loaded: they leave it out without a word."""
+        if _loaded(self) is not None and projections_are_fused(_denoiser(self)):
+            log.warning("Fused projections leave an adapter out: they are taken apart")
+            _denoiser(self).unfuse_qkv_projections()
 
     def set_scales(self, content: float = 1.0, style: float = 1.0) -> None:
-        """Scale the learned halves: 0 leaves a concept out, 1 is as trained, above 1 exaggerates.
+        """Scale the learned factors: 0 leaves a concept out, 1 is as trained, above 1 exaggerates.
 
         Each call starts from the weights of the file, so no error builds up over many.
 
         Raises:
             UserError: no adapter is loaded, or it is a plain LoRA and the two scales differ.
         """
-        denoiser = _denoiser(self)
-        if not _has_adapter(self):
+        loaded = _loaded(self)
+        if loaded is None:
             raise UserError("There is no adapter to scale", "Load one first")
-        if denoiser.joinery_halves is None:
-            if content != style:
-                raise UserError(
-                    f"This LoRA has no separate content and style, but their scales are {content:g} and {style:g}",
-                    "Set both scales to the same value",
-                )
-            self.set_adapters(ADAPTER, content)
+        if loaded.learned is None and content != style:
+            raise UserError(
+                f"This LoRA has no separate content and style, but their scales are {content:g} and {style:g}",
+                "Set both scales to the same value",
+            )
+        _take_apart(self)
+        _activate(self, _active(self), loaded.name)
+        if loaded.learned is None:
+            for layer in _lora_layers(self):
+                layer.set_scale(loaded.name, content)
             return
         scales = {"content": content, "style": style}
         with torch.no_grad():
-            for half in denoiser.joinery_halves:
-                half.scale(scales[half.concept])
+            for factor in loaded.learned:
+                factor.scale(scales[factor.concept])
 
 
-def read_card(path: Path) -> dict | None:
-    """What one of Joinery's adapter files says about itself; None for another's.
-
-    Raises:
-        UserError: the file is not there or is not safetensors.
-    """
+def _card(metadata: dict[str, str], path: Path) -> dict | None:
+    """What one of Joinery's adapter files says about itself; None for another's."""
+    if "joinery" not in metadata:
+        return None
     try:
-        with safe_open(path, "pt") as file:
-            card = (file.metadata() or {}).get("joinery")
-    except FileNotFoundError:
-        raise UserError(f"The adapter {path} does not exist", "Mend the path") from None
-    except (OSError, SafetensorError) as error:
+        card = json.loads(metadata["joinery"])
+        if card["format"] == 1 and {"base", "base_hash", "halves"} <= card.keys():
+            return card
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise UserError(f"What {path} says about itself is damaged or from a newer version", "Export it again")
+
+
+def _check_base(card: dict, denoiser: nn.Module, path: Path) -> None:
+    if is_quantized(denoiser):
+        log.warning("This base is quantized: whether %s was trained on it (%s) cannot be told", path, card["base"])
+    elif card["base_hash"] != fingerprint(denoiser):
         raise UserError(
-            f"{path} is not a whole safetensors file ({error})",
-            "Load an adapter in safetensors format; pickles (.pt, .bin, .ckpt) can run foreign code and are refused",
-        ) from None
-    return json.loads(card) if card else None
-
-
-def fingerprint(module: nn.Module) -> str:
-    """A hash of a module's weights, the same for every file format and precision, with an adapter on or not.
-
-    The signs of some sixty elements of each tensor stand for all: no rounding changes them, the smallest further
-    training does, and hashing every byte of a large base takes longer than opening it.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if "lora_" in name:
-            continue
-        sample = tensor.detach().flatten()
-        signs = (sample[:: max(1, sample.numel() // 64)] > 0).cpu()
-        digest.update(f"{name.replace('base_layer.', '')}{tuple(tensor.shape)}".encode() + signs.numpy().tobytes())
-    return digest.hexdigest()
+            f"The adapter {path} was trained on {card['base']}, not on this base",
+            "Load it there, or try it here all the same with any_base=True",
+        )
 
 
 @dataclass(frozen=True)
-class _Half:
-    """A concept's learned half of one factor of one layer, and a copy of it as in the file."""
+class _LearnedFactor:
+    """A concept's learned part of one factor of one layer, and a copy of it as in the file."""
 
     concept: str
     factor: nn.Module
@@ -128,33 +164,146 @@ class _Half:
 
     def scale(self, scale: float) -> None:
         # The weight is looked up anew each time: moving a pipeline to another device replaces it.
-        weight = self.factor.weight
+        weight = resting_weight(self.factor)
         weight.narrow(self.dim, self.start, self.original.shape[self.dim]).copy_(self.original * scale)
 
 
-def _find_halves(denoiser: nn.Module, halves: dict[str, str]) -> list[_Half]:
-    """The learned halves of every layer.
+@dataclass(frozen=True)
+class _Loaded:
+    """An adapter at work: its name in peft, and what is learned of one of Joinery's; None of another's."""
+
+    name: str
+    learned: list[_LearnedFactor] | None
+
+
+def _learned(
+    denoiser: nn.Module, layers: dict[str, Factors], halves: dict[str, str], name: str
+) -> list[_LearnedFactor]:
+    """The learned factors of every layer.
 
     Args:
         halves: concept -> "up" or "down": the second half of that factor's outputs or inputs is the concept's; or
             "first rank" or "second rank": that half of the rank is.
     """
     found = []
-    for module in denoiser.modules():
-        if isinstance(module, LoraLayer) and ADAPTER in module.lora_A:
-            for concept, name in halves.items():
-                factor = (module.lora_B if name == "up" else module.lora_A)[ADAPTER]
-                dim = 1 if name == "down" else 0
-                size = factor.weight.shape[dim]
-                start, end = (0, size // 2) if name == "first rank" else (size // 2, size)
-                original = factor.weight.detach().narrow(dim, start, end - start).clone()
-                found.append(_Half(concept, factor, dim, start, original))
+    for layer_name, factors in layers.items():
+        layer = denoiser.get_submodule(layer_name)
+        for concept, half in halves.items():
+            factor, weight = (layer.lora_B, factors.up) if half == "up" else (layer.lora_A, factors.down)
+            dim = 1 if half == "down" else 0
+            size = weight.shape[dim]
+            start, end = (0, size // 2) if half == "first rank" else (size // 2, size)
+            original = weight.narrow(dim, start, end - start).clone()
+            found.append(_LearnedFactor(concept, factor[name], dim, start, original))
     return found
 
 
-def _has_adapter(pipe) -> bool:
-    return any(ADAPTER in names for names in pipe.get_list_adapters().values())
+def _inject(pipe: DiffusionPipeline, module: nn.Module, layers: dict[str, Factors], name: str) -> None:
+    """Put LoRA layers into a module, active."""
+    state = {f"{layer}.lora_A.weight": factors.down for layer, factors in layers.items()}
+    state |= {f"{layer}.lora_B.weight": factors.up for layer, factors in layers.items()}
+    ((rank, alpha), _), *_ = Counter((factors.rank, factors.alpha) for factors in layers.values()).most_common(1)
+    settings = {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {f"^{re.escape(key)}": layer.rank for key, layer in layers.items() if layer.rank != rank},
+        "alpha_pattern": {f"^{re.escape(key)}": layer.alpha for key, layer in layers.items() if layer.alpha != alpha},
+        "target_modules": list(layers),
+    }
+    if hasattr(module, "load_lora_adapter"):  # of diffusers
+        # It takes offloading by groups off and on again. What accelerate moves may stay as it is.
+        by_accelerate = any(hasattr(part, "_hf_hook") for part in module.modules())
+        module.load_lora_adapter(
+            state,
+            prefix=None,
+            adapter_name=name,
+            metadata=settings,
+            low_cpu_mem_usage=True,
+            _pipeline=None if by_accelerate else pipe,
+        )
+    else:
+        module.load_adapter(adapter_name=name, adapter_state_dict=state, peft_config=LoraConfig(**settings))
+    for layer_name, factors in layers.items():
+        layer = module.get_submodule(layer_name)
+        for factor, tensor in ((layer.lora_A[name], factors.down), (layer.lora_B[name], factors.up)):
+            # Beside weights that rest elsewhere, or in eight bits, peft puts them there too, where they cannot compute.
+            if factor.weight.is_meta or factor.weight.element_size() == 1:
+                device = getattr(getattr(layer.get_base_layer(), "_hf_hook", None), "execution_device", None)
+                factor.weight = nn.Parameter(tensor.to(device or factor.weight.device), requires_grad=False)
 
 
-def _denoiser(pipe) -> nn.Module:
-    return pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
+def _remove(pipe: DiffusionPipeline, name: str) -> None:
+    for module in _modules(pipe):
+        for layer in module.modules():
+            if isinstance(layer, LoraLayer) and name in layer.lora_A:
+                layer.delete_adapter(name)
+        getattr(module, "peft_config", {}).pop(name, None)
+
+
+def _active(pipe: DiffusionPipeline) -> dict[LoraLayer, list[str]]:
+    """Adapters of others that are at work in each layer."""
+    return {layer: [name for name in layer.active_adapters if name not in NAMES] for layer in _lora_layers(pipe)}
+
+
+def _activate(pipe: DiffusionPipeline, others: dict[LoraLayer, list[str]], name: str | None) -> None:
+    for module in _modules(pipe):
+        layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+        usual = next((others[layer] for layer in layers if layer in others), [])
+        for layer in layers:
+            names = [*others.get(layer, usual), *([name] if name else [])]
+            if list(layer.active_adapters) != names:
+                layer.set_adapter(names, inference_mode=True)
+
+
+def _take_apart(pipe: DiffusionPipeline) -> None:
+    """Undo what bakes weights in: beside it an adapter, or a change of its scale, has no effect."""
+    if any(layer.merged for layer in _lora_layers(pipe)):
+        log.info("Fused LoRAs are taken apart")
+        pipe.unfuse_lora(
+            components=[name for name in pipe._lora_loadable_modules if getattr(pipe, name, None) is not None]
+        )
+    if projections_are_fused(denoiser := _denoiser(pipe)):
+        log.info("Fused projections are taken apart")
+        denoiser.unfuse_qkv_projections()
+
+
+def projections_are_fused(denoiser: nn.Module) -> bool:
+    processors = getattr(denoiser, "attn_processors", {}).values()
+    return any("Fused" in type(processor).__name__ for processor in processors) or any(
+        module.fused_projections for module in denoiser.modules() if hasattr(module, "unfuse_projections")
+    )
+
+
+def _loaded(pipe: DiffusionPipeline) -> _Loaded | None:
+    """The adapter that is on, if nobody took it off by another way."""
+    loaded = getattr(_find_denoiser(pipe), "joinery_adapter", None)
+    return loaded if loaded and any(loaded.name in layer.lora_A for layer in _lora_layers(pipe)) else None
+
+
+def _modules(pipe: DiffusionPipeline) -> list[nn.Module]:
+    """Whatever adapters may change."""
+    names = ("unet", "transformer", "text_encoder", "text_encoder_2")
+    found = (getattr(pipe, name, None) for name in names)
+    return [unwrapped(module) for module in found if isinstance(module, nn.Module)]
+
+
+def _lora_layers(pipe: DiffusionPipeline) -> Iterator[LoraLayer]:
+    return (layer for module in _modules(pipe) for layer in module.modules() if isinstance(layer, LoraLayer))
+
+
+def _find_denoiser(pipe: DiffusionPipeline) -> nn.Module | None:
+    """The UNet or transformer; None of a pipeline that has another network (Stable Cascade)."""
+    found = (getattr(pipe, name, None) for name in ("unet", "transformer"))
+    return next((unwrapped(module) for module in found if module is not None), None)
+
+
+def _denoiser(pipe: DiffusionPipeline) -> nn.Module:
+    if (denoiser := _find_denoiser(pipe)) is None:
+        raise UserError(
+            f"A {type(pipe).__name__} has neither a UNet nor a transformer", "Load adapters on a pipeline that has one"
+        )
+    return denoiser
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")

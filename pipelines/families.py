@@ -14,20 +14,20 @@ from pipelines.errors import UserError
 
 @dataclass(frozen=True)
 class Family:
-    """Pipelines whose halves are found, and whose result is written, in the same way.
+    """Pipelines whose two branches are found, and whose result is written, in the same way.
 
     Args:
         name: of the models.
         classes: task -> diffusers' class.
         denoisers: attributes of the pipeline that hold what is called at each evaluation.
-        sequential: the halves are two calls, the conditional one first; otherwise one batch.
+        sequential: the branches are two calls, the conditional one first; otherwise one batch.
         conditional_first: in a batch.
         listed: a batch is a list of samples, also what the denoiser returns.
         sign: -1 where the pipeline negates the output before the scheduler sees it.
         scale: the argument of a call that sets the strength of guidance.
         scale_of_none: its value for no guidance at all.
-        after: what works on the result of guidance: an argument that switches it on, or "always". The rule's result is
-            then written into both halves, so that what comes after finds nothing to do.
+        postprocess: what works on the result of guidance: an argument that switches it on, or "always". The rule's
+            result is then written into both branches, so that what comes after finds nothing to do.
         prepare: the method that makes the first latents; they are what it returns, or the first of it.
     """
 
@@ -40,8 +40,13 @@ class Family:
     sign: int = 1
     scale: str = "guidance_scale"
     scale_of_none: float = 1.0
-    after: str | None = None
+    postprocess: str | None = None
     prepare: str = "prepare_latents"
+
+    @property
+    def needs_negative_prompt(self) -> bool:
+        """Networks that take their own, distilled guidance as a number guide by two branches only when asked to."""
+        return self.scale == "true_cfg_scale"
 
 
 FAMILIES = (
@@ -64,7 +69,7 @@ FAMILIES = (
             "PAG, ControlNet, inpaint": "StableDiffusionControlNetPAGInpaintPipeline",
         },
         denoisers=("unet",),
-        after="guidance_rescale",
+        postprocess="guidance_rescale",
     ),
     Family(
         "SDXL",
@@ -86,7 +91,7 @@ FAMILIES = (
             "PAG, ControlNet, image": "StableDiffusionXLControlNetPAGImg2ImgPipeline",
         },
         denoisers=("unet",),
-        after="guidance_rescale",
+        postprocess="guidance_rescale",
     ),
     Family(
         "Kolors",
@@ -140,7 +145,7 @@ FAMILIES += (
         },
         sequential=True,
         scale="true_cfg_scale",
-        after="always",
+        postprocess="always",
     ),
 )
 
@@ -160,10 +165,10 @@ FAMILIES += (
             "ControlNet": "HunyuanDiTControlNetPipeline",
             "PAG": "HunyuanDiTPAGPipeline",
         },
-        after="guidance_rescale",
+        postprocess="guidance_rescale",
     ),
     Family("AuraFlow", {"text": "AuraFlowPipeline"}),
-    Family("Lumina 2", {"text": "Lumina2Pipeline"}, sequential=True, sign=-1, after="cfg_normalization"),
+    Family("Lumina 2", {"text": "Lumina2Pipeline"}, sequential=True, sign=-1, postprocess="cfg_normalization"),
     Family("CogView 3+", {"text": "CogView3PlusPipeline"}),
     Family("CogView 4", {"text": "CogView4Pipeline", "control": "CogView4ControlPipeline"}, sequential=True),
     Family(
@@ -184,7 +189,7 @@ FAMILIES += (
         listed=True,
         sign=-1,
         scale_of_none=0.0,
-        after="cfg_normalization",
+        postprocess="cfg_normalization",
     ),
     Family("HiDream-I1", {"text": "HiDreamImagePipeline"}, sign=-1),
     Family(
@@ -233,7 +238,7 @@ FAMILIES += (
         denoisers=("transformer", "transformer_2"),
         sequential=True,
     ),
-    Family("LTX-Video", {"text": "LTXPipeline"}, after="guidance_rescale"),
+    Family("LTX-Video", {"text": "LTXPipeline"}, postprocess="guidance_rescale"),
     Family(
         "CogVideoX",
         {
@@ -254,7 +259,7 @@ FAMILIES += (
     Family("Stable Audio", {"text": "StableAudioPipeline"}),
 )
 
-DISTILLED = "its guidance is distilled into the network, so there is no unconditional half"
+DISTILLED = "its guidance is distilled into the network, so there is no unconditional branch"
 TWO_SCALES = "it guides by text and by picture with a scale for each, and a rule knows one"
 BROKEN = "in this version of diffusers its own call fails (it asks the network for a setting that it has not)"
 FIRST_FRAME = "parts of its latent are a picture with no noise, or less, and a rule knows one noise level"

@@ -6,14 +6,18 @@ to one call of a pipeline. All mathematics is in float32, per sample, over all n
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from numbers import Real
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger("joinery")
 
 SDXL_ELEMENTS = 4 * 128 * 128  # of a latent at 1024 px
 # Model -> the paper's radius, elements of its latent, momentum; eta is 0 throughout.
@@ -22,6 +26,7 @@ PUBLISHED = {
     "edm2-s": (2.5, 4 * 64 * 64, -0.75),
     "dit-xl/2": (5.0, 4 * 32 * 32, -0.5),
 }
+SMALLEST_RADIUS = min(radius for radius, _, _ in PUBLISHED.values())
 
 
 @dataclass
@@ -30,16 +35,16 @@ class GuidanceState:
 
     Args:
         guidance_scale: the paper's w at the present evaluation.
-        direction: APG's running direction.
-        evaluations: how many there were before this one.
-        settled: [batch], whether a sample's halves have come so close that it goes on without guidance.
+        running_direction: APG's, with momentum.
+        evaluations: how many of the network there were before this one, those outside the rule's interval too.
+        skipped: [batch], whether a sample's two predictions have come so close that it goes on without guidance.
         figures: of each evaluation, if asked for.
     """
 
     guidance_scale: float = 1.0
-    direction: Tensor | None = None
+    running_direction: Tensor | None = None
     evaluations: int = 0
-    settled: Tensor | None = None
+    skipped: Tensor | None = None
     figures: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -49,10 +54,10 @@ class GuidanceRule:
 
     Args:
         interval: guide only between these fractions of the sampling steps, 0 <= start < stop <= 1 (arXiv 2404.07724).
-            A step k of n is inside where start <= k / n < stop. Outside, the unconditional half is not computed.
+            A step k of n is inside where start <= k / n < stop. Outside, the unconditional branch is not computed.
             None is the whole schedule.
         skip_above: once the cosine between the network's two outputs is above this, go on without guidance, and do not
-            compute the unconditional half when that holds for the whole batch (arXiv 2312.12487). None: never.
+            compute the unconditional branch when that holds for the whole batch (arXiv 2312.12487). None: never.
         record: keep figures of every evaluation in the pipeline's `guidance_record`.
     """
 
@@ -63,16 +68,15 @@ class GuidanceRule:
     on_outputs: ClassVar[bool] = False  # its paper speaks of what the network returns, not of denoised predictions
     uses_scale: ClassVar[bool] = False  # its direction depends on the guidance scale
 
-    def __post_init__(self):
-        if self.skip_above is not None and not -1 <= self.skip_above <= 1:
-            raise UserError(f"skip_above is {self.skip_above}", "Give a cosine, from -1 to 1, or None to never skip")
+    def __post_init__(self) -> None:
+        if self.skip_above is not None and not within(self.skip_above, -1, 1):
+            raise UserError(f"skip_above is {self.skip_above!r}", "Give a cosine, from -1 to 1, or None to never skip")
         # One form, so that rules are equal when they mean the same: JSON gives lists.
-        object.__setattr__(self, "interval", (0.0, 1.0) if self.interval is None else tuple(self.interval))
-        if len(self.interval) != 2:
-            raise UserError(f"interval is {self.interval}", "Give two numbers, (start, stop)")
-        start, stop = self.interval
-        if not 0 <= start < stop <= 1:
-            raise UserError(f"interval is {self.interval}", "Give (start, stop) with 0 <= start < stop <= 1")
+        interval = (0.0, 1.0) if self.interval is None else self.interval
+        pair = tuple(interval) if isinstance(interval, list | tuple) else ()
+        if not (len(pair) == 2 and all(within(end, 0, 1) for end in pair) and pair[0] < pair[1]):
+            raise UserError(f"interval is {interval!r}", "Give two numbers, (start, stop) with 0 <= start < stop <= 1")
+        object.__setattr__(self, "interval", pair)
 
     @property
     def is_stock(self) -> bool:
@@ -84,7 +88,7 @@ class GuidanceRule:
         start, stop = self.interval
         return start <= step / steps < stop
 
-    def bracket(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
+    def direction(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
         """The direction U of `guided = conditional + (guidance_scale - 1) * U`, float32.
 
         Args:
@@ -93,11 +97,11 @@ class GuidanceRule:
         """
         raise NotImplementedError
 
-    def settle(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> None:
+    def skip_samples(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> None:
         """Note which samples need no guidance any more. Takes the network's outputs, [batch, ...]."""
         product, lengths = (conditional * unconditional).flatten(1).mean(1), rms(conditional) * rms(unconditional)
         close = product > self.skip_above * lengths.flatten()
-        state.settled = close if state.settled is None else state.settled | close
+        state.skipped = close if state.skipped is None else state.skipped | close
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class CFG(GuidanceRule):
     def is_stock(self) -> bool:
         return True
 
-    def bracket(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
+    def direction(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
         direction = conditional.float() - unconditional.float()
         if self.record:
             state.figures.append(figures(direction, direction, project(direction, conditional.float())))
@@ -123,7 +127,9 @@ class APG(GuidanceRule):
 
     Args:
         eta: share that is kept of the part parallel to the prediction, which is what oversaturates; 1 keeps all.
-        norm_threshold: largest root-mean-square of the direction per latent element; None does not limit it.
+        norm_threshold: largest root-mean-square of the direction per latent element; None does not limit it. The
+            paper's radius (15 for SDXL) is the norm of the whole direction: divide it by the square root of the number
+            of elements of a latent, as `APG.paper` does.
         momentum: in -1 < momentum <= 0, usually negative: pushes away from where the last steps went.
 
     Raises:
@@ -134,14 +140,24 @@ class APG(GuidanceRule):
     norm_threshold: float | None = 15 / math.sqrt(SDXL_ELEMENTS)
     momentum: float = -0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        if not (math.isfinite(self.eta) and 0 <= self.eta <= 1):
-            raise UserError(f"eta is {self.eta}", "Give a value from 0 (no parallel part) to 1 (all of it)")
-        if self.norm_threshold is not None and not (math.isfinite(self.norm_threshold) and self.norm_threshold > 0):
-            raise UserError(f"norm_threshold is {self.norm_threshold}", "Give a positive number, or None for no limit")
-        if not -1 < self.momentum <= 0:
-            raise UserError(f"momentum is {self.momentum}", "Give a value above -1 and at most 0")
+        if not within(self.eta, 0, 1):
+            raise UserError(f"eta is {self.eta!r}", "Give a number from 0 (no parallel part) to 1 (all of it)")
+        if self.norm_threshold is not None and not (within(self.norm_threshold, 0, math.inf) and self.norm_threshold):
+            raise UserError(
+                f"norm_threshold is {self.norm_threshold!r}", "Give a positive number, or None for no limit"
+            )
+        if not (within(self.momentum, -1, 0) and self.momentum > -1):
+            raise UserError(f"momentum is {self.momentum!r}", "Give a number above -1 and at most 0, which is none")
+        if self.norm_threshold is not None and self.norm_threshold >= SMALLEST_RADIUS:
+            log.warning(
+                "norm_threshold is %g, which limits nothing: it is the root-mean-square per latent element. "
+                "The paper's radius divided by the square root of the number of elements gives it: 15 is %.4f on "
+                "SDXL at 1024 px, APG.paper('sdxl'). For no limit give None",
+                self.norm_threshold,
+                15 / math.sqrt(SDXL_ELEMENTS),
+            )
 
     @classmethod
     def paper(cls, name: str) -> APG:
@@ -162,24 +178,32 @@ class APG(GuidanceRule):
     def is_stock(self) -> bool:
         return self.eta == 1 and self.norm_threshold is None and self.momentum == 0
 
-    def bracket(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
-        direction = conditional.float() - unconditional.float()
-        if self.momentum:
-            if state.direction is not None:
-                direction = direction.add(state.direction, alpha=self.momentum)
-            state.direction = direction  # kept unclipped
+    def direction(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
+        prediction = conditional.float()
+        direction = prediction - unconditional.float()  # d_k = D_c - D_u
+        if self.momentum:  # m_k = d_k + momentum m_(k-1), kept unclipped
+            if state.running_direction is not None:
+                direction = direction.add(state.running_direction, alpha=self.momentum)
+            state.running_direction = direction
+        # u = m_k min(1, r / ||m_k||)
         clipped = limit_rms(direction, self.norm_threshold) if self.norm_threshold else direction
         if self.record:
-            state.figures.append(figures(direction, clipped, project(clipped, conditional.float())))
-        return lessen(clipped, conditional.float(), 1 - self.eta)
+            state.figures.append(figures(direction, clipped, project(clipped, prediction)))
+        # U = u_perpendicular + eta u_parallel = u - (1 - eta) <u, D_c> / ||D_c||^2 D_c; D = D_c + (w - 1) U
+        return remove_parallel(clipped, prediction, 1 - self.eta)
 
 
 # The embedded base's are, but for rounding, those published for EDM2-S.
 PRESETS = {"emoji": {"eta": 0.0, "norm_threshold": 0.02, "momentum": -0.75}, "sd15": {}, "sdxl": {}}
 
 
-def _named(table: dict, name: str, what: str):
-    if name.lower() not in table:
+def within(value: object, low: float, high: float) -> bool:
+    """Whether it is a finite number of that range, ends included."""
+    return isinstance(value, Real) and math.isfinite(value) and low <= value <= high
+
+
+def _named(table: dict, name: str, what: str) -> Any:
+    if not isinstance(name, str) or name.lower() not in table:
         raise UserError(f"There is no {what} for {name!r}", f"Choose one of {', '.join(table)}")
     return table[name.lower()]
 
@@ -187,30 +211,30 @@ def _named(table: dict, name: str, what: str):
 def limit_rms(direction: Tensor, threshold: float) -> Tensor:
     """Shorten each sample of [batch, ...] to at most `threshold` root-mean-square per element."""
     radius = threshold * math.sqrt(math.prod(direction.shape[1:]))
-    return direction * (radius * inner(direction, direction).rsqrt()).clamp_max(1)
+    return direction * (radius * inner_product(direction, direction).rsqrt()).clamp_max(1)
 
 
 def project(vector: Tensor, onto: Tensor) -> Tensor:
     """The part of each sample of [batch, ...] that is parallel to `onto`."""
-    return share(vector, onto) * onto
+    return projection_coefficient(vector, onto) * onto
 
 
-def lessen(vector: Tensor, along: Tensor, amount: float) -> Tensor:
-    """Take so much of the part that is parallel to `along` out of each sample of [batch, ...]."""
-    return vector.addcmul(share(vector, along), along, value=-amount)
+def remove_parallel(vector: Tensor, onto: Tensor, share: float) -> Tensor:
+    """Each sample of [batch, ...] without a share, 0 to 1, of its part parallel to `onto`."""
+    return vector.addcmul(projection_coefficient(vector, onto), onto, value=-share)
 
 
-def share(vector: Tensor, onto: Tensor) -> Tensor:
-    """How many times `onto` the parallel part of each sample is: [batch, ...] -> [batch, 1, ...]."""
-    return inner(vector, onto) / (inner(onto, onto) + 1e-30)
+def projection_coefficient(vector: Tensor, onto: Tensor) -> Tensor:
+    """<vector, onto> / ||onto||^2 of each sample: [batch, ...] -> [batch, 1, ...]."""
+    return inner_product(vector, onto) / (inner_product(onto, onto) + 1e-30)
 
 
 def rms(x: Tensor) -> Tensor:
     """Root-mean-square of each sample: [batch, ...] -> [batch, 1, ...]."""
-    return (inner(x, x) / math.prod(x.shape[1:])).sqrt()
+    return (inner_product(x, x) / math.prod(x.shape[1:])).sqrt()
 
 
-def inner(a: Tensor, b: Tensor) -> Tensor:
+def inner_product(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each sample: [batch, ...] -> [batch, 1, ...].
 
     Not by matrix multiplication, which a GPU may be set to do in fewer digits.

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.errors import UserError
-from pipelines.guidance import GuidanceRule, GuidanceState, figures, lessen, project
+from pipelines.guidance import GuidanceRule, GuidanceState, figures, project, remove_parallel, within
 
 
 class _Recorded(GuidanceRule):
     """A rule whose direction is all there is to record."""
 
-    def bracket(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
+    def direction(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
         conditional = conditional.float()
         direction = self._direction(conditional, unconditional.float(), state)
         if self.record:
@@ -33,7 +33,7 @@ class CFGRescale(_Recorded):
     The same as diffusers' `guidance_rescale`, in every family.
 
     Args:
-        rescale: phi, from 0 (plain guidance) to 1 (the conditional half's standard deviation); the paper takes 0.7.
+        rescale: phi, from 0 (plain guidance) to 1 (the conditional output's standard deviation); the paper takes 0.7.
     """
 
     rescale: float = 0.7
@@ -41,10 +41,10 @@ class CFGRescale(_Recorded):
     on_outputs: ClassVar[bool] = True
     uses_scale: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.rescale <= 1:
-            raise UserError(f"rescale is {self.rescale}", "Give a value from 0 to 1")
+        if not within(self.rescale, 0, 1):
+            raise UserError(f"rescale is {self.rescale!r}", "Give a value from 0 to 1")
 
     def _direction(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
         dims = tuple(range(1, conditional.ndim))
@@ -56,7 +56,7 @@ class CFGRescale(_Recorded):
 
 @dataclass(frozen=True)
 class CFGZeroStar(_Recorded):
-    """CFG-Zero* for flows (arXiv 2503.18886): the unconditional half at its best length, and a first step of zero.
+    """CFG-Zero* for flows (arXiv 2503.18886): the unconditional velocity at its best length, and a first step of zero.
 
     Args:
         zero_steps: evaluations at the start whose velocity is zero; 0 for networks that predict noise or v, where zero
@@ -68,7 +68,7 @@ class CFGZeroStar(_Recorded):
     on_outputs: ClassVar[bool] = True
     uses_scale: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not (isinstance(self.zero_steps, int) and self.zero_steps >= 0):
             raise UserError(f"zero_steps is {self.zero_steps!r}", "Give a whole number from 0 on")
@@ -76,20 +76,20 @@ class CFGZeroStar(_Recorded):
     def _direction(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
         if state.evaluations < self.zero_steps:
             return -conditional / (state.guidance_scale - 1)
-        return lessen(conditional, unconditional, 1)  # c - s u, with s = <c, u> / ||u||^2
+        return remove_parallel(conditional, unconditional, 1)  # c - s u, with s = <c, u> / ||u||^2
 
 
 @dataclass(frozen=True)
 class TCFG(_Recorded):
-    """Tangential damping (arXiv 2503.18137): keep of the unconditional output what lies along the halves' main axis."""
+    """Tangential damping (arXiv 2503.18137): keep of the unconditional output what lies along both outputs' axis."""
 
     on_outputs: ClassVar[bool] = True
 
     def _direction(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
-        halves = torch.stack([conditional.flatten(1), unconditional.flatten(1)], dim=1)  # [batch, 2, elements]
+        outputs = torch.stack([conditional.flatten(1), unconditional.flatten(1)], dim=1)  # [batch, 2, elements]
         # The first right singular vector, by way of the 2 x 2 matrix of inner products.
-        weights = torch.linalg.eigh((halves @ halves.mT).double()).eigenvectors[:, None, :, -1].to(halves)
-        axis = (weights @ halves).reshape(conditional.shape)
+        weights = torch.linalg.eigh((outputs @ outputs.mT).double()).eigenvectors[:, None, :, -1].to(outputs)
+        axis = (weights @ outputs).reshape(conditional.shape)
         return conditional - project(unconditional, axis)
 
 
@@ -109,10 +109,10 @@ class FDG(_Recorded):
 
     low: float = 4 / 9
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.low <= 1:
-            raise UserError(f"low is {self.low}", "Give a share from 0 to 1")
+        if not within(self.low, 0, 1):
+            raise UserError(f"low is {self.low!r}", "Give a share from 0 to 1")
 
     def _direction(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
         if conditional.ndim < 4:

@@ -52,14 +52,14 @@ class DiffusersAPG(GuidanceRule):
     on_outputs = True
     uses_scale = True
 
-    def bracket(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
+    def direction(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
         buffer = None if self.momentum is None else MomentumBuffer(self.momentum)
-        if buffer and state.direction is not None:
-            buffer.running_average = state.direction
+        if buffer and state.running_direction is not None:
+            buffer.running_average = state.running_direction
         w = state.guidance_scale
         guided = normalized_guidance(conditional.float(), unconditional.float(), w, buffer, self.eta, self.norm)
         if buffer:
-            state.direction = buffer.running_average
+            state.running_direction = buffer.running_average
         return (guided - conditional) / (w - 1)
 
 

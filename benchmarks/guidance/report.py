@@ -5,6 +5,7 @@ docs/guidance.md, and docs/pictures/guidance-*.png.
 """
 
 import json
+from collections.abc import Callable
 
 from PIL import Image
 from safetensors.torch import load_file
@@ -26,9 +27,9 @@ SPACES = ("APG", "diffusers' APG, our settings", "diffusers' APG, its defaults",
 JUDGE, SECOND = "judge", "judge-2"
 
 
-def points(found: dict, rule: str, steps: int = STEPS) -> list[dict]:
+def points(found: dict, rule: str) -> list[dict]:
     """A rule's points in the order of their scales, without guidance first, where all rules are one."""
-    chosen = [p for p in found["points"] if p["steps"] == steps and (p["rule"] == rule or p["w"] == 1)]
+    chosen = [p for p in found["points"] if p["steps"] == STEPS and (p["rule"] == rule or p["w"] == 1)]
     return sorted(chosen, key=lambda p: p["w"])
 
 
@@ -37,8 +38,8 @@ def mean(found: dict, rule: str, key: str, judge: str = JUDGE) -> float:
     return sum(high) / len(high)
 
 
-def best(found: dict, rule: str, judge: str = JUDGE, key: str = "fd_32") -> dict:
-    return min((p for p in points(found, rule) if p["w"] > 1), key=lambda p: p[judge][key])
+def best(found: dict, rule: str, judge: str = JUDGE) -> dict:
+    return min((p for p in points(found, rule) if p["w"] > 1), key=lambda p: p[judge]["fd_32"])
 
 
 def saturation_error(found: dict, rule: str) -> float:
@@ -96,7 +97,7 @@ def colours(found: dict) -> str:
 
 
 def plots(found: dict) -> dict[str, Image.Image]:
-    def against_w(rules: tuple[str, ...], look) -> dict[str, list]:
+    def against_w(rules: tuple[str, ...], look: Callable[[dict], float]) -> dict[str, list]:
         return {rule: [(p["w"], look(p)) for p in points(found, rule)] for rule in rules}
 
     distance = lambda p: p[JUDGE]["fd_32"]  # noqa: E731

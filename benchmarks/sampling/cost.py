@@ -14,15 +14,18 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import diffusers
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
 
 from benchmarks.common.environment import environment
 from benchmarks.optimizers.live import LiveBytes
@@ -106,18 +109,18 @@ class Calls:
         if self.device != "cpu":
             torch.cuda.synchronize()
 
-    def call(self, **changes):
+    def call(self, **changes: Any) -> Any:
         """Latents of one call, whose first step is not timed."""
         pipe = self.pipes["guidance" in changes]
         generator = torch.Generator().manual_seed(0)
         steps = {"num_inference_steps": self.steps + 1, "generator": generator}
         return pipe(**self.inputs | steps | changes).images
 
-    def seconds(self, **changes) -> float:
+    def seconds(self, **changes: Any) -> float:
         """Of a step, a mean over one call's."""
         stamps = []
 
-        def stamp(pipe, step, timestep, tensors):
+        def stamp(pipe: DiffusionPipeline, step: int, timestep: Tensor, tensors: dict) -> dict:
             if step in (0, self.steps):
                 self.synchronize()
                 stamps.append(time.perf_counter())
@@ -126,7 +129,7 @@ class Calls:
         self.call(callback_on_step_end=stamp, **changes)
         return (stamps[1] - stamps[0]) / self.steps
 
-    def peak(self, **changes) -> int:
+    def peak(self, **changes: Any) -> int:
         """Bytes at the worst moment of a call."""
         if self.device == "cpu":
             with LiveBytes() as live:
@@ -136,12 +139,12 @@ class Calls:
         self.call(**changes)
         return torch.cuda.max_memory_allocated()
 
-    def within(self, **changes) -> float:
+    def within(self, **changes: Any) -> float:
         """Seconds of a step that pass in the rule's hook, a mean over one call's."""
         spent = []
 
         def watched(method: Callable) -> Callable:
-            def watch(*args):
+            def watch(*args: Any) -> Any:
                 began = time.perf_counter()
                 try:
                     return method(*args)
@@ -156,9 +159,12 @@ class Calls:
 
 
 @contextmanager
-def hook_methods(change: Callable):
+def hook_methods(change: Callable) -> Iterator[None]:
     """Within, the hook's two methods are changed."""
-    with patch.object(Hook, "before", change(Hook.before)), patch.object(Hook, "after", change(Hook.after)):
+    with (
+        patch.object(Hook, "pre_forward", change(Hook.pre_forward)),
+        patch.object(Hook, "post_forward", change(Hook.post_forward)),
+    ):
         yield
 
 
@@ -203,7 +209,7 @@ def ratio(these: list[float], those: list[float], draws: int = 1000) -> list[flo
     return [float(x) for x in (np.median(ratios), *np.quantile(medians, (0.025, 0.975)))]
 
 
-def rounded(value):
+def rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):

@@ -39,10 +39,10 @@ SHOWN = 12
 class EachEvaluation(APG):
     """The running direction moves on at the second evaluation of a step, too."""
 
-    def bracket(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
-        state.direction = getattr(state, "latest", None)
-        direction = super().bracket(conditional, unconditional, state)
-        state.latest = state.direction
+    def direction(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
+        state.running_direction = getattr(state, "latest", None)
+        direction = super().direction(conditional, unconditional, state)
+        state.latest = state.running_direction
         return direction
 
 

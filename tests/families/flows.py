@@ -173,7 +173,7 @@ CASES = [
         "StableDiffusion3Pipeline",
         sd3,
         sd3_text,
-        (*ALL, *SPACED, "flow Euler, shift terminal", "flow Euler, stochastic"),
+        (*ALL, *SPACED, "flow Euler, shift terminal", "flow Euler, stochastic", "flow Euler ancestral"),
     ),
     Case(
         "StableDiffusion3Pipeline",

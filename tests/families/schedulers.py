@@ -54,6 +54,7 @@ FLOW = {
     "flow Euler exponential": ("FlowMatchEulerDiscreteScheduler", {"use_exponential_sigmas": True}),
     "flow Euler beta": ("FlowMatchEulerDiscreteScheduler", {"use_beta_sigmas": True}),
     "flow Euler, stochastic": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "stochastic_sampling": True}),
+    "flow Euler ancestral": ("LTXEulerAncestralRFScheduler", {}),
     "flow Heun": ("FlowMatchHeunDiscreteScheduler", {"shift": 3.0}),
     "flow DPM++ 2M": ("DPMSolverMultistepScheduler", FLOW_SIGMAS),
     "flow UniPC": ("UniPCMultistepScheduler", FLOW_SIGMAS),

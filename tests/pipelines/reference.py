@@ -31,7 +31,9 @@ def own_denoised(scheduler, output, timestep, latents):
     if algorithm == "deis":  # its own conversion gives the noise: x = a x0 + s n
         alpha, noise_scale = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[scheduler.step_index].double())
         return (latents - noise_scale * output) / alpha
-    if type(scheduler).__name__.startswith("FlowMatch"):  # x = (1 - sigma) x0 + sigma n, output n - x0; or all reversed
+    if type(scheduler).__name__.startswith(
+        ("FlowMatch", "LTX")
+    ):  # x = (1 - sigma) x0 + sigma n, output n - x0; or all reversed
         sigma = scheduler.sigmas[_index(scheduler, timestep)].double()
         return latents + (1 - sigma) * output if scheduler.config.get("invert_sigmas") else latents - sigma * output
     kind = scheduler.config.get("prediction_type", "epsilon")

@@ -35,18 +35,18 @@ def render(passed: set[tuple[str, str]]) -> str:
                 lines.append(f"| {family.name}{note} | {which} | `{stock}` | {'; '.join(names)} |")
     lines += [
         "",
-        "How the halves are found and what is done with the result:",
+        "How the branches are found and what is done with the result:",
         "",
-        "| family | halves | scale, and what of it is none | sign | after guidance |",
+        "| family | branches | scale, and what of it is none | sign | after guidance |",
         "|---|---|---|---|---|",
     ]
     for family in FAMILIES:
-        halves = "two calls, conditional first" if family.sequential else "one batch"
+        branches = "two calls, conditional first" if family.sequential else "one batch"
         if not family.sequential:
-            halves += ", conditional first" if family.conditional_first else ", unconditional first"
-        after = {None: "", "always": "renormalised"}.get(family.after, f"`{family.after}`")
+            branches += ", conditional first" if family.conditional_first else ", unconditional first"
+        after = {None: "", "always": "renormalised"}.get(family.postprocess, f"`{family.postprocess}`")
         lines.append(
-            f"| {family.name} | {halves} | `{family.scale}`, {family.scale_of_none:g} | {family.sign:+d} | {after} |"
+            f"| {family.name} | {branches} | `{family.scale}`, {family.scale_of_none:g} | {family.sign:+d} | {after} |"
         )
     lines += ["", "Refused, with the reason:", "", "| class | reason |", "|---|---|"]
     lines += [f"| `{name}` | {reason} |" for name, reason in sorted(REFUSED.items())]

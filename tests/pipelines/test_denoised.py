@@ -6,8 +6,9 @@ import diffusers
 import pytest
 import torch
 
-from pipelines import CFG, APGStableDiffusionPipeline, UserError
+from pipelines import APG, CFG, APGStableDiffusionPipeline, UserError, guided
 from pipelines.denoised import coefficients
+from tests import families
 from tests.tiny import tiny_pipeline
 
 V = {"prediction_type": "v_prediction"}
@@ -114,6 +115,90 @@ def test_timesteps_that_repeat_have_their_own_noise_levels():
     for scheduler._step_index in (first, first + 1):
         found.append(coefficients(scheduler, scheduler.timesteps[first]))
     assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    "name, config",
+    [
+        ("KDPM2DiscreteScheduler", {}),
+        ("KDPM2AncestralDiscreteScheduler", {}),
+        ("FlowMatchEulerDiscreteScheduler", {}),
+        ("FlowMatchHeunDiscreteScheduler", {}),
+        ("LTXEulerAncestralRFScheduler", {}),
+    ],
+)
+def test_a_subclass_has_the_formula_of_its_class_whatever_its_name(name, config):
+    stock = getattr(diffusers, name)
+    found = []
+    for cls in (stock, type("Mine", (stock,), {})):
+        scheduler = cls(**config)
+        scheduler.set_timesteps(num_inference_steps=4)
+        torch.manual_seed(0)
+        latents, seen = torch.ones(1, 4, 2, 2), []
+        for timestep in scheduler.timesteps[:4]:
+            if hasattr(scheduler, "scale_model_input"):
+                scheduler.scale_model_input(latents, timestep)
+            seen.append(coefficients(scheduler, timestep))
+            latents = scheduler.step(torch.ones_like(latents), timestep, latents).prev_sample
+        found.append(seen)
+    assert found[0] == found[1] and len(set(found[0])) > 2
+    if "KDPM2" not in name:
+        assert all(c_skip == 1 and -1 <= c_out < 0 for c_skip, c_out in found[0])
+
+
+def test_noise_levels_that_are_changed_in_place_are_seen():
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(4)
+    scheduler.set_begin_index(1)
+    assert coefficients(scheduler, 0.0) == (1.0, -float(scheduler.sigmas[1])) != (1.0, -0.5)
+    scheduler.sigmas[1] = 0.5
+    assert coefficients(scheduler, 0.0) == (1.0, -0.5)
+    with torch.inference_mode():
+        scheduler.set_timesteps(4)
+        scheduler.set_begin_index(1)
+        assert coefficients(scheduler, 0.0) == (1.0, -float(scheduler.sigmas[1])) != (1.0, -0.5)
+        scheduler.sigmas[1] = 0.5
+        assert coefficients(scheduler, 0.0) == (1.0, -0.5)
+
+
+@pytest.mark.parametrize("name", ["CMStochasticIterativeScheduler", "IPNDMScheduler", "ScoreSdeVeScheduler"])
+def test_a_scheduler_of_another_kind_is_refused_in_words(name):
+    scheduler = getattr(diffusers, name)()
+    scheduler.set_timesteps(4)
+    with pytest.raises(UserError, match=f"{name} keeps its noise levels in a way"):
+        coefficients(scheduler, scheduler.timesteps[0])
+
+
+def test_a_scheduler_that_does_not_tell_its_place_is_refused_in_words():
+    class Bare:
+        config = diffusers.EulerDiscreteScheduler().config
+        alphas_cumprod = sigmas = torch.ones(3)
+
+    with pytest.raises(UserError, match="Bare does not tell where it is"):
+        coefficients(Bare(), 1.0)
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_spaced_noise_levels_without_end_are_refused_in_words(pipe, name):
+    """Betas that end in 1, as old recipes for a zero terminal SNR have them, and Karras' spacing between them."""
+    betas = [*torch.linspace(1e-4, 0.02, 999).tolist(), 1.0]
+    pipe.scheduler = getattr(diffusers, name)(
+        trained_betas=betas, prediction_type="v_prediction", use_karras_sigmas=True
+    )
+    with pytest.raises(UserError, match="has a noise level of nan"):
+        pipe("a", num_inference_steps=4, guidance_scale=5, output_type="latent", generator=generator())
+
+
+@pytest.mark.parametrize("name", ["StableDiffusion3Pipeline", "QwenImagePipeline"])
+def test_noise_levels_that_reach_zero_end_in_the_stock_result(name):
+    """Where no noise is left both predictions are the latent itself, and there is nothing to guide."""
+    case = next(case for case in families.CASES if case.stock == name)
+    pipe = case.pipeline(guided(case.stock_class), "flow Euler")
+    sigmas = {"sigmas": [1.0, 0.5, 0.0], "num_inference_steps": 3}
+    drawn = case.draw(pipe, guidance=APG(eta=0.2, norm_threshold=0.3), **sigmas)
+    assert drawn.isfinite().all()
+    shorter = case.draw(pipe, guidance=APG(eta=0.2, norm_threshold=0.3), sigmas=[1.0, 0.5], num_inference_steps=2)
+    assert torch.equal(drawn, shorter)
 
 
 def test_an_unknown_prediction_is_refused_with_a_remedy():

@@ -28,10 +28,14 @@ def weights(unet) -> dict[str, dict[str, Tensor]]:
     return {"image_proj": renamed, "ip_adapter": attention}
 
 
-def with_adapter(case, cls):
+def with_adapter(case, cls, number=1):
     pipe = case.pipeline(cls)
-    pipe.load_ip_adapter(weights(pipe.unet), subfolder="", weight_name="", image_encoder_folder=None)
-    pipe.set_ip_adapter_scale(0.8)
+    names = {"subfolder": "", "weight_name": "", "image_encoder_folder": None}
+    if number > 1:
+        names |= {"subfolder": [""] * number, "weight_name": [""] * number}
+    files = [weights(pipe.unet) for _ in range(number)]
+    pipe.load_ip_adapter(files if number > 1 else files[0], **names)
+    pipe.set_ip_adapter_scale([0.8] * number if number > 1 else 0.8)
     return pipe
 
 
@@ -67,3 +71,18 @@ def test_outside_its_interval_a_step_sees_the_picture_alone(case, pipe):
     never = case.draw(pipe, guidance=APG(interval=(0.99, 1.0)), **BOTH)
     unguided = case.draw(pipe, guidance_scale=1.0, ip_adapter_image_embeds=[POSITIVE])
     assert far(never, unguided) < 1e-4
+
+
+def test_masks_are_those_of_adapters_and_not_of_samples(case):
+    """Two adapters' masks have two rows, as have the two branches of one sample: they are not cut in half."""
+    pipe = with_adapter(case, guided(case.stock_class), number=2)
+    masks = torch.zeros(2, 1, 32, 32)
+    masks[0, :, :16], masks[1, :, 16:] = 1, 1
+    masked = {"cross_attention_kwargs": {"ip_adapter_masks": masks}}
+    both = BOTH["ip_adapter_image_embeds"] * 2
+    never = case.draw(pipe, guidance=APG(interval=(0.99, 1.0)), ip_adapter_image_embeds=both, **masked)
+    unguided = case.draw(pipe, guidance_scale=1.0, ip_adapter_image_embeds=[POSITIVE] * 2, **masked)
+    assert far(never, unguided) < 1e-4
+    everywhere = {"cross_attention_kwargs": {"ip_adapter_masks": torch.ones(2, 1, 32, 32)}}
+    other = case.draw(pipe, guidance_scale=1.0, ip_adapter_image_embeds=[POSITIVE] * 2, **everywhere)
+    assert far(unguided, other) > 1e-4

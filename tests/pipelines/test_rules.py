@@ -23,7 +23,7 @@ def halves(batch: int = 3, seed: int = 0, size: int = 8):
 
 def guided_by(rule, conditional, unconditional, state=None):
     state = state or GuidanceState(guidance_scale=W)
-    return conditional + (W - 1) * rule.bracket(conditional, unconditional, state)
+    return conditional + (W - 1) * rule.direction(conditional, unconditional, state)
 
 
 def rescaled(c, u):
@@ -101,17 +101,17 @@ def test_at_one_end_of_their_settings_they_are_plain_guidance():
 
 def test_low_frequencies_alone_get_the_lower_scale():
     flat = torch.ones(1, 4, 8, 8)
-    assert torch.allclose(FDG(low=0.5).bracket(flat, 0 * flat, GuidanceState()), 0.5 * flat, atol=1e-6)
+    assert torch.allclose(FDG(low=0.5).direction(flat, 0 * flat, GuidanceState()), 0.5 * flat, atol=1e-6)
     chequered = torch.ones(8, 8)
     chequered[::2, ::2] = chequered[1::2, 1::2] = -1
     chequered = chequered.expand(1, 4, 8, 8)
-    assert torch.allclose(FDG(low=0.0).bracket(chequered, 0 * chequered, GuidanceState()), chequered, atol=1e-6)
+    assert torch.allclose(FDG(low=0.0).direction(chequered, 0 * chequered, GuidanceState()), chequered, atol=1e-6)
 
 
 @by_name
 def test_every_rule_gives_zero_difference_zero_guidance_except_for_its_length(rule):
     same = halves()[0]
-    direction = rule.bracket(same, same.clone(), GuidanceState(guidance_scale=W))
+    direction = rule.direction(same, same.clone(), GuidanceState(guidance_scale=W))
     assert direction.isfinite().all() and direction.abs().max() < 1e-5
 
 
@@ -122,8 +122,11 @@ def test_every_rule_gives_zero_difference_zero_guidance_except_for_its_length(ru
         lambda: CFGZeroStar(zero_steps=-1),
         lambda: CFGZeroStar(zero_steps=0.5),
         lambda: FDG(low=-0.1),
+        lambda: FDG(low="0.1"),
+        lambda: CFGRescale(rescale=None),
+        lambda: CFGZeroStar(zero_steps="1"),
         lambda: APG(skip_above=1.5),
-        lambda: FDG().bracket(torch.ones(1, 16, 4), torch.ones(1, 16, 4), GuidanceState()),
+        lambda: FDG().direction(torch.ones(1, 16, 4), torch.ones(1, 16, 4), GuidanceState()),
     ],
 )
 def test_values_that_make_no_sense_are_refused_with_a_remedy(make):
@@ -223,9 +226,9 @@ def test_skipping_goes_by_sample_so_that_a_batch_is_its_samples(name):
     cosines = []
 
     class Watched(CFG):
-        def settle(self, conditional, unconditional, state):
+        def skip_samples(self, conditional, unconditional, state):
             cosines.append(torch.cosine_similarity(conditional.flatten(1), unconditional.flatten(1)))
-            super().settle(conditional, unconditional, state)
+            super().skip_samples(conditional, unconditional, state)
 
     case.draw(pipe, (0, 1), guidance=Watched(skip_above=1.0))
     between = float(cosines[0].mean())  # one sample is above it at once, the other one not
