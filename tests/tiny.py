@@ -19,13 +19,15 @@ COLOURS = {"content": "red", "style": "blue", "other_contents": "green", "other_
 
 
 def write_pictures(folder: Path) -> None:
-    """Three small pictures of each kind that a project names, in folders of their own."""
+    """Three small pictures of each kind that a project names, in folders of their own; a style's say what they show."""
     for name, colour in COLOURS.items():
         (folder / name).mkdir()
         for i in range(3):
             picture = Image.new("RGB", (40, 32), colour)
-            picture.paste("white", (4 * i, 4, 4 * i + 12, 20))
+            picture.paste("white", (4 * i + 4, 4, 4 * i + 16, 20))
             picture.save(folder / name / f"picture-{i}.png")
+            if name == "style":
+                (folder / name / f"picture-{i}.txt").write_text(f"thing {i}, {{placeholder}} style")
 
 
 def tiny_tokenizer() -> CLIPTokenizer:

@@ -1,7 +1,7 @@
 """How adapters are learned."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Read when PyTorch is imported, so it stands before all else. Threads that wait by spinning make a step a hundred times
 # slower as soon as another program wants a core.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Customization", "Run", "UserError", "customize", "mixed"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # Imported when first asked for, like the pipelines.
     if name == "customize":
         from training.loop import customize

@@ -1,11 +1,16 @@
-"""The command line: customize, join, further, estimate, sample, export."""
+"""The command line: new, customize, join, further, estimate, sample, export."""
 
+import _thread
 import logging
+import math
+import os
 import signal
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Annotated, Literal, Self
 
 import tyro
 
@@ -13,8 +18,28 @@ from pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from training.config import Customization
+    from training.run import Run
 
 INVALID, INTERRUPTED = 2, 130  # exit codes
+MOST = 64  # pictures of one command
+POLL = 0.3  # seconds between two looks for a request to stop
+
+
+@dataclass
+class New:
+    """Write a project file with every key in it, each in a comment that says what it means and allows."""
+
+    project: tyro.conf.Positional[Path] = Path("project.toml")
+    """The file to write. The pictures go into the folders `content` and `style` beside it, or where you say there."""
+    preset: Literal["emoji", "sd15", "sdxl"] = "emoji"
+    """The base to start from: the embedded one, Stable Diffusion 1.5, or SDXL."""
+
+    def __call__(self) -> int:
+        from training.project_file import new
+
+        new(self.project, self.preset)
+        print(self.project)
+        return 0
 
 
 @dataclass
@@ -51,7 +76,7 @@ class Estimate:
         from training.estimate import estimate
 
         logging.getLogger("joinery").setLevel(logging.WARNING)
-        print(estimate(Customization.load(self.project)))
+        say(estimate(Customization.load(self.project)))
         return 0
 
 
@@ -115,19 +140,29 @@ class Sample:
     """The PNG to write."""
 
     def __call__(self) -> int:
+        if not 1 <= self.count <= MOST:
+            raise UserError(f"--count is {self.count}", f"Set it to 1 to {MOST}")
+        for name in ("content", "style"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"--{name} is {getattr(self, name)}", "Set it to a number, 0 to about 1.5")
+        _check_out(self.out)
         _quiet()
-        from training import sheet
+        from training import findings, sheet
+        from training.model import tokenizers
         from training.sampling import open_run
 
         pipe, config = open_run(self.folder)
         pipe.set_scales(content=self.content, style=self.style)
         prompt = self.prompt or config.sample_prompt
+        words = [c.placeholder for name, c in config.concepts.items() if getattr(self, name)]
+        for finding in findings.of_prompt(prompt, words, tokenizers(pipe)):
+            print(finding, file=sys.stderr)
         seeds = tuple(range(self.seed, self.seed + self.count))
         settings = config.samples
         pictures = sheet.draw(pipe, prompt, seeds, config.resolution, settings.guidance_scale, settings.inference_steps)
         label = f"content {self.content:g}\nstyle {self.style:g}"
         sheet.save(sheet.compose({label: pictures}, prompt), self.out)
-        print(self.out)
+        say(self.out)
         return 0
 
 
@@ -154,20 +189,31 @@ class Export:
             write_model(self.folder, out)
         else:
             out = self.out or Path("adapter.safetensors")
+            _check_out(out)
             export.convert(Run(self.folder).adapter, out, self.format)
-        print(out)
+        say(out)
         return 0
+
+
+def _check_out(path: Path) -> None:
+    """Before the work: a folder cannot be written as a file, nor a file into what is none."""
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder", f"Name a file, for example {path / 'sheet.png'}")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UserError(f"--out {path} lies in {path.parent}, which is a file", "Name a file in a folder")
 
 
 def _customize(config: "Customization", folder: Path | None) -> int:
     from training.loop import customize
+    from training.run import Run, runs_folder
 
-    stop = _StopOnSignal()
-    run = customize(config, folder, progress=_print_status, should_stop=lambda: stop.asked)
+    folder = folder or runs_folder() / config.name
+    with _Stop(Run(folder)) as stop:
+        run = customize(config, folder, progress=_print_status, should_stop=stop)
     if run.status == "cancelled":
-        print("\nCancelled. The same command goes on from here.", file=sys.stderr)
+        say("\nCancelled. The same command goes on from here.", to=sys.stderr)
         return INTERRUPTED
-    print(f"\n{run.adapter}\n{run.sheet}")
+    say(f"\n{run.adapter}\n{run.sheet}")
     return 0
 
 
@@ -181,17 +227,50 @@ def _quiet() -> None:
         library.disable_progress_bar()
 
 
-class _StopOnSignal:
-    """Ctrl-C and SIGTERM ask the run to stop after the step it is in; a second Ctrl-C stops it at once."""
+class _Stop:
+    """Ctrl-C, SIGTERM, or a request in the run's folder: each ends a run at once while it prepares.
 
-    def __init__(self):
-        self.asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
+    Once there are steps to lose, it ends after the step or the drawing's step it is in, or at once if asked again.
+    """
 
-    def _ask(self, number: int, frame) -> None:
+    def __init__(self, run: "Run"):
+        self.run, self.asked, self.begun, self.ended = run, False, False, threading.Event()
+
+    def __enter__(self) -> Self:
+        self.handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.ended.set()
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        """Whether to stop; asked for the first time before the first step."""
+        self.begun = True
+        return self.asked
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked or not self.begun:
+            raise KeyboardInterrupt
         self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        say("\nStopping after this step; once more stops at once", to=sys.stderr)
+
+    def _watch(self) -> None:
+        """Requests come as a file, since the process that asks may be on another machine."""
+        while not self.begun and not self.ended.wait(POLL):
+            if self.run.stop_asked and self.run.status == "preparing" and self.run.written:
+                interrupt()
+                return
+
+
+def interrupt() -> None:
+    """Ctrl-C for this process, from another thread; it ends what the main one waits for, too."""
+    if os.name == "posix":
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
 
 
 def _print_status(entry: dict) -> None:
@@ -202,21 +281,40 @@ def _print_status(entry: dict) -> None:
     )
     # One line that renews itself where a person watches, a line now and then in a log file.
     if sys.stdout.isatty():
-        print(f"\r{line:<78}", end="", flush=True)
+        say(f"\r{line:<78}", end="")
     elif entry["step"] % 25 == 0 or entry["step"] == entry["steps"]:
-        print(line, flush=True)
+        say(line)
+
+
+def say(text: object, end: str = "\n", to: IO | None = None) -> None:
+    """Print, and go on where nobody reads it any more."""
+    stream = to or sys.stdout
+    try:
+        print(text, end=end, file=stream, flush=True)
+    except (OSError, ValueError):  # a closed pipe, a terminal that is gone
+        # Python would try again at its end, and give that as the exit code.
+        null = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout, sys.stderr = (null if one is stream else one for one in (sys.stdout, sys.stderr))
 
 
 def main() -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks
+    logging.raiseExceptions = False  # nor does a message that cannot be written stop what it is about
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("joinery").setLevel(logging.INFO)
     command = tyro.cli(
-        Customize | Join | Further | Estimate | Sample | Export, prog="python -m training", description=__doc__
+        New | Customize | Join | Further | Estimate | Sample | Export, prog="python -m training", description=__doc__
     )
     try:
         return command()
     except UserError as error:
-        print(error, file=sys.stderr)
+        say(error, to=sys.stderr)
+        return INVALID
+    except OSError as error:  # what no part of the work has a better word for: a name too long, a folder for a file
+        name = f"{error.filename} cannot be used" if error.filename else "A file cannot be used"
+        say(f"{name} ({error.strerror or error}). Name another one, or mend it.", to=sys.stderr)
         return INVALID
     except KeyboardInterrupt:
         return INTERRUPTED

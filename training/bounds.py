@@ -1,12 +1,13 @@
 """What a setting allows, in words: for what the configuration refuses, and beside the studio's fields."""
 
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic.fields import FieldInfo
 
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a folder"}
 
 
 def allowed(field: FieldInfo) -> str:
@@ -28,11 +29,16 @@ def _words(annotation: Any, marks: list) -> str:
     if _is_union(annotation):
         return ", or ".join(_words(member, []) for member in get_args(annotation) if member is not NoneType)
     if get_origin(annotation) is Annotated:
-        annotation, *inner = get_args(annotation)
-        return _words(annotation, [mark for one in inner for mark in getattr(one, "metadata", [one])])
+        annotation, *metadata = get_args(annotation)
+        return _words(annotation, [mark for one in metadata for mark in getattr(one, "metadata", [one])])
     if get_origin(annotation) is Literal:
         *first, last = map(repr, get_args(annotation))
         return f"one of {', '.join(first)} or {last}" if first else last
+    if get_origin(annotation) is tuple:
+        first, *others = get_args(annotation)
+        return f"{1 + len(others)} of these: {_words(first, [])}"
+    if get_origin(annotation) is list:
+        return "a folder, or a list of picture files" if get_args(annotation) == (Path,) else "a list of texts"
     words = [KINDS[annotation]] if annotation in KINDS else []
     for mark in marks:
         match mark:
@@ -43,7 +49,7 @@ def _words(annotation: Any, marks: list) -> str:
             case Le(le=high):
                 words.append(f"at most {high:g}")
             case Lt(lt=high):
-                words.append(f"less than {high:g}")
+                words.append(f"less than {'2^63' if high == 2**63 else f'{high:g}'}")
             case MultipleOf(multiple_of=step):
                 words.append(f"a multiple of {step:g}")
     return ", ".join(words)

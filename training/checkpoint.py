@@ -8,7 +8,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # imported where tensors are written or read: the studio does
 
 KEEP = 2  # the newest, and one to fall back to
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # a full disk, a limit on files, a quota
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)  # another's, or a disk that is read only
 RESERVE = 32 * 2**20  # bytes that stay free, for logs and samples
 
 log = logging.getLogger("joinery")
@@ -39,34 +41,85 @@ def check_space(folder: Path, size: int) -> None:
         )
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that at every moment the old content or the new is there, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    check_space(path.parent, len(data))
+def write_bytes(path: Path, data: bytes, lasting: bool = True) -> None:
+    """Write a file so that at every moment the old content or the new is there.
+
+    Args:
+        lasting: also after a power cut, and with `RESERVE` left free; not for what a run says of itself at every step.
+    Raises:
+        UserError: the disk is full, or the file may not be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno not in FULL:
+    with _in_words(path, "what was there before is still there"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if lasting:
+            check_space(path.parent, len(data))
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                if lasting:
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise
-        raise UserError(
-            f"{path} could not be written ({error.strerror}); what was there before is still there",
-            "Free space on that disk, or raise the limit; then start the same run again to go on",
-        ) from None
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+        if lasting:
+            sync_folder(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file. A kill or a full disk may leave a part of it, which a reader passes over.
+
+    Raises:
+        UserError: as `write_bytes`.
+    """
+    with _in_words(path, "the lines before are still there"), open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+@contextmanager
+def _in_words(path: Path, kept: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            remedy = "Free space on that disk, or raise the limit; then start the same run again to go on"
+        elif error.errno in REFUSED:
+            remedy = "Give the folder to the user that Joinery runs as, or choose another one"
+        else:
+            raise
+        raise UserError(f"{path} could not be written ({error.strerror}); {kept}", remedy) from None
+
+
+def clean(folder: Path) -> None:
+    """Remove what writers that were killed have left of files. Nobody else may be writing in the folder."""
+    for remains in folder.glob(".*.tmp"):
+        if remains.is_dir():
+            shutil.rmtree(remains, ignore_errors=True)
+        else:
+            remains.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, like `write_bytes`."""
+    """Write a safetensors file, like `write_bytes`; equal tensors and metadata give equal bytes."""
     from safetensors.torch import save
 
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    write_bytes(path, save(contiguous, metadata))
+    write_bytes(path, _ordered(save(contiguous, metadata)))
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same safetensors file with its metadata in the order of their keys: the library's is of chance."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    if "__metadata__" not in header:
+        return data
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def sync_folder(folder: Path) -> None:

@@ -15,10 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipelines.adapters import fingerprint
 from training import checkpoint
 from training.config import Customization
-from training.model import encode_pictures, encode_prompts
+from training.model import encode_pictures, encode_prompts, encoders
 from training.pictures import Picture, read_pictures
 from training.stages import SHORT
 
@@ -32,13 +31,14 @@ class EncodedConcept:
     latents: Tensor
     conditions: dict[str, Tensor]
     digest: str  # of pictures, captions, resolution and encoders together
+    names: tuple[str, ...] = ()  # of the picture files, n of them
 
     def __len__(self) -> int:
         return len(self.latents)
 
     def to(self, device: torch.device) -> Self:
         conditions = {key: value.to(device) for key, value in self.conditions.items()}
-        return EncodedConcept(self.latents.to(device), conditions, self.digest)
+        return EncodedConcept(self.latents.to(device), conditions, self.digest, self.names)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self.latents[index], {key: value[index] for key, value in self.conditions.items()}
@@ -74,12 +74,11 @@ def prepare(pipe: DiffusionPipeline, pictures: list[Picture], cache: Path) -> En
             log.warning("%s has the same pixels as %s and is left out", picture.path, picture.duplicate_of)
     pictures = [picture for picture in pictures if not picture.duplicate_of]
     resolution = pictures[0].image.width
-    encoders = [pipe.vae, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)]
     identity = json.dumps(
         [
             resolution,
             [(hashlib.sha256(p.image.tobytes()).hexdigest(), p.caption) for p in pictures],
-            [fingerprint(encoder) for encoder in encoders if encoder is not None],
+            encoders(pipe),
             str(pipe.unet.dtype),
         ]
     )
@@ -93,4 +92,4 @@ def prepare(pipe: DiffusionPipeline, pictures: list[Picture], cache: Path) -> En
         tensors = {"latents": encode_pictures(pipe, pixels)}
         tensors |= encode_prompts(pipe, [picture.caption for picture in pictures], resolution)
         checkpoint.write_tensors(file, tensors)
-    return EncodedConcept(tensors.pop("latents"), tensors, digest)
+    return EncodedConcept(tensors.pop("latents"), tensors, digest, tuple(p.path.name for p in pictures))

@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from pipelines.errors import UserError
+from training import checkpoint
 from training.adapters import DEFAULT_METHOD, METHODS, method_of
 from training.bounds import allowed
 from training.memory import BUDGETS, found_budget, settings_for
@@ -25,7 +26,7 @@ from training.optimizers.settings import DEFAULT, OPTIMIZERS, Optimizer, Strict
 HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/emoji" is found from any folder
 
 # What differs from the defaults below, which suit the embedded base (64 px pictures, 11 M parameters). The learning
-# rates of the large bases are the paper's 1e-4, divided by about what the frozen halves are larger here; not tried yet.
+# rates of the large bases are the paper's 1e-4, divided by what the frozen factors are larger here; not tried yet.
 PHOTOGRAPHED = {
     "contents": ["a dog", "a cat", "a house", "a car", "a tree", "a chair", "a boat", "a flower", "a bird", "a cup"],
     "styles": ["photo", "watercolor", "oil painting", "pencil sketch", "3d render", "pixel art", "charcoal", "anime"],
@@ -67,7 +68,7 @@ Placeholder = Annotated[str, Field(pattern=r"^[^\s{}]+$", max_length=32)]
 class Concept(Strict):
     """What a content and a style have in common."""
 
-    pictures: Pictures = Field(min_length=1, description="a folder, or a list of picture files")
+    pictures: Pictures = Field(min_length=1, description="what it is learned from")
     run: Path | None = Field(
         None, description="a finished run that has learned it on the same base: it is taken from there, not learned"
     )
@@ -111,7 +112,10 @@ class Style(Concept):
 
     placeholder: Placeholder = Field("zwx", description="the word that will stand for it in prompts")
     class_word: str = Field("", description="the nearest style that the base knows, for example watercolour")
-    caption: str = Field("{placeholder} {class_word} style", description="for pictures without a .txt of the same name")
+    caption: str = Field(
+        "{placeholder} {class_word} style",
+        description="for pictures without a .txt of the same name; {file_name} is the file's own",
+    )
     mirror: bool = Field(True, description="learn the pictures' mirror images too")
     others: Pictures = Field(
         [], description="pictures in other styles, for the content run; empty: the base draws some"
@@ -122,20 +126,28 @@ class Others(Strict):
     """What the base draws for multi-correspondence where a concept names no `others`: words that it knows."""
 
     contents: list[str] = Field(
-        ["dog face", "fox", "fish", "butterfly", "house", "bus", "star", "red apple", "bell", "robot"]
+        ["dog face", "fox", "fish", "butterfly", "house", "bus", "star", "red apple", "bell", "robot"],
+        description="contents that the base knows",
     )
     styles: list[str] = Field(
         ["noto", "blob", "twemoji", "fluent 3d", "fluent flat", "emojione", "fxemoji", "sepia"],
+        description="styles that the base knows",
     )
-    caption: str = Field("{content}, {style} style", pattern=r"^[^{}]*\{content\}[^{}]*\{style\}[^{}]*$")
+    caption: str = Field(
+        "{content}, {style} style",
+        pattern=r"^[^{}]*\{content\}[^{}]*\{style\}[^{}]*$",
+        description="the prompt of each, with {content} and {style} in that order",
+    )
     count: int = Field(24, ge=0, le=1000, description="pictures drawn; 0: none, each concept is learned alone")
 
 
 class AdapterSettings(Strict):
+    """What learns, and in which layers of the base."""
+
     method: Literal[tuple(METHODS)] = Field(
         DEFAULT_METHOD, description="; ".join(f"{name}: {kind.title}" for name, kind in METHODS.items())
     )
-    rank: int = Field(32, ge=2, le=512, multiple_of=2)
+    rank: int = Field(32, ge=2, le=512, multiple_of=2, description="of the adapter; half of it for each concept")
     layers: Literal["cross-attention", "attention", "attention+feedforward", "all"] = Field(
         "all", description="all: the residual blocks' convolutions too"
     )
@@ -143,44 +155,52 @@ class AdapterSettings(Strict):
         "zero", description="zero: a fresh adapter changes nothing; released: as the authors' code has it"
     )
     content_half: Literal["down", "up"] = Field(
-        "down", description="the factor whose learned half is the content's; the style has the other's"
+        "down", description="the factor of which the content learns its part; the style learns the other's"
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="of the frozen halves; adapters join only if theirs agree")
-    compander: bool = Field(False, description="a Weight Compander on the learned halves")
-    compander_scale: float = Field(0.5, gt=0, le=100, description="its a: the halves' entries stay within 1.57 a")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the frozen factors; adapters join only if theirs agree")
+    compander: bool = Field(False, description="a Weight Compander on the learned factors")
+    compander_scale: float = Field(
+        0.5, gt=0, le=100, description="its a: the learned factors' entries stay within 1.57 a"
+    )
 
 
 class Steps(Strict):
+    """How long it learns, and from how many pictures at a time."""
+
     break_: int = Field(200, ge=1, le=100_000, alias="break", description="of each break run: content, then style")
-    make: int = Field(300, ge=0, le=100_000)
-    batch_size: int = Field(8, ge=1, le=256)
+    make: int = Field(300, ge=0, le=100_000, description="of fine-tuning what is joined; 0: none")
+    batch_size: int = Field(8, ge=1, le=256, description="pictures that are computed at once")
     accumulation: int = Field(1, ge=1, le=256, description="batches whose gradients make one step")
     others_batch_size: int = Field(4, ge=1, le=256, description="pictures of others a step, where there are any")
     gradient_checkpointing: bool = Field(
         False, description="compute the denoiser's insides again where gradients want them: same steps, less memory"
     )
-    checkpoint_every: int = Field(50, ge=1, le=100_000)
+    checkpoint_every: int = Field(50, ge=1, le=100_000, description="steps after which the run is saved")
 
 
 class Make(Strict):
-    """How the joined halves are fine-tuned, beside `steps.make` and `optimizer.make_lr`."""
+    """How the joined factors are fine-tuned, beside `steps.make` and `optimizer.make_lr`."""
 
     precondition: bool = Field(False, description="Riemannian preconditioning of the gradients")
     damping: float = Field(1e-4, ge=1e-6, le=1e-1, description="of the preconditioner, relative to the mean trace")
 
 
 class Samples(Strict):
+    """What is drawn while it learns, and at the end."""
+
     prompt: str = Field("", description="shown while training; empty: both placeholders together")
     every: int = Field(50, ge=0, le=100_000, description="steps between strips; 0: only the final sheet")
-    guidance_scale: float = Field(7.0, ge=1, le=30)
-    inference_steps: int = Field(15, ge=1, le=1000)
+    guidance_scale: float = Field(7.0, ge=1, le=30, description="of these pictures; 1: no guidance")
+    inference_steps: int = Field(15, ge=1, le=1000, description="of the sampler")
 
 
 class Customization(Strict):
     """Everything that decides a run. `load` reads it from TOML, `save` writes it back."""
 
     name: str = Field("", pattern=r"^[^/\\]*$", description="of the run; empty: the folder's name")
-    preset: Literal["emoji", "sd15", "sdxl"] = "emoji"
+    preset: Literal["emoji", "sd15", "sdxl"] = Field(
+        "emoji", description="what suits a base: the embedded one, Stable Diffusion 1.5, or SDXL"
+    )
     memory: Literal[8, 12, 16, 24, 48, "cpu", "auto"] | None = Field(
         None,
         description="gigabytes of the GPU, cpu, or auto for what is found; fills in what fits. Empty: as the preset",
@@ -194,11 +214,11 @@ class Customization(Strict):
     steps: Steps = Steps()
     make: Make = Make()
     samples: Samples = Samples()
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, lt=2**63, description="of everything that is drawn by chance while learning")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of the base; adapters stay fp32. auto: bf16 on a GPU, but fp32 where its own weights learn"
     )
-    resolution: int = Field(64, ge=32, le=2048, multiple_of=8)
+    resolution: int = Field(64, ge=32, le=2048, multiple_of=8, description="side of the pictures in pixels")
 
     def __init__(self, **data: Any):
         """Raises `UserError` with the key's path, the value seen and the allowed range."""
@@ -271,7 +291,7 @@ class Customization(Strict):
         """
         path = Path(path)
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
+            data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror})", "Name an existing project file") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -283,8 +303,7 @@ class Customization(Strict):
             concept.pictures = [folder / item for item in concept.pictures]
             concept.others = [folder / item for item in concept.others]
             concept.run = folder / concept.run if concept.run else None
-        if (folder / config.base).exists():
-            config.base = str(folder / config.base)
+        config.base = find_base(config.base, [folder]) or config.base
         return config
 
     def save(self, path: str | Path) -> None:
@@ -296,25 +315,48 @@ class Customization(Strict):
                 data[name][key] = [_relative(item, folder) for item in data[name][key]]
             if "run" in data[name]:
                 data[name]["run"] = _relative(data[name]["run"], folder)
+        # A base beside the command is found from the file too; one of the house has the same name everywhere.
+        if not os.path.isabs(data["base"]) and not (HOUSE / data["base"]).exists() and Path(data["base"]).exists():
+            data["base"] = os.path.abspath(data["base"])
         if os.path.isabs(data["base"]):
             data["base"] = _relative(data["base"], folder)
-        Path(path).write_text(tomli_w.dumps(data), encoding="utf-8")
+        checkpoint.write_bytes(Path(path), tomli_w.dumps(data).encode())
 
     def resolved_base(self) -> str:
-        """The base as a path if it is one on this machine, else as given (a hub id)."""
-        for start in (Path.cwd(), HOUSE):
-            if (start / self.base).exists():
-                return str(start / self.base)
-        return self.base
+        """The base as a path if it is one on this machine, else as given (a hub id).
+
+        Raises:
+            UserError: it is a path, and neither there nor, by its name, where bases lie.
+        """
+        places = [Path.cwd(), HOUSE]
+        found = find_base(self.base, places)
+        if found is None and (os.path.isabs(self.base) or self.base.startswith((".", "~"))):
+            looked = ", ".join(str(place) for place in places)
+            raise UserError(
+                f"The base model {self.base} is not there, and {looked} hold no {Path(self.base).name} either",
+                "Put it back, or set base in the project file or the run's config.toml to where it is",
+            )
+        return found or self.base
+
+
+def find_base(base: str, folders: list[Path]) -> str | None:
+    """A base's path, started at one of the folders; of a path that leads nowhere its name, in them or their `models`.
+
+    So a run whose folder was carried elsewhere finds its base again. That it is the same one is told by its numbers.
+    """
+    path = Path(base).expanduser()
+    moved = [Path(place) / path.name for folder in folders for place in (folder, folder / "models")]
+    is_path = os.path.isabs(path) or base.startswith((".", "~"))
+    for place in [folder / path for folder in folders] + (moved if is_path else []):
+        if place.exists() and path.name:
+            return os.path.normpath(place)
+    return None
 
 
 OTHER_SHAPES = {
     "model_type": "a table",
     "union_tag_not_found": "a table",
     "model_attributes_type": "a table",
-    "list_type": "a folder, or a list of picture files",
-    "too_short": "a folder, or a list of picture files",
-    "path_type": "a folder, or a list of picture files",
     "string_pattern_mismatch": "one word, without spaces, slashes or braces",
     "finite_number": "a finite number",
 }

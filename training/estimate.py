@@ -1,8 +1,9 @@
 """What a customization will take in memory, disk and time: from formulas, and from the first steps of each stage."""
 
+import os
 import re
+import shutil
 import statistics
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from training.loop import customize
 from training.optimizers.outlier import active_of
 from training.optimizers.size import state_bytes
 from training.plan import SCALES, plan
+from training.run import Run, runs_folder
 from training.stages import BOTH
 
 PROBE = 5  # steps of each stage; the first is left out of the pace, since it warms up
@@ -79,21 +81,25 @@ def estimate(config: Customization) -> Estimate:
     def should_stop() -> bool:
         if ended is not None:
             pauses.append(time.monotonic() - ended)
-        return sum(map(len, paces.values())) == last
+        # It is asked within the strip's drawing too, which is to come to its end.
+        return sum(map(len, paces.values())) == last and (not probe.samples.every or any(run.samples.glob("*.png")))
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with tempfile.TemporaryDirectory(prefix="joinery-estimate-") as folder:
+    run = Run(runs_folder().parent / "estimates" / str(os.getpid()))
+    clean(run.folder.parent)
+    try:
         try:
-            run = customize(probe, Path(folder) / "run", progress, should_stop)
+            customize(probe, run.folder, progress, should_stop)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise UserError(
                 f"The first steps do not fit into memory ({str(error).splitlines()[0]})",
                 'Set memory = "auto" or steps.gradient_checkpointing = true, or lower steps.batch_size or resolution',
             ) from None
         state = checkpoint.read_last(run.checkpoints)
-        saved = _size(run.checkpoints)
-        cached = _size(run.cache)
+        saved, cached = _size(run.checkpoints), _size(run.cache)
+    finally:
+        clean(run.folder.parent)
     # Of a concept that is not on, what its stage ended with is kept beside the one that learns.
     learned = {c: _first(state.tensors, f"half.{c}.", f"done.{c}.") for c in BOTH}
     numbers = sum(tensor.numel() for tensors in learned.values() for tensor in tensors.values())
@@ -111,6 +117,14 @@ def estimate(config: Customization) -> Estimate:
         sampling=sampled * config.samples.inference_steps / probe.samples.inference_steps,
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU",
     )
+
+
+def clean(folder: Path) -> None:
+    """Remove the estimates that nobody works on: this one's, and those that were killed."""
+    for path in folder.glob("[0-9]*"):
+        if not Run(path).written:
+            shutil.rmtree(path, ignore_errors=True)
+            Run(path).forget_lock()
 
 
 def _first(tensors: dict[str, Tensor], *prefixes: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Adapter files that other programs load: one ordinary LoRA, which also says where its halves lie."""
+"""Adapter files that other programs load: one ordinary LoRA, which also says where each concept lies in it."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -23,13 +23,13 @@ class Card:
     base: str
     base_hash: str
     rank: int
-    seed: int  # of the frozen halves
+    seed: int  # of the frozen factors
     constant_block: str
     placeholders: dict[str, str]  # "content" and "style"
     layers: tuple[str, ...]  # names in the denoiser: kohya's keys do not say which underscore was a dot
     format: int = 1
-    # Whose the learned halves are: "up" is rows m // 2 on of up, "down" is columns n // 2 on of down. With "first rank"
-    # and "second rank" a concept has that half of the rank instead.
+    # Where each concept's learned factors lie: "up" is rows m // 2 on of up, "down" is columns n // 2 on of down. With
+    # "first rank" and "second rank" it is the first r / 2 of the rank of both, or the others.
     halves: tuple[tuple[str, str], ...] = (("content", "down"), ("style", "up"))
     scales: tuple[tuple[str, float], ...] = (("content", 1.0), ("style", 1.0))  # baked into the weights
 
@@ -111,10 +111,10 @@ def convert(source: Path, target: Path, style: Format) -> None:
 
 
 def join(content: Path, style: Path, target: Path) -> None:
-    """Join the content half of one file with the style half of another, without training.
+    """Join the content of one file with the style of another, without training.
 
     Raises:
-        UserError: the two differ in base, rank, layers, or the seed or kind of their frozen halves.
+        UserError: the two differ in base, rank, layers, or the seed or kind of their frozen factors.
     """
     (factors_c, card_c), (factors_s, card_s) = read(content), read(style)
     for what in ("base_hash", "rank", "seed", "constant_block", "halves"):

@@ -1,5 +1,8 @@
 """OwLore's choice of blocks for a stage, calibrated on the pictures that it learns."""
 
+import logging
+import math
+
 import torch
 from diffusers import DiffusionPipeline
 
@@ -10,6 +13,8 @@ from training.model import denoising_loss, timestep_count
 from training.optimizers.outlier import OutlierLayerSampler, blocks_of, choose_scores, outlier_shares
 from training.optimizers.projected import ProjectedAdamW
 from training.stages import Stage
+
+log = logging.getLogger("joinery")
 
 
 def layer_sampler(
@@ -42,4 +47,13 @@ def layer_sampler(
     even = dict.fromkeys(blocks, 1.0)
     scores = choose_scores(outlier_shares(blocks, calibrate)) if own.sampling == "outliers" else even
     active = min(own.active, len(blocks))
-    return OutlierLayerSampler(optimizer, blocks, scores, active, own.every, own.floor, config.seed)
+    seed = keyed(config.seed, stage.name, "blocks").initial_seed() % 2**31  # each stage draws its own
+    sampler = OutlierLayerSampler(optimizer, blocks, scores, active, own.every, own.floor, seed)
+    windows = math.ceil(stage.steps / own.every)
+    if idle := blocks.keys() - {name for number in range(windows) for name in sampler.draw(number)}:
+        log.warning(
+            "%d of %d blocks have no turn in the %s stage's %d steps (%s): give it more steps, lower optimizer.every, "
+            "or raise optimizer.active",
+            *(len(idle), len(blocks), stage.name, stage.steps, ", ".join(sorted(idle))),
+        )
+    return sampler

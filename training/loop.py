@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +22,14 @@ from torch import Tensor
 
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
-from training import checkpoint, export
+from training import checkpoint, export, findings
 from training.adapters import METHODS, Adapter
 from training.concepts import EncodedConcept, prepare, read_all_pictures
 from training.config import Customization
 from training.draws import choose, keyed, stratified_timesteps
 from training.layer_sampler import layer_sampler
 from training.mix import digest, read_taken
-from training.model import denoising_loss, open_base, timestep_count
+from training.model import denoising_loss, noise_schedule, open_base, timestep_count, tokenizers
 from training.optimizers.backward import StepInBackward
 from training.optimizers.projected import ProjectedAdamW
 from training.optimizers.registry import make_optimizer
@@ -39,20 +40,24 @@ from training.plan import plan
 from training.previews import Previews
 from training.run import Run, decisive, runs_folder
 from training.sampling import guided_pipeline
+from training.sheet import Stopped
 from training.stages import BOTH, Part, Stage
-from training.state import State
+from training.state import State, all_finite, check_finite
 
 # Parameters of a denoiser whose layers are too small to share: two that spin are a sixth faster on an idle
 # machine and less than half as fast beside another program (benchmarks/customization/threads.py).
 SMALL = 50_000_000
+CANCELLED = "Cancelled. Start it again to go on."
 WARM_UP = 10  # steps: Adam's second moment is a guess before
 
 log = logging.getLogger("joinery")
 
 
 def learning_rate_factor(step: int, steps: int, decays: bool = True) -> float:
-    """Linear warm-up, then a cosine from one down to zero, or a plateau."""
-    return min(1.0, (step + 1) / WARM_UP) * (0.5 * (1 + math.cos(math.pi * step / steps)) if decays else 1.0)
+    """Linear warm-up over at most a quarter of the steps, then a cosine from one down to zero, or a plateau."""
+    return min(1.0, (step + 1) / max(1, min(WARM_UP, steps // 4))) * (
+        0.5 * (1 + math.cos(math.pi * step / steps)) if decays else 1.0
+    )
 
 
 def customize(
@@ -66,29 +71,33 @@ def customize(
     Args:
         run_dir: the run's folder; by default the customization's name in `runs_folder()`.
         progress: called after every step with the entry that `metrics.jsonl` gets.
-        should_stop: asked before every step; True ends the run with a checkpoint and the status "cancelled".
+        should_stop: asked before every step and within drawings; True ends the run with a checkpoint and the status
+            "cancelled".
     Raises:
         UserError: for everything in pictures, configuration, base model, disk or run folder that a user can mend.
     """
     run = Run(Path(run_dir) if run_dir else runs_folder() / (config.name or "customization"))
-    run.begin(config)
     threads = torch.get_num_threads()
-    try:
-        _train(config, run, progress, should_stop)
-    except BaseException as error:
-        cancelled = isinstance(error, KeyboardInterrupt)
-        message = str(error) or type(error).__name__
-        run.write_state(status="cancelled" if cancelled else "failed", message=message, time_left=None)
-        raise
-    finally:
-        torch.set_num_threads(threads)
+    with run.writing():
+        run.begin(config)
+        try:
+            _train(config, run, progress, lambda: should_stop() or run.stop_asked)
+        except BaseException as error:
+            cancelled = isinstance(error, KeyboardInterrupt)
+            message = CANCELLED if cancelled else str(error) or type(error).__name__
+            with suppress(UserError):  # a disk that is full takes no last word either
+                run.write_state(status="cancelled" if cancelled else "failed", message=message, time_left=None)
+            raise
+        finally:
+            run.forget_stop()
+            torch.set_num_threads(threads)
     return run
 
 
 def _train(
     config: Customization, run: Run, progress: Callable[[dict], None] | None, should_stop: Callable[[], bool]
 ) -> None:
-    work = prepare_work(config, run)
+    work = prepare_work(config, run, should_stop)
     saved = checkpoint.read_last(run.checkpoints, accept=lambda numbers: _check_identity(run, numbers, work.identity))
     state = State.of(saved, work.taken)
     if saved:
@@ -96,11 +105,13 @@ def _train(
     run.rewind_metrics(state.step)
     report = Report(config, run, state.step, work.steps, progress)
 
-    for stage in work.stages:
-        if state.step < stage.end and not train_stage(work, state, stage, report, should_stop):
-            run.write_state(status="cancelled", time_left=None, message="Cancelled. Start it again to go on.")
-            return
-    finish(work, state)
+    try:
+        for stage in work.stages:
+            if state.step < stage.end:
+                train_stage(work, state, stage, report, should_stop)
+        finish(work, state)
+    except Stopped:
+        run.write_state(status="cancelled", time_left=None, message=CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -124,12 +135,14 @@ class Work:
         return sum(stage.steps for stage in self.stages)
 
 
-def prepare_work(config: Customization, run: Run) -> Work:
+def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool]) -> Work:
     """Read pictures, open the base, encode, and put an adapter on."""
     # Pictures first: they are quick to read, and a base model is not quick to open.
     stages, method = plan(config), METHODS[config.adapter.method]
     require(config.optimizer.name)
     pictures = read_all_pictures(config)
+    for finding in findings.of_pictures(config, pictures):
+        log.warning(finding)
 
     # The base.
     pipe = guided_pipeline(open_base(config.resolved_base(), method.precision(config)), config.preset)
@@ -140,8 +153,10 @@ def prepare_work(config: Customization, run: Run) -> Work:
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
 
     # What is learned from.
+    for finding in findings.of_words(config, findings.given_captions(config, pictures), tokenizers(pipe)):
+        log.warning(finding)
     for missing in {part.concept for stage in stages if stage.steps for part in stage.parts} - pictures.keys():
-        pictures[missing] = draw_others(pipe, config, run.cache)
+        pictures[missing] = draw_others(pipe, config, runs_folder().parent / "cache")
     run.write_state(device=f"{place}, attention by {pipe.kernels}")
     concepts = {name: prepare(pipe, found, run.cache) for name, found in pictures.items()}
 
@@ -154,7 +169,7 @@ def prepare_work(config: Customization, run: Run) -> Work:
     files = read_taken(config, adapter, base_hash)
     digests = {name: concept.digest for name, concept in concepts.items()}
     digests |= {f"{name}, taken": digest(factors) for name, factors in files.items()}
-    identity = json.dumps([decisive(config), base_hash, digests], sort_keys=True)
+    identity = json.dumps([decisive(config), base_hash, noise_schedule(pipe), digests], sort_keys=True)
     return Work(
         config=config,
         run=run,
@@ -163,24 +178,26 @@ def prepare_work(config: Customization, run: Run) -> Work:
         adapter=adapter,
         concepts={name: concept.to(device) for name, concept in concepts.items()},
         taken={name: adapter.learned_in(factors, name) for name, factors in files.items()},
-        previews=Previews(pipe, adapter, config, run),
+        previews=Previews(pipe, adapter, config, run, should_stop),
         base_hash=base_hash,
         identity=hashlib.sha256(identity.encode()).hexdigest(),
     )
 
 
-def train_stage(work: Work, state: State, stage: Stage, report: "Report", should_stop: Callable[[], bool]) -> bool:
+def train_stage(work: Work, state: State, stage: Stage, report: "Report", should_stop: Callable[[], bool]) -> None:
     """Train a stage to its end, from where the state is.
 
-    Returns:
-        False if `should_stop` ended it, with a checkpoint.
+    Raises:
+        Stopped: `should_stop` ended it, with a checkpoint.
     """
-    config, every = work.config, work.config.samples.every
+    config = work.config
     begin_stage(work, state, stage)
+    if state.step > stage.first:  # taken up where its strip may have been stopped
+        draw_strip(work, state, stage)
     while state.step < stage.end:
         if should_stop():
             state.save(work.run.checkpoints, work.adapter, work.identity)
-            return False
+            raise Stopped
 
         # Step
         began = time.monotonic()
@@ -194,16 +211,31 @@ def train_stage(work: Work, state: State, stage: Stage, report: "Report", should
         report.step(stage, state.step, losses, time.monotonic() - began)
 
         # Preview
-        if every and state.step % every == 0 and state.step < work.steps:
-            with at_rest(state.optimizer):
-                work.previews.draw(stage, state.step, state.done)
+        draw_strip(work, state, stage)
 
         # Checkpoint
         if state.step % config.steps.checkpoint_every == 0 or state.step == stage.end:
             state.save(work.run.checkpoints, work.adapter, work.identity)
     if state.in_backward:
         state.in_backward.remove()
-    return True
+
+
+def draw_strip(work: Work, state: State, stage: Stage) -> None:
+    """Draw the strip of a step that has one, unless an earlier start has.
+
+    Raises:
+        Stopped: the drawing was stopped, with a checkpoint.
+    """
+    every = work.config.samples.every
+    due = every and state.step % every == 0 and state.step < work.steps
+    if not due or work.previews.strip(state.step).exists():
+        return
+    try:
+        with at_rest(state.optimizer):
+            work.previews.draw(stage, state.step, state.done)
+    except Stopped:
+        state.save(work.run.checkpoints, work.adapter, work.identity)
+        raise
 
 
 def begin_stage(work: Work, state: State, stage: Stage) -> None:
@@ -245,8 +277,9 @@ def train_step(work: Work, state: State, stage: Stage) -> dict[str, float]:
         for batch in batches(work, stage, part, k):
             loss = denoising_loss(work.pipe, *batch)
             losses[part.concept] += loss.item() / config.steps.accumulation
-            _check_finite(losses, state.step)
+            _check_finite("loss", [loss], work, stage, part, state.step)
             (loss / config.steps.accumulation).backward(inputs=moved)
+        _check_finite("gradient", [p.grad for p in moved if p.grad is not None], work, stage, part, state.step)
 
     # Optimizer, unless it has stepped in the backward pass.
     if not state.in_backward:
@@ -290,6 +323,7 @@ def finish(work: Work, state: State) -> None:
         halves=tuple(adapter.places.items()),
         **adapter.frozen(config.adapter),
     )
+    check_finite(state.done)
     adapter.load_factors(factors)  # the sheet shows what the file does
     export.write(run.adapter, factors, card)
     work.previews.finish(state.done.keys())
@@ -330,12 +364,18 @@ class Report:
             self.progress(entry)
 
 
-def _check_finite(losses: dict[str, float], step: int) -> None:
-    if not all(map(math.isfinite, losses.values())):
-        raise UserError(
-            f"The loss at step {step + 1} is {losses}: the learned weights have grown out of bounds",
-            "Lower optimizer.lr and start a new run",
-        )
+def _check_finite(what: str, values: list[Tensor], work: Work, stage: Stage, part: Part, step: int) -> None:
+    """Before a number that is none reaches the optimizer: what was saved before stays good."""
+    if all_finite(values):
+        return
+    count = part.count * work.config.steps.accumulation
+    concept = work.concepts[part.pictures or part.concept]
+    index = choose(work.config.seed, stage.name, part.concept, step - stage.first, count, len(concept))
+    names = ", ".join(sorted({concept.names[i] for i in index.tolist()}))
+    raise UserError(
+        f"The {what} at step {step + 1} is not a finite number (it learned from {names})",
+        "Lower optimizer.lr, or take that picture out, and start a new run; the last checkpoint is good",
+    )
 
 
 def _check_identity(run: Run, numbers: dict, identity: str) -> None:

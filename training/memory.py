@@ -2,7 +2,7 @@
 
 Every row of a base learns from the same number of pictures a step, batch size times accumulation, so that less memory
 means more time and not another run. Peaks: benchmarks/optimizers/results/peak.json, everything that is loaded included,
-below the gigabytes of the row less half of one for the driver.
+below the gigabytes of the row less 0.5 for the driver.
 """
 
 from typing import Any

@@ -1,17 +1,38 @@
 """The base model as training sees it: opened from a folder, a file or the hub; pictures, prompts, and its own loss."""
 
+import hashlib
+import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
-from diffusers import DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DDPMScheduler,
+    DiffusionPipeline,
+    SchedulerMixin,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
+from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
 
 FAMILIES = (StableDiffusionPipeline, StableDiffusionXLPipeline)
+UNDECIDING = ("dtype", "torch_dtype", "transformers_version", "architectures", "model_type", "sample_size")
+LOSS_READS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+)
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
@@ -87,6 +108,29 @@ def encode_pictures(pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
     return (torch.cat(latents).float() * vae.config.scaling_factor).cpu().contiguous()
 
 
+def encoders(pipe: DiffusionPipeline) -> list:
+    """What decides latents and prompt embeddings, as JSON takes it: weights, settings and words of all that encodes."""
+    found = []
+    for name in ("vae", "text_encoder", "text_encoder_2"):
+        module = getattr(pipe, name, None)
+        if module is not None:
+            config = module.config.to_diff_dict() if hasattr(module.config, "to_diff_dict") else dict(module.config)
+            kept = {key: value for key, value in config.items() if not (key[0] == "_" or key in UNDECIDING)}
+            found.append([name, fingerprint(module), kept])
+    for tokenizer in tokenizers(pipe):
+        whole = getattr(tokenizer, "backend_tokenizer", None)
+        words = json.loads(whole.to_str()) if whole else tokenizer.get_vocab()
+        words = {key: value for key, value in words.items() if key not in ("truncation", "padding")}  # of the last call
+        text = json.dumps([words, tokenizer.model_max_length], sort_keys=True)
+        found.append(hashlib.sha256(text.encode()).hexdigest())
+    return found
+
+
+def noise_schedule(pipe: DiffusionPipeline) -> dict[str, Any]:
+    """The settings of the base's scheduler that its loss depends on."""
+    return {key: value for key, value in _schedule(pipe.scheduler).config.items() if key in LOSS_READS}
+
+
 @torch.no_grad()
 def encode_prompts(pipe: DiffusionPipeline, prompts: list[str], resolution: int) -> dict[str, Tensor]:
     """Prompts to what the denoiser takes beside latents and timestep, each entry with n rows, on the CPU."""
@@ -98,6 +142,11 @@ def encode_prompts(pipe: DiffusionPipeline, prompts: list[str], resolution: int)
         time_ids = torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]], dtype=encoded[2].dtype)
         conditions |= {"text_embeds": encoded[2], "time_ids": time_ids.repeat(len(prompts), 1)}
     return {key: value.cpu().contiguous() for key, value in conditions.items()}
+
+
+def tokenizers(pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
+    """A base's tokenizers, which know how many tokens its text encoders read."""
+    return [found for found in (pipe.tokenizer, getattr(pipe, "tokenizer_2", None)) if found is not None]
 
 
 def denoising_loss(
@@ -133,7 +182,7 @@ def denoising_loss(
 
 
 @cache
-def _schedule(scheduler) -> DDPMScheduler:
+def _schedule(scheduler: SchedulerMixin) -> DDPMScheduler:
     """The noise schedule of training behind any sampling scheduler."""
     return DDPMScheduler.from_config(scheduler.config)
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from training.pictures import Picture, open_picture
 
 GUIDANCE_SCALE, STEPS = 2.0, 15  # little guidance: the pictures should be what the base itself would draw
 AT_ONCE = 8
+ALTERING = ("safety_checker", "watermark")  # what a pipeline does to pictures after they are drawn
 
 log = logging.getLogger("joinery")
 
@@ -23,7 +26,8 @@ log = logging.getLogger("joinery")
 def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> list[Picture]:
     """Pictures of contents in styles, both named in `others`, each pair at most once; drawn once, then kept as PNG.
 
-    A function of the base, the words and the resolution alone, so that every run of a base finds them.
+    A function of the base, the words and the resolution alone, so that every run of a base finds them. No safety
+    checker turns them black and no watermark lies in them: both would be learned.
 
     Args:
         pipe: the guided base, without an adapter.
@@ -33,7 +37,8 @@ def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> 
     pairs = [(content, style) for content in settings.contents for style in settings.styles]
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[: settings.count]
     captions = [settings.caption.format(content=c, style=s) for c, s in (pairs[i] for i in order)]
-    identity = json.dumps([fingerprint(pipe.unet), captions, config.resolution, GUIDANCE_SCALE, STEPS])
+    words = [fingerprint(pipe.unet), captions, config.resolution, GUIDANCE_SCALE, STEPS]
+    identity = json.dumps(words + [f"no {name}" for name in ALTERING if vars(pipe).get(name) is not None])
     folder = cache / f"others-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     paths = [folder / f"{number:03d}.png" for number in range(len(captions))]
     if not all(path.exists() for path in paths):
@@ -43,7 +48,19 @@ def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> 
         if all(paths[number].exists() for number in chunk):
             continue
         prompts = [captions[number] for number in chunk]
-        drawn = sheet.draw(pipe, prompts, tuple(chunk), config.resolution, GUIDANCE_SCALE, STEPS, CFG())
+        with _unaltered(pipe):
+            drawn = sheet.draw(pipe, prompts, tuple(chunk), config.resolution, GUIDANCE_SCALE, STEPS, CFG())
         for number, picture in zip(chunk, drawn, strict=True):
             sheet.save(picture, paths[number])
     return [Picture(path, open_picture(path), caption) for path, caption in zip(paths, captions, strict=True)]
+
+
+@contextmanager
+def _unaltered(pipe: DiffusionPipeline) -> Iterator[None]:
+    """Pictures as the base draws them, inside the block."""
+    own = {name: vars(pipe)[name] for name in ALTERING if vars(pipe).get(name) is not None}
+    vars(pipe).update(dict.fromkeys(own))  # past the pipeline's bookkeeping, which would not take the checker back
+    try:
+        yield
+    finally:
+        vars(pipe).update(own)

@@ -4,12 +4,25 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipelines.errors import UserError
+from training import captions
+from training.colours import Frame, as_seen
+from training.formats import FORMATS, READ, SAVE_ANEW, find_pictures, shown, why_not
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 SMALLEST, LARGEST = 16, 100_000_000  # pixels on the shorter side; pixels in all
+MOVING = ("PNG", "WEBP", "AVIF", "GIF")  # formats whose frames follow each other in time
+STRIP = 2  # times longer than wide: less than half of the picture is used
+DETAIL = 64  # pixels a side, at which it is asked where a picture's detail lies
+EMPTY, MOST, SOME = 0.5, 0.5, 0.1  # shares of a picture that is a subject on an even ground, and of detail outside
+
+PLAIN = "one colour all over"
+ONE_OF_SEVERAL = "of several frames or pages one is used"
+CUT_OFF = "much of what is to be seen lies outside the central square, which is all that is used"
+NARROW = "a strip, of which only the central square is used"
+ENLARGED = "enlarged more than twice"
 
 
 @dataclass(frozen=True)
@@ -20,45 +33,65 @@ class Picture:
     image: Image.Image  # RGB, square, at the training resolution
     caption: str
     duplicate_of: Path | None = None  # an earlier picture with the same pixels
+    notes: tuple[str, ...] = ()  # what a person should know before it is trained on
 
 
 def open_picture(path: Path) -> Image.Image:
-    """Open a picture as RGB: upright by its EXIF orientation, transparency on white, the first frame of several.
+    """Open a picture as RGB: upright by its EXIF orientation, in sRGB, transparency on white, the first frame.
 
     Raises:
-        UserError: it is no picture, is damaged, is too small or too large.
+        UserError: it is no picture, is damaged, is too small or too large, or shows nothing.
     """
+    return look_at(path).image
+
+
+def look_at(path: Path) -> Frame:
+    """The same with what should be known about it. Of a film that begins with nothing, its first frame with something.
+
+    Raises:
+        UserError: as `open_picture`.
+    """
+    if reason := why_not(path):
+        what, _, remedy = reason.partition("; ")
+        raise UserError(f"{shown(path)} cannot be opened ({what})", remedy[0].upper() + remedy[1:])
     try:
-        with Image.open(path) as image:
+        if not path.is_file():
+            gone = "does not exist" if not path.exists() else "is no file"
+            raise UserError(f"The picture {shown(path)} {gone}", "Mend the path or take it out")
+        with Image.open(path, formats=tuple(FORMATS)) as image:
             width, height = image.size
             if min(width, height) < SMALLEST or width * height > LARGEST:
                 raise UserError(
-                    f"{path} is {width} x {height} pixels; pictures from {SMALLEST} pixels a side to "
+                    f"{shown(path)} is {width} x {height} pixels; pictures from {SMALLEST} pixels a side to "
                     f"{LARGEST // 1_000_000} megapixels can be used",
                     "Resize it or take it out",
                 )
-            image = ImageOps.exif_transpose(image).convert("RGBA")
-    except FileNotFoundError:
-        raise UserError(f"The picture {path} does not exist", "Mend the path or take it out") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "not a picture that can be read" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise UserError(f"{path} cannot be opened ({reason})", "Save it anew as PNG or JPEG, or take it out") from None
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+            frame = _first_that_shows(image)
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{shown(path)} cannot be opened (it is none of {READ})", SAVE_ANEW) from None
+    except Exception as error:  # bytes from anywhere, in a decoder of another's: it may raise whatever it likes
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{shown(path)} cannot be opened ({shown(reason)})", SAVE_ANEW) from None
+    if frame.clear:
+        raise UserError(f"{shown(path)} shows nothing: it is transparent all over", SAVE_ANEW)
+    return frame
 
 
-def find_pictures(paths: list[Path]) -> list[Path]:
-    """The picture files that folders (not their subfolders) and files name, in a fixed order."""
-    found = []
-    for path in paths:
-        if path.is_dir():
-            found += sorted(item for item in path.iterdir() if item.suffix.lower() in SUFFIXES)
-        else:
-            found.append(path)
-    if not found:
-        places = ", ".join(str(path) for path in paths)
-        raise UserError(f"No pictures were found in {places}", "Put PNG or JPEG pictures there, or name another folder")
-    return found
+def _first_that_shows(image: Image.Image) -> Frame:
+    """The first frame of a film that is not one colour; of all else the first, or of a film that has none."""
+    bits = max(getattr(image, "tag_v2", {}).get(258, (16,)))  # TIFF's BitsPerSample: a camera's 12 come as 16
+    count = getattr(image, "n_frames", 1)
+    several = (ONE_OF_SEVERAL,) * (count > 1 and image.format != "MPO")
+    first = None
+    for number in range(count if image.format in MOVING else 1):
+        image.seek(number)
+        frame = as_seen(ImageOps.exif_transpose(image), bits)
+        first = first or frame
+        if not frame.clear and not frame.plain:
+            return Frame(frame.image, frame.notes + several, False)
+    return Frame(first.image, (PLAIN, *first.notes, *several), first.clear)
 
 
 def read_pictures(
@@ -73,20 +106,42 @@ def read_pictures(
     """
     pictures, seen = [], {}
     for path in find_pictures(paths):
-        image = ImageOps.fit(open_picture(path), (resolution, resolution), Image.Resampling.LANCZOS)
-        text = _caption_beside(path) or caption or path.stem.replace("-", " ").replace("_", " ")
-        for key, word in (words or {}).items():
-            text = text.replace("{" + key + "}", word)
+        frame = look_at(path)
+        image = ImageOps.fit(frame.image, (resolution, resolution), Image.Resampling.LANCZOS)
+        text = captions.fill(captions.beside(path) or caption or "", path, words or {})
         digest = hashlib.sha256(image.tobytes()).hexdigest()
-        text = " ".join(text.split()).replace(" ,", ",")  # a word may be empty
-        pictures.append(Picture(path, image, text, seen.get(digest)))
+        notes = frame.notes + said_of_size(frame.image, resolution)
+        pictures.append(Picture(path, image, text, seen.get(digest), notes))
         seen.setdefault(digest, path)
     return pictures
 
 
-def _caption_beside(path: Path) -> str:
-    text = path.with_suffix(".txt")
-    try:
-        return text.read_text(encoding="utf-8").strip() if text.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The caption {text} cannot be read ({error})", "Save it as UTF-8 text") from None
+def said_of_size(image: Image.Image, resolution: int) -> tuple[str, ...]:
+    """What the crop to the central square and the training resolution do to a picture that a person should know."""
+    short, long = sorted(image.size)
+    notes = ()
+    if long > STRIP * short:
+        notes = (NARROW,)
+    elif short < long and _cuts_off(image):
+        notes = (CUT_OFF,)
+    return notes + (f"{ENLARGED}, to {resolution} pixels",) * (2 * short < resolution)
+
+
+def _cuts_off(image: Image.Image) -> bool:
+    """Whether detail, which is where neighbouring pixels differ, lies outside the central square.
+
+    Of a subject on an even ground little may; of a picture that is full of detail half.
+    """
+    width, height = image.size
+    short = min(image.size)
+    scale = DETAIL / short
+    small = image.convert("L").resize((round(width * scale), round(height * scale)), Image.Resampling.BOX)
+    grey = np.asarray(small, float)
+    detail = np.abs(np.gradient(grey)).sum(0)
+    detail[detail < 4] = 0  # grain, and the traces of compression
+    rows, columns = detail.shape
+    # An edge spreads over the pixels at both its sides: one that touches the square's border lies within.
+    top, left = (max((side - DETAIL) // 2 - 1, 0) for side in (rows, columns))
+    inside = detail[top : top + DETAIL + 2, left : left + DETAIL + 2].sum()
+    on_even_ground = (detail == 0).mean() > EMPTY
+    return bool(detail.sum() - inside > (SOME if on_even_ground else MOST) * detail.sum())

@@ -1,6 +1,7 @@
 """What a run shows while it trains and at its end: equal seeds of the base, each concept alone, and both joined."""
 
-from collections.abc import Set
+from collections.abc import Callable, Set
+from pathlib import Path
 
 from diffusers import DiffusionPipeline
 from PIL import Image
@@ -23,10 +24,20 @@ def _needs(column: str) -> set[str]:
 
 
 class Previews:
-    """The sheets of one run: strips while it trains, and one of what it has learned."""
+    """The sheets of one run: strips while it trains, and one of what it has learned.
 
-    def __init__(self, pipe: DiffusionPipeline, adapter: Adapter, config: Customization, run: Run):
-        self.pipe, self.adapter, self.config, self.run = pipe, adapter, config, run
+    `should_stop` is asked after every step of a drawing; a stopped one raises `Stopped`.
+    """
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        adapter: Adapter,
+        config: Customization,
+        run: Run,
+        should_stop: Callable[[], bool] = lambda: False,
+    ):
+        self.pipe, self.adapter, self.config, self.run, self.should_stop = pipe, adapter, config, run, should_stop
         self.columns: dict[str, list[Image.Image]] = {}  # the newest pictures of each column
 
     def draw(self, stage: Stage, step: int, done: dict[str, dict]) -> None:
@@ -37,16 +48,21 @@ class Previews:
         """
         now = {concept: self.adapter.learned(concept) for concept in BOTH}
         shown = done | {concept: now[concept] for concept in stage.teaches}
-        for column in SCALES:
-            changed = not _needs(column).isdisjoint(stage.teaches)
-            if _needs(column) <= shown.keys() and (changed or column not in self.columns):
-                for concept in now:
-                    self.adapter.load(concept, shown.get(concept))
-                self.columns[column] = self._pictures(column)
-        for concept, learned in now.items():
-            self.adapter.load(concept, learned)
+        try:
+            for column in SCALES:
+                changed = not _needs(column).isdisjoint(stage.teaches)
+                if _needs(column) <= shown.keys() and (changed or column not in self.columns):
+                    for concept in now:
+                        self.adapter.load(concept, shown.get(concept))
+                    self.columns[column] = self._pictures(column)
+        finally:
+            for concept, learned in now.items():
+                self.adapter.load(concept, learned)
         title = f"{stage.name}, step {step}: {self.config.sample_prompt}"
-        save(self._compose(title), self.run.samples / f"step-{step:06d}.png")
+        save(self._compose(title), self.strip(step))
+
+    def strip(self, step: int) -> Path:
+        return self.run.samples / f"step-{step:06d}.png"
 
     def finish(self, learned: Set[str]) -> None:
         """Write `samples/sheet.png` of what was learned: each column's seeds, then one of them with CFG above APG."""
@@ -61,14 +77,15 @@ class Previews:
     def _pictures(self, column: str) -> list[Image.Image]:
         content, style = SCALES[column]
         self.adapter.set_scales(content, style)
-        pictures = self._draw(SEEDS, self.config.samples.guidance_scale)
-        self.adapter.set_scales()
-        return pictures
+        try:
+            return self._draw(SEEDS, self.config.samples.guidance_scale)
+        finally:
+            self.adapter.set_scales()
 
     def _draw(self, seeds: tuple[int, ...], scale: float, rule: GuidanceRule | None = None) -> list[Image.Image]:
-        config = self.config
+        config, steps = self.config, self.config.samples.inference_steps
         return draw(
-            self.pipe, config.sample_prompt, seeds, config.resolution, scale, config.samples.inference_steps, rule
+            self.pipe, config.sample_prompt, seeds, config.resolution, scale, steps, rule, should_stop=self.should_stop
         )
 
     def _compose(self, title: str) -> Image.Image:

@@ -2,16 +2,22 @@
 
 import json
 import os
+import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+from filelock import FileLock, Timeout
 
 from pipelines.errors import UserError
 from training import checkpoint
 from training.config import Customization
+
+PATIENCE = 2.0  # seconds: who only asks whether a run is written holds its lock for a moment
+METRICS = {"step", "loss", "seconds_per_step"}  # without which an entry is none of ours
 
 
 def runs_folder() -> Path:
@@ -25,7 +31,7 @@ class Run:
 
     `state.json` holds status (preparing, running, done, cancelled, failed), stage (content, style, make, export), step
     and steps over all stages, loss, time_left in seconds, device, matrices (how many the optimizer projects), message,
-    and the pid of the process that works on it.
+    the pid of the process that works on it, and the host that this is a pid of.
     """
 
     folder: Path
@@ -66,58 +72,126 @@ class Run:
     def status(self) -> str:
         return self.read_state().get("status", "new")
 
-    def begin(self, config: Customization) -> None:
-        """Take a new folder, or one of an earlier start of the same customization.
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the one that works on the run until the block or the process ends, on all machines that share its folder.
 
         Raises:
-            UserError: the folder holds another customization, or another process works on it.
+            UserError: another one does, it is no folder, or what is to hold it cannot be written.
         """
-        state = self.read_state()
-        if state.get("status") in ("preparing", "running") and _lives(state.get("pid"), state.get("pid_started")):
+        try:
+            if self.folder.is_file():
+                raise UserError(f"The run folder {self.folder} is a file", "Name a folder")
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._lock, timeout=PATIENCE)
+            lock.acquire()
+        except Timeout:
             raise UserError(
-                f"The run {self.folder} is being trained by process {state['pid']}",
+                f"The run {self.folder} is being trained by another process",
                 "Wait for it, cancel it, or choose another run folder",
-            )
-        if self.config.exists() and decisive(Customization.load(self.config)) != decisive(config):
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"The run {self.folder} cannot be written ({error.strerror or error})", "Choose another run folder"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def written(self) -> bool:
+        """Whether a process works on the run, on any machine that shares its folder."""
+        try:
+            if self._lock.exists():
+                with FileLock(self._lock, timeout=0):
+                    pass
+        except Timeout:
+            return True
+        except OSError:  # a disk that is read only here
+            pass
+        return False
+
+    def forget_lock(self) -> None:
+        """Remove the lock's file, of a run that nobody will start again."""
+        self._lock.unlink(missing_ok=True)
+
+    @property
+    def _lock(self) -> Path:
+        """Held by who works on the run; beside its folder, which may not be there yet. The file itself says nothing."""
+        folder = self.folder.resolve()
+        return folder.with_name(f".{folder.name}.lock")
+
+    def begin(self, config: Customization) -> None:
+        """Take a new folder, or one of an earlier start of the same customization; inside `writing`.
+
+        Raises:
+            UserError: the folder holds another customization.
+        """
+        held = self._held()
+        if held is not None and decisive(held) != decisive(config):
             raise UserError(
                 f"The run folder {self.folder} holds another customization",
                 "Choose another run folder, or remove this one to start anew",
             )
-        self.samples.mkdir(parents=True, exist_ok=True)
-        self.checkpoints.mkdir(exist_ok=True)
+        for folder in (self.folder, self.samples, self.checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.clean(folder)
+        if self.status != "preparing":  # else a studio has just started it, and may have been asked to stop it since
+            self.forget_stop()
         config.save(self.config)
         self.write_state(status="preparing", stage="", step=0, steps=0, loss=None, time_left=None, message="")
 
+    def _held(self) -> Customization | None:
+        """The customization that the folder holds. A file without a word was cut off by a kill, and says nothing."""
+        try:
+            text = self.config.read_bytes()
+        except FileNotFoundError:
+            return None
+        return Customization.load(self.config) if text.strip(b"\0 \n") else None
+
+    def ask_to_stop(self) -> None:
+        """Ask who works on the run, on whatever machine, to end it after the step it is in."""
+        self._stop.touch()
+
+    def forget_stop(self) -> None:
+        self._stop.unlink(missing_ok=True)
+
+    @property
+    def stop_asked(self) -> bool:
+        return self._stop.exists()
+
+    @property
+    def _stop(self) -> Path:
+        return self.folder / "stop"
+
     def write_state(self, **changes: Any) -> None:
         """Change some entries of `state.json`; readers see the old file or the new, never a part."""
-        state = self.read_state() | changes
-        state |= {"pid": os.getpid(), "pid_started": psutil.Process().create_time(), "time": time.time()}
-        temporary = self.state.with_name(".state.json.tmp")
-        temporary.write_text(json.dumps(state), encoding="utf-8")
-        os.replace(temporary, self.state)
+        state = self.read_state() | changes | {"pid": os.getpid(), "host": platform.node(), "time": time.time()}
+        checkpoint.write_bytes(self.state, json.dumps(state).encode(), lasting=False)
 
     def read_state(self) -> dict[str, Any]:
         try:
-            return json.loads(self.state.read_text(encoding="utf-8"))
+            state = json.loads(self.state.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # none yet, or damaged from outside: the run is still readable without
             return {}
+        return state if isinstance(state, dict) else {}
 
     def append_metrics(self, **values: Any) -> None:
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        checkpoint.append_line(self.metrics, json.dumps(values))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """One entry per step. A last line that was cut off by a kill is left out."""
         try:
-            lines = self.metrics.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
+            lines = self.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
             return []
         entries = []
         for line in lines:
-            try:
-                entries.append(json.loads(line))
-            except ValueError:
-                continue
+            with suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and entry.keys() >= METRICS:
+                    entries.append(entry)
         return entries
 
     def rewind_metrics(self, step: int) -> None:
@@ -138,11 +212,3 @@ def decisive(config: Customization) -> dict[str, Any]:
         if not data[name]["further"]:  # as in runs from before there was this key
             del data[name]["further"]
     return data
-
-
-def _lives(pid: int | None, started: float | None) -> bool:
-    """Whether a process still runs. A pid alone may have been given to another one since."""
-    try:
-        return pid != os.getpid() and abs(psutil.Process(pid).create_time() - started) < 1
-    except (psutil.Error, TypeError):
-        return False

@@ -1,8 +1,10 @@
 """Sample pictures, and labelled sheets of them."""
 
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -11,9 +13,16 @@ from PIL import Image, ImageDraw, ImageFont
 from pipelines import GuidanceRule
 from training import checkpoint
 
+
+class Stopped(Exception):
+    """A drawing was stopped before its end."""
+
+
 CELL = 160  # pixels of a picture on a sheet
 LABEL = 84
 LINE = 24  # of text above the pictures
+
+log = logging.getLogger("joinery")
 
 
 def draw(
@@ -24,15 +33,25 @@ def draw(
     guidance_scale: float,
     steps: int,
     guidance: GuidanceRule | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> list[Image.Image]:
     """One picture per seed, whichever other seeds are drawn with it; of one prompt, or of one each.
 
     Args:
         pipe: a guided one; `guidance` is its own rule if not given.
+        should_stop: asked after every step.
+    Raises:
+        Stopped: it said so.
     """
+
+    def look_up(pipe: DiffusionPipeline, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if should_stop():
+            raise Stopped
+        return {}
+
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with torch.no_grad():
-        return pipe(
+        drawn = pipe(
             [prompt] * len(seeds) if isinstance(prompt, str) else prompt,
             height=resolution,
             width=resolution,
@@ -40,7 +59,11 @@ def draw(
             num_inference_steps=steps,
             guidance=guidance,
             generator=generators,
-        ).images
+            callback_on_step_end=look_up if should_stop else None,
+        )
+    if black := sum(getattr(drawn, "nsfw_content_detected", None) or ()):
+        log.warning("The base's safety checker turned %d of %d pictures black", black, len(seeds))
+    return drawn.images
 
 
 def compose(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pipelines.errors import UserError
 from training import checkpoint
 from training.adapters import Adapter
 from training.checkpoint import Checkpoint
@@ -70,9 +73,12 @@ class State:
 
         Args:
             identity: of everything that decides the run, by which a later start knows its own.
+        Raises:
+            UserError: something that was learned is not a finite number; then the checkpoints stay as they are.
         """
         if self.step == self.last_saved:
             return
+        check_finite({concept: adapter.learned(concept) for concept in BOTH}, self.step)
         tensors = {f"half.{c}.{name}": value for c in BOTH for name, value in adapter.learned(c).items()}
         tensors |= {f"done.{c}.{name}": value for c, learned in self.done.items() for name, value in learned.items()}
         moments, numbers = flatten_state(self.optimizer)
@@ -81,3 +87,24 @@ class State:
         kept = {"identity": identity, "optimizer": numbers, "sampler": drawn}
         checkpoint.write(folder, Checkpoint(self.step, tensors, kept))
         self.last_saved = self.step
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no number of floating-point tensors is infinite or not a number. One look at the GPU for all of them."""
+    tensors = list(tensors)
+    return not tensors or bool(torch.stack(torch._foreach_norm(tensors, float("inf"))).isfinite().all())
+
+
+def check_finite(learned: dict[str, dict[str, Tensor]], step: int | None = None) -> None:
+    """Refuse to keep what is no number.
+
+    Args:
+        learned: concept -> name -> tensor.
+    """
+    for concept, tensors in learned.items():
+        for name, tensor in tensors.items() if not all_finite(tensors.values()) else ():
+            if not all_finite([tensor]):
+                raise UserError(
+                    f"What the {concept} has learned in {name} is not finite" + (f" at step {step}" if step else ""),
+                    "Lower optimizer.lr and start a new run; the last checkpoint is good",
+                )

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 from torch import Tensor
 
 from benchmarks.common.environment import environment
@@ -92,7 +92,7 @@ def run(name: str, pictures: data.Pictures) -> dict:
 
 
 @torch.no_grad()
-def judged(pipe, vae: AutoencoderKL, known: data.Pictures) -> dict[str, list[float]]:
+def judged(pipe: DiffusionPipeline, vae: AutoencoderKL, known: data.Pictures) -> dict[str, list[float]]:
     """Loss on v in each quarter of the schedule, the least noisy first, with the right content and with a wrong one."""
     order = torch.randperm(len(known.pairs), generator=keyed("confirm")).tolist()
     pairs = [known.pairs[i] for i in order]
@@ -110,7 +110,7 @@ def judged(pipe, vae: AutoencoderKL, known: data.Pictures) -> dict[str, list[flo
     return found
 
 
-def squared_error(pipe, noisy: Tensor, timesteps: Tensor, texts: list[str], target: Tensor) -> float:
+def squared_error(pipe: DiffusionPipeline, noisy: Tensor, timesteps: Tensor, texts: list[str], target: Tensor) -> float:
     tokens = denoiser.tokenize(pipe.tokenizer, texts)
     output = pipe.unet(noisy, timesteps, encoder_hidden_states=pipe.text_encoder(tokens)[0]).sample
     return (output - target).square().mean().item()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import tyro
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
@@ -121,7 +122,7 @@ def by_style(said: list[Pair], pairs: list[Pair]) -> dict[str, dict[str, float]]
     return found
 
 
-def seconds(pipe, pairs: list[Pair]) -> dict[str, float]:
+def seconds(pipe: DiffusionPipeline, pairs: list[Pair]) -> dict[str, float]:
     """Median of three, guided and not."""
     found = {}
     for scale in (1.0, 2.0):
@@ -134,7 +135,7 @@ def seconds(pipe, pairs: list[Pair]) -> dict[str, float]:
     return found
 
 
-def autoencoder(pipe, pictures: Pictures) -> dict[str, float]:
+def autoencoder(pipe: DiffusionPipeline, pictures: Pictures) -> dict[str, float]:
     """Peak signal to noise of what it was not trained on, a mean over pictures."""
     unseen = data.load("unseen")
     sets = {"held-out contents": pictures.take(data.held_out_pairs(pictures)).pixels}
@@ -155,7 +156,7 @@ def held_out(pictures: Pictures, count: int) -> Tensor:
     return pictures.take([pairs[i] for i in order]).pixels
 
 
-def sheets(pipe, pictures: Pictures, pairs: list[Pair], drawn: Tensor, n: int, folder: Path) -> None:
+def sheets(pipe: DiffusionPipeline, pictures: Pictures, pairs: list[Pair], drawn: Tensor, n: int, folder: Path) -> None:
     """Trained pairs, left-out pairs, one content in all styles, one style on many contents; real ones above."""
     docs = HOUSE / "docs/pictures"
 

@@ -10,16 +10,17 @@ import json
 import shutil
 import sys
 import time
-import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 
+from benchmarks.common.changes import parsed
 from benchmarks.common.drawing import both_judges, tensor
 from benchmarks.common.environment import environment
 from benchmarks.common.pictures import CONTENT, STYLE, reference_pictures
-from pipelines.errors import UserError
 from training import Customization, customize, export, sheet
 from training.base.judge import accuracy
 from training.config import HOUSE
@@ -53,7 +54,7 @@ def score(folder: Path) -> dict[str, dict]:
 
 
 @torch.no_grad()
-def true_loss(pipe, picture: Path, prompt: str, noises: int) -> float:
+def true_loss(pipe: DiffusionPipeline, picture: Path, prompt: str, noises: int) -> float:
     """The base's own loss on a picture under a prompt, a mean over so many fixed noises."""
     pixels = torch.from_numpy(np.array(open_picture(picture))).permute(2, 0, 1)[None].float() / 127.5 - 1
     latents = encode_pictures(pipe, pixels).expand(noises, -1, -1, -1)
@@ -63,24 +64,13 @@ def true_loss(pipe, picture: Path, prompt: str, noises: int) -> float:
     return denoising_loss(pipe, latents, condition, noise, timesteps).item()
 
 
-def changed(changes: list[str]) -> Customization:
+def changed(changes: Iterable[str]) -> Customization:
     """The sample project with keys changed, each "table.key=value" with the value as in TOML."""
-    config = Customization.load(PROJECT).model_dump(by_alias=True)
-    for change in changes:
-        path, found, value = change.partition("=")
-        *tables, key = path.split(".")
-        if not found:
-            raise UserError(f"{change!r} is no change", "Write key=value, for example optimizer.lr=5e-3")
-        place = config
-        for table in tables:
-            place = place[table]
-        if path == "optimizer.name":
-            config["optimizer"] = {}
-            place = config["optimizer"]
-        try:
-            place[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            place[key] = value
+    config, tables = Customization.load(PROJECT).model_dump(by_alias=True), parsed(changes)
+    if "name" in tables.get("optimizer", {}):
+        config["optimizer"] = {}  # another's settings are its own
+    for name, one in tables.items():
+        config[name] = config[name] | one if isinstance(one, dict) else one
     return Customization(**config)
 
 
@@ -88,7 +78,7 @@ def main(name: str, *changes: str) -> None:
     folder = runs_folder() / "trials" / name
     shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
-    run = customize(changed(list(changes)), folder)
+    run = customize(changed(changes), folder)
     row = {"name": name, "changes": changes, "model": export.read(run.adapter)[1].base_hash[:12]}
     row |= {"seconds": round(time.monotonic() - began), "rows": score(run.folder)}
     row["losses"] = {

@@ -1,9 +1,10 @@
 """Who is compared: what learns, by which optimizer, at which rates.
 
-Every contestant learns a style in the embedded base, in the denoiser's own weights ("full"), in a LoRA, or in the style
-half of a partly learnable projection ("plp").
+Every contestant learns a style in the embedded base, in the denoiser's own weights ("full"), in a LoRA, or in the
+style's factors of a partly learnable projection ("plp").
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 
@@ -139,7 +140,9 @@ def build(who: Contestant, weights: list[nn.Parameter], lr: float) -> Optimizer:
     return getattr(import_module(module), name)(groups, lr=lr, **extra)
 
 
-def sampler(who: Contestant, pipe: DiffusionPipeline, optimizer: Optimizer, calibrate, seed: int):
+def sampler(
+    who: Contestant, pipe: DiffusionPipeline, optimizer: Optimizer, calibrate: Callable[[], object], seed: int
+) -> OutlierLayerSampler:
     """OwLore's choice of blocks, with the redraws that fit a short run."""
     learned = {p for group in optimizer.param_groups for p in group["params"]}
     found = blocks_of(pipe.unet, resnets=True).items()

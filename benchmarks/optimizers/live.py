@@ -1,8 +1,9 @@
 """Memory of a computation that is not done: bytes of storages that live at a time, counted on tensors without data."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -23,12 +24,12 @@ class LiveBytes(TorchDispatchMode):
     What a kernel allocates and frees within itself is not seen. `now` and `peak` are bytes.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
         self._living: set[int] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         made = func(*args, **(kwargs or {}))
         for value in tree_iter(made):
             if isinstance(value, Tensor):
@@ -70,7 +71,7 @@ def simulated() -> Iterator[LiveBytes]:
         yield live
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, **_) -> Tensor:
+def _attention(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
 
 

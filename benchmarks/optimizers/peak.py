@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -62,10 +62,10 @@ class InPlace(Optimizer):
     The moments of `name` by the formula, AdamW's in the weights' type as torch keeps them.
     """
 
-    def __init__(self, params, name: str):
+    def __init__(self, params: Iterable, name: str):
         super().__init__(params, {"name": name})
 
-    def step(self, closure=None) -> None:
+    def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None and p not in self.state:
@@ -194,14 +194,14 @@ def simulate(
     return found
 
 
-def switches(count: int = SWITCHES) -> dict:
+def switches() -> dict:
     """OwLore on SD 1.5 with new blocks at every step: bytes of state after each, and of the largest blocks together."""
     row = ROWS[OWLORE]
     each = [
         sum(state_bytes("owlore", tuple(p.shape), rank=row.settings["rank"]) for p in block.parameters())
         for block in blocks_of(unets()["SD 1.5"]).values()
     ]
-    steps = simulate("SD 1.5", 512, row, True, steps=count + 1)
+    steps = simulate("SD 1.5", 512, row, True, steps=SWITCHES + 1)
     return {
         "state": [step["state"] for step in steps],
         "beside_weights": [step["rest"] - step["weights"] for step in steps],

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from benchmarks.common.environment import environment
@@ -37,7 +38,7 @@ LENGTHS = (40, 120)  # steps of the runs that count
 LOOK = 20  # steps between two looks at the held-out loss
 
 
-def read(pipe, contents: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+def read(pipe: DiffusionPipeline, contents: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
     """Latents and conditions of the style's pictures of some contents."""
     found = reference_pictures()
     pictures = [np.asarray(open_picture(found[name, STYLE]).convert("RGB")) for name in contents]
@@ -47,7 +48,7 @@ def read(pipe, contents: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def held_out_loss(pipe, latents: Tensor, conditions: dict[str, Tensor]) -> float:
+def held_out_loss(pipe: DiffusionPipeline, latents: Tensor, conditions: dict[str, Tensor]) -> float:
     """Over fixed noises, each picture at the same timesteps, evenly spread."""
     n = len(latents)
     rows = torch.arange(n).repeat_interleave(NOISES)

@@ -1,7 +1,7 @@
 """Tables, plot and summary of what was measured: python -m benchmarks.optimizers.report
 
 Reads results/state.json, quality.jsonl, speed.json and peak.json; writes results/summary.json, the tables of
-docs/optimizers.md and docs/pictures/optimizers*.png. What has not been measured is null in the summary.
+docs/optimizers.md and docs/pictures/optimizers*.png. A ratio of what has not been measured is null in the summary.
 """
 
 import json
@@ -13,12 +13,14 @@ from PIL import Image
 
 from benchmarks.common.document import put, table
 from benchmarks.common.plot import curves, new_figure, picture
-from benchmarks.optimizers import peak
+from benchmarks.optimizers import peak, state
 from benchmarks.optimizers.contestants import CONTESTANTS, VARIANTS
 from benchmarks.optimizers.quality import LENGTHS, LOOK
+from training.config import HOUSE
 
 HERE = Path(__file__).parent / "results"
-DOC, PICTURES = Path("docs/optimizers.md"), Path("docs/pictures")
+SUMMARY = HERE / "summary.json"
+DOC, PICTURES = HOUSE / "docs/optimizers.md", HOUSE / "docs/pictures"
 CURVED = ("AdamW", "GradNormLoRP", "OwLore", "LoRA, rank 8", "LoRA, bytes of OwLore")
 LONGER = 240  # steps of the runs that show what comes after
 FEW = 3  # pictures that the compander is judged with
@@ -27,8 +29,7 @@ OURS = "GradNormLoRP"
 
 def quality(pictures: int, steps: int, among: dict = CONTESTANTS) -> dict[str, dict]:
     """Contestant -> its seeds' held-out losses after so many steps at the chosen rate, and its other figures."""
-    file = HERE / "quality.jsonl"
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    lines = [json.loads(line) for line in (HERE / "quality.jsonl").read_text(encoding="utf-8").splitlines()]
     lines = [line for line in lines if line["model"] == lines[-1]["model"]]  # of the base that was measured last
     found: dict[str, dict] = {}
     for name in among:
@@ -68,13 +69,11 @@ def ratio(rows: dict[str, dict], one: str, other: str) -> float | None:
 
 def summary() -> dict:
     rows, few = better(5), better(FEW)
-    state = _read("state.json")
-    speed = (_read("speed.json") or {}).get("rows")
+    sizes, speed = _read("state.json")["SDXL"], _read("speed.json")["rows"]
     eight = "GradNormLoRP, 8-bit"
     below = "linear layers of the transformer blocks"
     return {
-        "state_saving_vs_bf16_adam_sdxl": state
-        and state["SDXL"][below]["below_bf16_adamw"]["GradNormLoRP, 8-bit, rank 128"],
+        "state_saving_vs_bf16_adam_sdxl": sizes[below]["below_bf16_adamw"]["GradNormLoRP, 8-bit, rank 128"],
         "gradnorm_lorp_loss_ratio_adamw": ratio(rows, OURS, "AdamW"),
         "gradnorm_lorp_loss_ratio_galore": ratio(
             rows, f"linear layers: {OURS}", "linear layers: GaLore (galore-torch)"
@@ -84,10 +83,10 @@ def summary() -> dict:
         "owlore_loss_ratio_lora_equal_bytes": ratio(rows, "OwLore", "LoRA, bytes of OwLore"),
         "compander_heldout_ratio": ratio(few, "AdamW with compander", "AdamW"),
         "compander_heldout_ratio_plp": ratio(few, "PLP, AdamW with compander", "PLP, AdamW"),
-        "step_time_ratio_galore": speed and speed[eight]["mean_over_galore"],
-        "step_time_ratio_adam8bit": speed and speed[eight]["median_over_adamw_8bit"],
-        "p99_over_p50": speed and speed[eight]["p99_over_median"],
-        "sdxl_fullweight_peak_gb": (_read("peak.json") or {}).get("sdxl_fullweight_peak_gb"),
+        "step_time_ratio_galore": speed[eight]["mean_over_galore"],
+        "step_time_ratio_adam8bit": speed[eight]["median_over_adamw_8bit"],
+        "p99_over_p50": speed[eight]["p99_over_median"],
+        "sdxl_fullweight_peak_gb": _read("peak.json")["sdxl_fullweight_peak_gb"],
     }
 
 
@@ -156,34 +155,33 @@ def plot(rows: dict[str, dict]) -> Image.Image:
     return picture(figure)
 
 
-def write(marker: str, text: str) -> None:
-    """Put a table between its marks in the document."""
-    DOC.write_text(put(DOC.read_text(encoding="utf-8"), **{marker: text}), encoding="utf-8")
+def _read(name: str) -> dict:
+    return json.loads((HERE / name).read_text(encoding="utf-8"))
 
 
-def _read(name: str) -> dict | None:
-    file = HERE / name
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+def filled(text: str) -> str:
+    """The document with its tables made anew from the results."""
+    rows, peaks = better(5), _read("peak.json")
+    adamw = rows["AdamW"]["mean"]
+    return put(
+        text,
+        quality=quality_table(rows, adamw),
+        variants=quality_table(better(5, VARIANTS), adamw),
+        longer=longer_table(),
+        few=few_table(better(FEW), f"learns from {FEW} pictures"),
+        speed=speed_table(_read("speed.json")["rows"]),
+        state=state.table(_read("state.json")),
+        peak=peak.table(peaks),
+        presets=peak.preset_table(peaks),
+    )
 
 
 def main() -> None:
-    (HERE / "summary.json").write_text(json.dumps(summary(), indent=1) + "\n")
-    rows = better(5)
-    if rows:
-        adamw = rows["AdamW"]["mean"]
-        write("quality", quality_table(rows, adamw))
-        write("variants", quality_table(better(5, VARIANTS), adamw))
-        write("longer", longer_table())
-        plot(rows).save(PICTURES / "optimizers.png", optimize=True)
-        ways(quality(5, LENGTHS[-1])).save(PICTURES / "optimizers-on-the-way.png", optimize=True)
-    if few := better(FEW):
-        write("few", few_table(few, f"learns from {FEW} pictures"))
-    if speed := _read("speed.json"):
-        write("speed", speed_table(speed["rows"]))
-    if peaks := _read("peak.json"):
-        write("peak", peak.table(peaks))
-        write("presets", peak.preset_table(peaks))
-    print((HERE / "summary.json").read_text())
+    SUMMARY.write_text(json.dumps(summary(), indent=1) + "\n")
+    DOC.write_text(filled(DOC.read_text(encoding="utf-8")), encoding="utf-8")
+    plot(better(5)).save(PICTURES / "optimizers.png", optimize=True)
+    ways(quality(5, LENGTHS[-1])).save(PICTURES / "optimizers-on-the-way.png", optimize=True)
+    print(SUMMARY.read_text())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Bytes of optimizer state for the real UNets of SD 1.5 and SDXL: python -m benchmarks.optimizers.state
 
 The architectures are built without memory for their weights; the formulas are those whose results the tests compare
-with measured state. Writes results/state.json and the table in docs/optimizers.md.
+with measured state. Writes results/state.json; `benchmarks.optimizers.report` makes the table of it.
 """
 
 import json
@@ -11,13 +11,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from benchmarks.common.document import put
 from benchmarks.common.environment import environment
 from training.optimizers.outlier import blocks_of
 from training.optimizers.size import state_bytes
 
 HERE = Path(__file__).parent / "results"
-DOC = Path("docs/optimizers.md")
 RANK, ACTIVE = 128, 5
 ROWS = {
     "AdamW": ("adamw", {}),
@@ -89,6 +87,7 @@ def measure(unet: UNet2DConditionModel) -> dict:
 
 def table(results: dict) -> str:
     """The figures as a Markdown table, in gigabytes."""
+    results = {name: results[name] for name in ARCHITECTURES}
     columns = [(model, title) for model, r in results.items() for title in r if isinstance(r[title], dict)]
     lines = ["| GB | " + " | ".join(f"{model}, {title}" for model, title in columns) + " |"]
     lines.append("|---|" + "---|" * len(columns))
@@ -102,7 +101,6 @@ def main() -> None:
     results = {name: measure(unet) for name, unet in unets().items()}
     HERE.mkdir(parents=True, exist_ok=True)
     (HERE / "state.json").write_text(json.dumps(environment() | results, indent=1) + "\n")
-    DOC.write_text(put(DOC.read_text(encoding="utf-8"), state=table(results)), encoding="utf-8")
     print(table(results))
 
 

@@ -49,13 +49,17 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def project(tmp_path, base) -> Path:
-    """The path of a project file, with its pictures beside it."""
-    write_pictures(tmp_path)
-    path = tmp_path / "project.toml"
+def write_project(folder: Path, base: Path) -> Path:
+    """A project file, with its pictures beside it."""
+    write_pictures(folder)
+    path = folder / "project.toml"
     path.write_text(PROJECT.replace('"base"', f'"{base.as_posix()}"'))
     return path
+
+
+@pytest.fixture
+def project(tmp_path, base) -> Path:
+    return write_project(tmp_path, base)
 
 
 @pytest.fixture

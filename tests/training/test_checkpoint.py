@@ -3,6 +3,7 @@ from collections import namedtuple
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from pipelines import UserError
 from training import checkpoint
@@ -91,3 +92,17 @@ def test_a_full_disk_is_refused_before_writing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"MB are free\. Free space there"):
         save(tmp_path, 2)
     assert checkpoint.read_last(tmp_path).step == 1
+
+
+def test_equal_tensors_and_metadata_give_equal_bytes_that_the_library_reads(tmp_path):
+    tensors = {"b": torch.arange(6.0).view(2, 3), "a": torch.ones(3, dtype=torch.float16)}
+    metadata = {f"key {i}": "ä" * i for i in range(9)}
+    written = set()
+    for i in range(4):
+        path = tmp_path / f"{i}.safetensors"
+        checkpoint.write_tensors(path, tensors, dict(reversed(metadata.items())) if i % 2 else metadata)
+        written.add(path.read_bytes())
+    assert len(written) == 1
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == metadata
+        assert all(torch.equal(file.get_tensor(key), value) for key, value in tensors.items())

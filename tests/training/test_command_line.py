@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -90,11 +89,92 @@ def test_a_run_whose_base_has_changed_is_told(finished, tmp_path, monkeypatch, c
 def call(monkeypatch, *arguments) -> int:
     """The command line in this process, which leaves signals as they were."""
     monkeypatch.setattr(sys, "argv", ["training", *map(str, arguments)])
-    monkeypatch.setattr(command_line, "_StopOnSignal", lambda: SimpleNamespace(asked=False))
     return command_line.main()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
+def test_what_a_person_should_know_is_said_before_the_first_step(project, tmp_path):
+    """Of a run on the error stream, before its first step; of a prompt likewise."""
+    (project.parent / "content" / "plan.svg").write_text("<svg/>")
+    (project.parent / "style" / "picture-0.txt").write_text("{who}, {placeholder} style " + "x" * 80 + " unseen")
+    done = run("customize", project, "--run", tmp_path / "run")
+    assert done.returncode == 0
+    told, _, _ = done.stderr.partition("The content stage learns")
+    for words in ("Content: plan.svg left out", "Style: {who} is not known", "77 tokens, and so not the caption from"):
+        assert words in told
+    done = run("sample", tmp_path / "run", "--prompt", "{placeholder}", "--count", 1, "--out", tmp_path / "sheet.png")
+    assert done.returncode == 0 and "The prompt's {placeholder} stays as it is" in done.stderr
+    assert "The prompt holds no placeholder, sks or zwx" in done.stderr
+
+
+STRANGE = {
+    "--count is 0. Set it to 1 to": lambda run, place: ("sample", run, "--count", 0),
+    "--content is nan. Set it to a number": lambda run, place: ("sample", run, "--content", "nan"),
+    "--style is inf. Set it to a number": lambda run, place: ("sample", run, "--style", "inf"),
+    r"--out \S+ is a folder. Name a file": lambda run, place: ("sample", run, "--out", place),
+    r"--out \S+ lies in \S+, which is a file": lambda run, place: ("export", run, "--out", run / "config.toml/a"),
+    "is no run folder": lambda run, place: ("sample", run / "config.toml"),
+    "is no finished run to take a content from": lambda run, place: ("join", place, run),
+    "config.toml is a file. Name a folder": lambda run, place: (
+        "customize",
+        run / "config.toml",
+        "--run",
+        run / "config.toml",
+    ),
+    "cannot be written": lambda run, place: ("customize", run / "config.toml", "--run", place / ("n" * 300)),
+}
+
+
+@pytest.mark.parametrize("said", STRANGE)
+def test_strange_names_and_numbers_are_one_sentence_and_exit_2(finished, tmp_path, said, monkeypatch, capsys):
+    before = sorted(finished.folder.rglob("*"))
+    assert call(monkeypatch, *STRANGE[said](finished.folder, tmp_path)) == 2
+    (sentence,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(said, sentence) and sentence.endswith(".")
+    assert sorted(finished.folder.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_a_reader_that_is_gone_does_not_stop_training(project, tmp_path):
+    folder = Run(tmp_path / "run")
+    process = subprocess.Popen(
+        [*COMMAND, "customize", project, "--run", folder.folder],
+        env=ENVIRONMENT | {"PYTHONIOENCODING": "ascii"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(300) == 0 and folder.status == "done"
+
+
+@pytest.mark.parametrize("ask", ["signal", "file"])
+def test_a_run_that_still_prepares_stops_at_once(project, tmp_path, monkeypatch, ask):
+    """Opening the base takes minutes on a large one; nothing is lost by leaving off."""
+    folder = Run(tmp_path / "run")
+
+    def opening(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM) if ask == "signal" else folder.ask_to_stop()
+        time.sleep(60)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(sys.modules["training.loop"], "open_base", opening)
+    before = signal.getsignal(signal.SIGTERM)
+    assert call(monkeypatch, "customize", project, "--run", folder.folder) == 130
+    assert folder.status == "cancelled" and not folder.stop_asked and not folder.written
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_signal_does_not_wait_for_the_step(tmp_path):
+    with command_line._Stop(Run(tmp_path)) as stop:
+        assert not stop()
+        signal.raise_signal(signal.SIGINT)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_stops_with_a_checkpoint_and_exit_130(project, tmp_path, number):
     project.write_text(project.read_text().replace("break = 3", "break = 2000"))
     folder = Run(tmp_path / "run")

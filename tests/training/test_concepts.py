@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,65 +11,6 @@ from training import concepts, model, pictures
 def picture(path, colour="red", size=(40, 32), **options):
     Image.new("RGB", size, colour).save(path, **options)
     return path
-
-
-def test_pictures_stand_upright_on_white(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned a quarter
-    image = pictures.open_picture(picture(tmp_path / "a.jpg", exif=exif))
-    assert image.size == (32, 40) and image.mode == "RGB"
-    Image.new("RGBA", (32, 32), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert pictures.open_picture(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
-    Image.new("L", (32, 32), 7).save(tmp_path / "grey.png")
-    assert pictures.open_picture(tmp_path / "grey.png").getpixel((0, 0)) == (7, 7, 7)
-
-
-def text(path):
-    path.write_text("not a picture")
-
-
-def truncated(path):
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:500])
-
-
-def tiny(path):
-    picture(path, size=(8, 200))
-
-
-def missing(path):
-    pass
-
-
-@pytest.mark.parametrize("fault", [text, truncated, tiny, missing])
-def test_a_picture_that_cannot_be_used_is_named(tmp_path, fault):
-    fault(tmp_path / "bad.png")
-    with pytest.raises(UserError, match=r"bad\.png"):
-        pictures.read_pictures([tmp_path / "bad.png"], 32, "x")
-
-
-def test_a_folder_without_pictures_is_named(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"No pictures were found in .*empty"):
-        pictures.read_pictures([tmp_path / "empty"], 32, "x")
-
-
-def test_captions_come_from_beside_then_from_the_concept_then_from_the_name(tmp_path):
-    for name in ("a.png", "b.png", "red-car.png"):
-        picture(tmp_path / name)
-    (tmp_path / "a.txt").write_text("{placeholder} {class_word}, noto style\n")
-    words = {"placeholder": "sks", "class_word": ""}
-    read = pictures.read_pictures([tmp_path], 32, "a {class_word} {placeholder}", words)
-    assert [p.caption for p in read] == ["sks, noto style", "a sks", "a sks"]
-    assert pictures.read_pictures([tmp_path / "red-car.png"], 32, None)[0].caption == "red car"
-
-
-def test_a_caption_that_is_not_text_is_named(tmp_path):
-    picture(tmp_path / "a.png")
-    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(UserError, match=r"a\.txt"):
-        pictures.read_pictures([tmp_path], 32, "x")
 
 
 def test_duplicates_are_noticed_and_left_out(tmp_path, caplog):
@@ -113,3 +53,32 @@ def test_a_base_that_is_no_model_is_told(tmp_path):
     for base in ("file.safetensors", "folder"):
         with pytest.raises(UserError, match="cannot be opened"):
             model.open_base(str(tmp_path / base))
+
+
+def test_latents_are_found_again_by_all_that_decides_them(tmp_path):
+    """Another scale of the autoencoder, and a tokenizer that reads fewer words, give other latents and prompts."""
+    picture(tmp_path / "a.png")
+    read = pictures.read_pictures([tmp_path / "a.png"], 32, "a red picture")
+
+    def digest(change) -> str:
+        pipe = tiny_pipeline()
+        change(pipe)
+        return concepts.prepare(pipe, read, tmp_path / "cache").digest
+
+    changes = {
+        "none": lambda pipe: None,
+        "again": lambda pipe: None,
+        "scale": lambda pipe: pipe.vae.register_to_config(scaling_factor=0.5),
+        "words": lambda pipe: setattr(pipe.tokenizer, "model_max_length", 8),
+        "encoder": lambda pipe: setattr(pipe.text_encoder.config, "hidden_act", "gelu"),
+        "weights": lambda pipe: pipe.vae.quant_conv.weight.data.neg_(),
+    }
+    found = {name: digest(change) for name, change in changes.items()}
+    assert found["none"] == found["again"] and len(set(found.values())) == len(found) - 1
+
+
+def test_a_run_goes_on_only_on_the_same_noise_schedule():
+    pipe = tiny_pipeline()
+    before = model.noise_schedule(pipe)
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, beta_end=0.5)
+    assert model.noise_schedule(pipe) != before

@@ -140,6 +140,12 @@ def test_files_that_are_not_toml_are_refused(tmp_path, text):
         Customization.load(tmp_path / "p.toml")
 
 
+def test_a_mark_at_the_start_is_no_part_of_the_file(project):
+    plain = Customization.load(project)
+    project.write_text(project.read_text(), encoding="utf-8-sig", newline="\r\n")
+    assert Customization.load(project) == plain
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         Customization.load(tmp_path / "none.toml")
@@ -152,3 +158,35 @@ def test_whole_weights_are_projected_on_columns():
     assert Customization(**OK, **full, optimizer={"name": "owlore"}).optimizer.side == "shorter"
     assert Customization(**OK).optimizer.side == "shorter"
     assert Customization(**OK, **full, optimizer={"name": "adamw"}).optimizer.name == "adamw"
+
+
+def test_a_base_is_found_from_a_run_wherever_the_run_or_the_command_stands(tmp_path, monkeypatch):
+    place = tmp_path / "work"
+    (place / "bases/mine").mkdir(parents=True)
+    monkeypatch.chdir(place)
+    config = Customization(base="bases/mine", content={"pictures": "a"})
+    run = place / "runs/koala/config.toml"
+    config.save(run)
+    monkeypatch.chdir(tmp_path)  # the command stands elsewhere now
+    assert Customization.load(run).resolved_base() == str(place / "bases/mine")
+
+    moved = tmp_path / "new place"  # with all that was beside it
+    place.rename(moved)
+    assert Customization.load(moved / "runs/koala/config.toml").resolved_base() == str(moved / "bases/mine")
+
+    deeper = tmp_path / "a/b/c/koala"  # alone
+    deeper.parent.mkdir(parents=True)
+    (moved / "runs/koala").rename(deeper)
+    with pytest.raises(UserError, match=r"is not there, and .* hold no mine either"):
+        Customization.load(deeper / "config.toml").resolved_base()
+    monkeypatch.chdir(moved)
+    (moved / "bases").rename(moved / "models")
+    assert Customization.load(deeper / "config.toml").resolved_base() == str(moved / "models/mine")
+
+
+def test_a_base_of_the_house_keeps_its_name_and_a_hub_id_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for base in ("models/emoji", "someone/a-model"):
+        Customization(base=base, content={"pictures": "a"}).save(tmp_path / "config.toml")
+        assert Customization.load(tmp_path / "config.toml").base == base
+    assert Customization(base="someone/a-model", content={"pictures": "a"}).resolved_base() == "someone/a-model"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.training.conftest import write_project
 from training import Customization, Run, UserError, checkpoint, customize, export, mixed
 from training.__main__ import main
 from training.mix import further
@@ -19,9 +20,12 @@ def learned_alone(config: Customization, kind: str, folder: Path) -> Run:
     return customize(Customization(**data), folder)
 
 
-@pytest.fixture
-def runs(config, tmp_path) -> dict[str, Run]:
-    return {kind: learned_alone(config, kind, tmp_path / kind) for kind in ("content", "style")}
+@pytest.fixture(scope="module")
+def runs(base, tmp_path_factory) -> dict[str, Run]:
+    """A content and a style, each learned alone; nobody changes them."""
+    folder = tmp_path_factory.mktemp("learned")
+    config = Customization.load(write_project(folder, base))
+    return {kind: learned_alone(config, kind, folder / kind) for kind in ("content", "style")}
 
 
 def whole(config: Customization) -> Customization:
@@ -42,7 +46,14 @@ def test_joining_runs_and_making_is_the_whole_customization_to_the_bit(config, t
     assert {entry["stage"] for entry in made.read_metrics()} == {"make"} and made.sheet.exists()
 
 
-@pytest.mark.parametrize("changes", [{}, {"compander": True}, {"content_half": "up"}, {"method": "full"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"compander": True, "content_half": "up"},
+        {"method": "full"},
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ({}, {"compander": True}, {"content_half": "up"})),
+    ],
+)
 def test_joining_without_a_make_takes_what_each_run_has_learned(config, tmp_path, changes):
     config = Customization(**config.model_dump(by_alias=True) | {"adapter": config.adapter.model_dump() | changes})
     runs = {kind: learned_alone(config, kind, tmp_path / kind) for kind in ("content", "style")}

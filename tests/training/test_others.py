@@ -1,12 +1,16 @@
 import numpy as np
 import pytest
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from transformers import CLIPConfig, CLIPImageProcessor
 
 from pipelines import UserError
 from training import Customization, customize
 from training.model import open_base
 from training.others import draw_others
 from training.plan import plan
+from training.run import runs_folder
 from training.sampling import guided_pipeline
+from training.sheet import draw
 
 
 @pytest.fixture
@@ -35,18 +39,44 @@ def test_the_base_draws_them_once_and_always_the_same(alone, tmp_path):
     assert pixels(draw_others(pipe, alone, tmp_path / "a")) == pixels(drawn)
 
 
+def suspicious() -> StableDiffusionSafetyChecker:
+    """A real checker, small, that finds fault with everything."""
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = CLIPConfig(vision_config=small | {"image_size": 8, "patch_size": 4}, projection_dim=8)
+    checker = StableDiffusionSafetyChecker(config)
+    checker.concept_embeds_weights.data.fill_(-2)  # of cosines
+    return checker.eval()
+
+
+def test_a_safety_checker_does_not_turn_them_black(alone, tmp_path, caplog):
+    pipe = guided_pipeline(open_base(alone.resolved_base()), alone.preset)
+    plain = draw_others(pipe, alone, tmp_path / "cache")
+    size = {"shortest_edge": 8}
+    processor = CLIPImageProcessor(size=size, crop_size={"height": 8, "width": 8})
+    checker = suspicious()
+    pipe.register_modules(safety_checker=checker, feature_extractor=processor)
+    (black,) = draw(pipe, plain[0].caption, (0,), 32, guidance_scale=2.0, steps=1)
+    assert np.asarray(black).max() == 0  # what it does to everyone else's
+    assert "safety checker turned 1 of 1 pictures black" in caplog.text
+    drawn = draw_others(pipe, alone, tmp_path / "cache")
+    assert pixels(drawn) == pixels(plain)
+    assert drawn[0].path.parent != plain[0].path.parent  # where black ones may lie from before
+    assert pipe.safety_checker is checker and pipe.config.safety_checker[1] == "StableDiffusionSafetyChecker"
+
+
 def test_a_project_without_others_trains_on_them(alone, tmp_path):
     run = customize(alone, tmp_path / "run")
     entries = run.read_metrics()
     assert entries[0]["losses"].keys() == {"content", "other styles"}
     assert entries[3]["losses"].keys() == {"style", "other contents"}
+    assert list((runs_folder().parent / "cache").glob("others-*")) and not list(run.folder.rglob("others-*"))
 
 
 def test_none_are_drawn_where_none_are_wanted(alone, tmp_path):
     alone.others.count = 0
     assert [len(stage.parts) for stage in plan(alone)] == [1, 1, 2]
-    run = customize(alone, tmp_path / "run")
-    assert not list(run.cache.glob("others-*"))
+    customize(alone, tmp_path / "run")
+    assert not list((runs_folder().parent / "cache").glob("others-*"))
 
 
 def test_a_caption_that_names_no_content_is_refused(alone):

@@ -8,6 +8,8 @@ from tests.tiny import tiny_pipeline
 from training.adapters import PartlyLearnable
 from training.adapters.adapter import LAYERS
 from training.adapters.factors import C_NORM, frozen_factors
+from training.config import Make
+from training.stages import BOTH, Stage
 
 RANK = 8
 
@@ -53,6 +55,18 @@ def test_constant_block_is_zero_and_the_frozen_halves_are_orthogonal(m, n, rank)
     half = rank // 2
     torch.testing.assert_close(A[:, :half].T @ A[:, :half] / (m // 2), torch.eye(half))
     torch.testing.assert_close(C[half:] @ C[half:].T / C_NORM**2, torch.eye(rank - half))
+
+
+@pytest.mark.parametrize("m, n, rank", [(32, 32, 8), (32, 64, 16), (12, 8, 12)])
+def test_the_released_halves_are_orthonormal_and_come_from_different_rows(m, n, rank):
+    """Of a square layer the same rows would make A the transpose of C, and A C a projector."""
+    A, C = frozen_factors(m, n, rank, "released", 0, "layer")
+    assert A.shape == (m // 2, rank) and C.shape == (rank, n // 2)
+    for factor in (A, C.T):
+        short = factor if len(factor) <= rank else factor.T
+        torch.testing.assert_close(short @ short.T, torch.eye(len(short)), atol=1e-5, rtol=0)
+    shared = min(len(A), C.shape[1])
+    assert not torch.allclose(A[:shared], C.T[:shared], atol=0.1)
 
 
 @pytest.mark.parametrize("constant_block", ["zero", "released"])
@@ -101,6 +115,18 @@ def test_both_halves_learn_from_a_fresh_start(unet):
     adapter = PartlyLearnable(unet, RANK)
     forward(unet).square().mean().backward()
     assert all(p.grad.any() for concept in ("content", "style") for p in adapter.parameters(concept))
+
+
+def test_learned_factors_do_not_meet_before_make(unet):
+    adapter = PartlyLearnable(unet, RANK)
+    optimizer = torch.optim.AdamW([p for concept in BOTH for p in adapter.parameters(concept)], lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        forward(unet).square().mean().backward()
+        with adapter.stepping(Stage("content", 0, 3, (), {}), Make()):
+            optimizer.step()
+    for layer in adapter.layers:
+        assert layer.B.any() and layer.D.any() and not (layer.B @ layer.D).any()
 
 
 def test_training_leaves_the_frozen_halves_and_the_base_alone(unet):

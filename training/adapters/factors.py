@@ -27,7 +27,8 @@ def frozen_factors(
 
     Both come from one random orthogonal basis: the columns of A are orthogonal, so are the rows of C, and
     with "zero" they use different coordinates of the rank, A the first r / 2 and C the others, so that A C = 0.
-    There they are also large, so that D and B stay small beside what they do. With "released" they are orthonormal.
+    There they are also large, so that D and B stay small beside what they do. With "released" they are orthonormal, and
+    come from different rows of the basis, as the authors take them.
 
     Returns:
         A, (m // 2, rank), and C, (rank, n // 2, *kernel), float32; A too has four dimensions with a kernel.
@@ -36,14 +37,15 @@ def frozen_factors(
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     rows, columns, k = m // 2, n // 2 * math.prod(kernel), rank // 2
     # float64, so that the float32 bits do not depend on the number of threads.
-    gaussian = torch.randn(max(rows, columns, rank), rank, generator=generator, dtype=torch.float64)
+    taken = max(rows, columns) if constant_block == "zero" else rows + columns
+    gaussian = torch.randn(max(taken, rank), rank, generator=generator, dtype=torch.float64)
     basis = torch.linalg.qr(gaussian).Q
     if constant_block == "zero":
         A, C = torch.zeros(rows, rank), torch.zeros(rank, columns)
         A[:, :k] = math.sqrt(rows) * _orthonormal(basis[:rows, :k])
         C[k:] = C_NORM * _orthonormal(basis[:columns, k:]).T
     else:
-        A, C = _orthonormal(basis[:rows]).float(), _orthonormal(basis[:columns]).T.float()
+        A, C = _orthonormal(basis[:rows]).float(), _orthonormal(basis[rows : rows + columns]).T.float()
     return A.reshape(rows, rank, *[1] * len(kernel)), C.reshape(rank, n // 2, *kernel).contiguous()
 
 

@@ -364,7 +364,7 @@ COMPUTED: dict[str, tuple[str, Style]] = {
     "navy duotone": ("blob", tones((16, 24, 80), (255, 226, 140))),
     "olive duotone": ("emojione", tones((52, 58, 8), (244, 244, 200))),
     "rust duotone": ("fluent 3d", tones((88, 32, 0), (180, 236, 240))),
-    "rose duotone": ("fxemoji", tones((120, 10, 90), (255, 232, 236))),
+    "rose duotone": ("blob", tones((120, 10, 90), (255, 232, 236))),
     "gold negative": ("noto", tones((255, 220, 110), (92, 52, 20))),
     "ice negative": ("twemoji", tones((224, 250, 255), (20, 70, 140))),
     "mint negative": ("fluent flat", tones((210, 255, 220), (16, 92, 70))),
@@ -394,7 +394,7 @@ COMPUTED: dict[str, tuple[str, Style]] = {
         palette((60, 42, 30), (140, 100, 60), (200, 170, 120), (240, 230, 210), (90, 110, 80), (150, 60, 40)),
     ),
     "berry palette": (
-        "fxemoji",
+        "emojione",
         palette((60, 10, 50), (150, 20, 80), (220, 80, 120), (250, 200, 210), (90, 60, 150), (240, 240, 250)),
     ),
     "red wash": ("twemoji", wash((30, 20, 20), (240, 130, 110), WHITE)),

@@ -66,9 +66,9 @@ class Pooled(nn.Module):
 TRUNKS = {"residual": Residual, "pooled": Pooled}
 
 
-def _convolution(before: int, after: int, size: int, stride: int) -> nn.Sequential:
-    layer = nn.Conv2d(before, after, size, stride, size // 2, bias=False)
-    return nn.Sequential(layer, nn.BatchNorm2d(after), nn.ReLU())
+def _convolution(in_channels: int, out_channels: int, size: int, stride: int) -> nn.Sequential:
+    layer = nn.Conv2d(in_channels, out_channels, size, stride, size // 2, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
 class Judge(nn.Module):

@@ -151,7 +151,7 @@ class _swapped:
         self.model.load_state_dict(self.weights)
         self.model.eval()
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.model.load_state_dict(self.own)
         self.model.train()
 

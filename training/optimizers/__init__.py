@@ -4,6 +4,7 @@ The names below are imported when first used: project files need the settings al
 """
 
 from importlib import import_module
+from typing import Any
 
 _HOMES = {
     "ProjectedAdamW": "training.optimizers.projected",
@@ -16,7 +17,7 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

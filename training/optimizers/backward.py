@@ -1,6 +1,6 @@
 """The optimizer's step inside the backward pass, so that only one weight's gradient exists at a time."""
 
-from typing import Any
+from collections.abc import Callable
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -11,36 +11,22 @@ from pipelines.errors import UserError
 class StepInBackward:
     """Updates each weight as soon as its gradient is complete, and frees the gradient.
 
-    `loss.backward()` then is the whole step; the results are the optimizer's own. Whatever needs all gradients at once
-    cannot work so and is refused.
+    `loss.backward()` then is the whole step; the results are the optimizer's own. What needs all gradients at once
+    cannot work so: accumulation over batches, clipping by the global norm, a gradient scaler.
 
     Args:
         optimizer: one that treats its parameters independently, with all parameters added.
-        accumulation_steps, losses, scaler, max_grad_norm: of the training loop; only 1, 1, None and None will do.
+        losses: backward passes of a step; only 1 will do.
     Raises:
-        UserError: the loop needs all gradients at once.
+        UserError: a step has several losses.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        accumulation_steps: int = 1,
-        losses: int = 1,
-        scaler: Any = None,
-        max_grad_norm: float | None = None,
-    ):
-        if accumulation_steps != 1:
-            why, remedy = f"accumulation over {accumulation_steps} batches keeps every gradient", "Use a larger batch"
-        elif losses != 1:
-            why, remedy = f"each of the step's {losses} losses would move the weights by itself", "Add them up"
-        elif scaler is not None:
-            why, remedy = "a gradient scaler must see every gradient before the first update", "Train in bf16"
-        elif max_grad_norm is not None:
-            why, remedy = "clipping by the global norm needs every gradient at once", "Leave it out"
-        else:
-            why = ""
-        if why:
-            raise UserError(f"The step cannot be taken in the backward pass: {why}", f"{remedy}, or step after it")
+    def __init__(self, optimizer: Optimizer, losses: int = 1):
+        if losses != 1:
+            raise UserError(
+                f"The step cannot be taken in the backward pass: each of its {losses} losses would move the weights",
+                "Add them up, or step after it",
+            )
         self.optimizer, self._handles = optimizer, []
         for index, group in enumerate(optimizer.param_groups):
             for parameter in group["params"]:
@@ -54,7 +40,7 @@ class StepInBackward:
         for handle in self._handles:
             handle.remove()
 
-    def _step_of(self, index: int):
+    def _step_of(self, index: int) -> Callable[[Tensor], None]:
         def step(parameter: Tensor) -> None:
             groups = self.optimizer.param_groups
             self.optimizer.param_groups = [{**groups[index], "params": [parameter]}]

@@ -8,7 +8,7 @@ still, and those that leave lose their state.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +35,7 @@ def blocks_of(denoiser: nn.Module, resnets: bool = False) -> dict[str, nn.Module
 
 
 @torch.no_grad()
-def outlier_shares(
-    blocks: dict[str, nn.Module], calibrate: Callable[[], object], thresholds: Iterable[float] = THRESHOLDS
-) -> dict[float, dict[str, float]]:
+def outlier_shares(blocks: dict[str, nn.Module], calibrate: Callable[[], object]) -> dict[float, dict[str, float]]:
     """D of every block for every M, from one calibration pass.
 
     An adapter's own factors do not count: the weights under it do.
@@ -66,7 +64,7 @@ def outlier_shares(
     finally:
         for handle in handles:
             handle.remove()
-    shares: dict[float, dict[str, float]] = {threshold: {} for threshold in thresholds}
+    shares: dict[float, dict[str, float]] = {threshold: {} for threshold in THRESHOLDS}
     for name, layers in scored.items():
         reached = [layer.weight.abs().double() * squares[layer].sqrt() for layer in layers if layer in squares]
         if not reached:

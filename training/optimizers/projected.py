@@ -17,7 +17,8 @@ of a weight that begins at zero would hardly grow. A row is therefore plain unti
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,7 +99,7 @@ class ProjectedAdamW(Optimizer):
         self._order = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
 
     @torch.no_grad()
-    def step(self, closure=None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -220,7 +221,7 @@ class GradNormLoRP(ProjectedAdamW):
     Args: those of `ProjectedAdamW`. Groups without a rank are plain AdamW.
     """
 
-    def __init__(self, params: Iterable, lr: float = 1e-4, *args, **settings):
+    def __init__(self, params: Iterable, lr: float = 1e-4, *args: Any, **settings: Any):
         super().__init__(params, lr, *args, normalize=True, **settings)
 
 

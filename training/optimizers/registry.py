@@ -1,6 +1,7 @@
 """Optimizers by name."""
 
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -10,7 +11,7 @@ from training.optimizers.projected import GradNormLoRP, ProjectedAdamW
 from training.packages import require
 
 
-def make_optimizer(name: str, groups: list[dict], **settings) -> Optimizer:
+def make_optimizer(name: str, groups: list[dict], **settings: Any) -> Optimizer:
     """An optimizer for parameter groups, each `{"params": [...], "lr": ...}`; settings are those of the configuration.
 
     Raises:

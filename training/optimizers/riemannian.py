@@ -2,7 +2,7 @@
 the factors is split between them.
 
 peft's own `create_riemannian_optimizer` pairs plain lora_A and lora_B parameters and damps by an absolute number; here
-the parameters are the learned halves, while the factors are whole, so the formula is ours.
+the parameters are the learned factors, while the factors are whole, so the formula is ours.
 """
 
 import torch

@@ -12,9 +12,11 @@ class Strict(BaseModel):
 class Learning(Strict):
     """What every optimizer has; each adds its own settings, and `Optimizer` is the union of all."""
 
-    lr: float = Field(3e-3, gt=0, le=1)
-    make_lr: float = Field(2e-3, gt=0, le=1, description="learning rate of make, which starts from learned halves")
-    weak: float = Field(0.1, ge=0, le=1, description="share of lr with which the other half learns on `others`")
+    lr: float = Field(3e-3, gt=0, le=1, description="learning rate of break")
+    make_lr: float = Field(2e-3, gt=0, le=1, description="learning rate of make, which starts from learned factors")
+    weak: float = Field(
+        0.1, ge=0, le=1, description="share of lr with which the other concept's factors learn on `others`"
+    )
     weight_decay: float = Field(0.0, ge=0, le=1, description="pull of the weights towards zero, times lr")
 
     title: ClassVar[str]  # as people know it; without one its name stands for it
@@ -23,10 +25,10 @@ class Learning(Strict):
     independent: ClassVar[bool] = True  # whether a weight's update depends on that weight's gradient alone
 
     def rates(self, rates: dict[str, float], up: str) -> dict[str, float]:
-        """The learning rates of the halves of a concept each, from what the stage gives them.
+        """The learning rates of each concept's learned factors, from what the stage gives them.
 
         Args:
-            up: the concept whose half is of the up factors.
+            up: the concept that learns in the up factors.
         """
         return rates
 
@@ -90,8 +92,8 @@ class Prodigy(AdamLike):
 
     title: ClassVar[str] = "Prodigy"
     name: Literal["prodigy"] = "prodigy"
-    lr: float = Field(1.0, gt=0, le=100)
-    make_lr: float = Field(1.0, gt=0, le=100)
+    lr: float = Field(1.0, gt=0, le=100, description="factor of the rate that it finds, in break")
+    make_lr: float = Field(1.0, gt=0, le=100, description="the same, in make")
     weak: float = Field(1.0, ge=1, le=1, description="it has one rate for all")
 
     independent: ClassVar[bool] = False

@@ -1,6 +1,7 @@
 """How many bytes an optimizer keeps for a weight, known before anything is trained."""
 
 from math import ceil, prod
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from training.optimizers.quantized import BLOCK, SMALLEST
 STEP = 4  # torch counts steps in a float32 tensor
 
 
-def state_bytes(name: str, shape: tuple[int, ...], **settings) -> int:
+def state_bytes(name: str, shape: tuple[int, ...], **settings: Any) -> int:
     """Bytes of the state of one float32 weight, counters of steps included.
 
     Args:

@@ -1,0 +1,95 @@
+"""Captions: where they come from, and what in them does not reach the text encoder as it was meant."""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipelines.errors import UserError
+from training.formats import shown
+
+NO_LIMIT = 10**6  # tokens
+
+
+class Tokenizer(Protocol):
+    """What is asked of a base's tokenizers."""
+
+    model_max_length: int
+
+    def __call__(self, text: str, **options: bool) -> Any: ...
+
+
+def beside(picture: Path) -> str:
+    """The caption in the .txt of the picture's name beside it; empty if there is none.
+
+    Raises:
+        UserError: it is not UTF-8 text.
+    """
+    text = picture.with_suffix(".txt")
+    try:
+        # The mark that some editors put at the start is no word.
+        return text.read_text(encoding="utf-8-sig").strip() if text.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The caption {shown(text)} cannot be read ({error})", "Save it as UTF-8 text") from None
+
+
+def file_name(picture: Path) -> str:
+    """A picture's name as words, without a number at its start."""
+    return re.sub(r"^\d+ ", "", _spaced(picture.stem))
+
+
+def fill(caption: str, picture: Path, words: Mapping[str, str]) -> str:
+    """A caption with what its words in braces stand for; an empty one is the picture's whole name."""
+    text = caption or _spaced(picture.stem)
+    for key, word in ({"file_name": file_name(picture)} | dict(words)).items():
+        text = text.replace("{" + key + "}", word)
+    return " ".join(text.split()).replace(" ,", ",")  # a word may be empty
+
+
+def unknown(text: str) -> list[str]:
+    """What is left in braces."""
+    return re.findall(r"\{[^{}]*\}", text)
+
+
+def holds(text: str, word: str) -> bool:
+    """Whether a text has a word, as the text encoder reads both: small letters, composed."""
+    text, word = (unicodedata.normalize("NFC", one).lower() for one in (text, word))
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
+
+
+def cut_from(text: str, tokenizers: Sequence[Tokenizer]) -> str:
+    """The first word of which the text encoders do not see all; empty if they see every word."""
+
+    def fits(some: list[str]) -> bool:
+        given = " ".join(some)
+        return all(
+            len(tokenizer(given, truncation=False, padding=False, verbose=False)["input_ids"])
+            <= tokenizer.model_max_length
+            for tokenizer in tokenizers
+        )
+
+    words = text.split()
+    return "" if fits(words) else next(word for count, word in enumerate(words, 1) if not fits(words[:count]))
+
+
+@lru_cache(maxsize=4)
+def local_tokenizers(base: str) -> tuple[Tokenizer, ...]:
+    """The tokenizers of a base that lies on this machine as a folder or fetched from the hub, without opening it.
+
+    Empty for a single file, which has none, and for a base that is not there.
+    """
+    from transformers import CLIPTokenizer
+
+    found = []
+    for part in ("tokenizer", "tokenizer_2"):
+        with suppress(OSError, ValueError):  # opening the base says what is wrong with it
+            found.append(CLIPTokenizer.from_pretrained(base, subfolder=part, local_files_only=True))
+    # Of files that are not there transformers makes a tokenizer without words and without a limit.
+    return tuple(tokenizer for tokenizer in found if tokenizer.model_max_length < NO_LIMIT)
+
+
+def _spaced(name: str) -> str:
+    return name.replace("-", " ").replace("_", " ")
