@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.pairs import cells, learners
+from benchmarks.pairs import cells, judges, learners, probe
 from benchmarks.pairs.run import parsed
 from benchmarks.pairs.score import area, spread
 from pipelines.errors import UserError
-from training.base import join
+from training.base import data, join
+from training.base.computed import HELD_OUT
 from training.base.data import SPLIT
 
 
@@ -20,7 +21,13 @@ def test_cells_are_of_held_out_contents_in_held_out_styles_and_the_two_parts_sha
         assert cell.content in SPLIT["held_out_contents"] and cell.style in SPLIT["held_out_styles"]
         assert cells.CONTENTS[cell.content] in SPLIT["contents"]
         assert cells.STYLES[cell.style] in SPLIT["styles"]
-    assert {cell.style for cell in test if not cells.known_to_judges(cell.style)} == set(join.SHARE_ALIKE)
+
+
+def test_a_judge_that_ships_looks_at_what_it_knows_and_a_wide_one_at_the_rest(monkeypatch):
+    monkeypatch.setattr(judges, "wide", lambda: "wide")
+    for style in cells.STYLES:
+        assert (judges.judges_of(style) == "wide") == (style in join.SHARE_ALIKE)
+        assert style in join.SHARE_ALIKE or all(style in one.config["styles"] for one in judges.shipped().values())
 
 
 def test_a_customization_never_sees_the_picture_of_its_cell():
@@ -42,6 +49,19 @@ def test_a_customization_never_sees_the_picture_of_its_cell():
 )
 def test_the_frontier_is_the_area_that_its_points_dominate(points, expected):
     assert area(points) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("style", [*probe.CLASS, *HELD_OUT])
+def test_a_probe_has_five_known_contents_to_see_and_five_others_and_names_what_is_missing(style, monkeypatch):
+    seen, new = probe.contents(style).values()
+    assert len({*seen, *new}) == 10 and {*seen, *new} <= {*SPLIT["contents"]}
+    there = [(content, style) for content in seen + new]
+    given = data.Pictures(torch.zeros(len(there), 1, 1, 3, dtype=torch.uint8), there)
+    monkeypatch.setattr(probe.data, "load", lambda which="pictures": given)
+    assert probe.pictures_of(style)[0] is given
+    monkeypatch.setattr(probe.data, "load", lambda which="pictures": given.take(there[1:]))
+    with pytest.raises(UserError, match=f"{style} has no picture of {seen[0]}"):
+        probe.pictures_of(style)
 
 
 def test_how_far_pictures_are_apart_in_grey_levels():

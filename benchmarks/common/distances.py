@@ -1,15 +1,18 @@
-"""How far two sets of features lie apart. Small sets are never at distance nought: compare equal counts only."""
+"""How far two sets of features lie apart. Small sets are never at distance zero: compare equal counts only."""
 
 import numpy as np
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 
+DRAWS = 500  # of an interval
+NEIGHBOUR = 3  # how far a feature reaches
+
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Squared maximum mean discrepancy under the kernel (x.y / d + 1)^3, unbiased: below nought is possible.
+    """Squared maximum mean discrepancy under the kernel (x.y / d + 1)^3, unbiased: below zero is possible.
 
     Row i of one set and row i of the other may show the same thing: they are never compared, as no row is with itself.
-    Otherwise drawings of the same things would come out nearer than nought.
+    Otherwise drawings of the same things would come out nearer than zero.
 
     Args:
         a, b: features, both (n, d).
@@ -18,19 +21,19 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
     return _mean(_differences(a, b), np.ones(len(a)))
 
 
-def kernel_interval(a: np.ndarray, b: np.ndarray, seed: int = 0, draws: int = 500) -> tuple[float, float]:
+def kernel_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     """The middle 95 % of the kernel distance when the rows of both sets are drawn anew, the same of each.
 
     A row that is drawn several times is never compared with itself, so that the estimate stays unbiased.
     """
-    differences, random = _differences(a, b), np.random.default_rng(seed)
+    differences, random = _differences(a, b), np.random.default_rng(0)
     shares = np.full(len(a), 1 / len(a))
-    drawn = [_mean(differences, random.multinomial(len(a), shares)) for _ in range(draws)]
+    drawn = [_mean(differences, random.multinomial(len(a), shares)) for _ in range(DRAWS)]
     return float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))
 
 
 def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """What each two rows say of the distance, (n, n), nought on the diagonal."""
+    """What each two rows say of the distance, (n, n), zero on the diagonal."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     aa, bb, ab = ((x @ y.T / a.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
     found = aa + bb - ab - ab.T
@@ -63,16 +66,16 @@ def principal(real: np.ndarray, *others: np.ndarray, count: int = 32) -> list[np
     return [(features - mean) @ directions.T for features in (real, *others)]
 
 
-def precision_recall(real: np.ndarray, drawn: np.ndarray, k: int = 3) -> tuple[float, float]:
+def precision_recall(real: np.ndarray, drawn: np.ndarray) -> tuple[float, float]:
     """The share of drawn features within reach of a real one, and of real ones within reach of a drawn one.
 
-    A feature reaches as far as its k-th nearest neighbour in its own set.
+    A feature reaches as far as its third nearest neighbour in its own set.
 
     Source: Kynkaanniemi et al., Improved precision and recall metric (arXiv 1904.06991), equations 1 and 2.
     """
     real, drawn = real.astype(np.float64), drawn.astype(np.float64)
     between = cdist(real, drawn)
-    reach_real, reach_drawn = (np.sort(cdist(x, x), axis=1)[:, k] for x in (real, drawn))
+    reach_real, reach_drawn = (np.sort(cdist(x, x), axis=1)[:, NEIGHBOUR] for x in (real, drawn))
     precise = (between <= reach_real[:, None]).any(0).mean()
     recalled = (between <= reach_drawn[None]).any(1).mean()
     return float(precise), float(recalled)

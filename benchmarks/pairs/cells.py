@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
+from pipelines.errors import UserError
 from training import Customization, checkpoint, sheet
-from training.base import data, join
+from training.base import data
 from training.base.data import Pair, Pictures
 from training.run import runs_folder
 
@@ -61,12 +62,17 @@ def shown(kind: str, name: str) -> list[Pair]:
 
     Args:
         kind: "content" or "style".
+    Raises:
+        UserError: there are not `SHOWN` of them.
     """
     if kind == "content":
         pairs = [(name, style) for style in CHOSEN["shown"]["styles of a content"]]
     else:
         pairs = [(content, name) for content in CHOSEN["shown"]["contents of a style"]]
-    return [pair for pair in pairs if pair in pictures().where][:SHOWN]
+    found = [pair for pair in pairs if pair in pictures().where][:SHOWN]
+    if len(found) < SHOWN:
+        raise UserError(f"{name} has {len(found)} of {SHOWN} pictures to show", "Name more in cells.json")
+    return found
 
 
 def folder_of(kind: str, name: str) -> Path:
@@ -98,8 +104,3 @@ def customization(kinds: dict[str, str], changes: dict | None = None) -> Customi
         tables.pop(kind, None)
     rest = {key: value for key, value in (changes or {}).items() if not isinstance(value, dict)}
     return Customization(name=" ".join(kinds.values()), **rest | tables)
-
-
-def known_to_judges(style: str) -> bool:
-    """The judges that ship were not shown the share-alike sets."""
-    return style not in join.SHARE_ALIKE

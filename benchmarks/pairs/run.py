@@ -1,12 +1,13 @@
 """Methods on cells: python -m benchmarks.pairs.run METHOD [--part development] [--cell CONTENT,STYLE] [key=value ...]
 
 Learns, joins and scores what is not in results/cells.jsonl yet, a line for each cell; the same command goes on where
-the last one ended. Changes are keys of the project file, for example steps.break=400.
+the last one ended. Changes are keys of the project file, for example steps.break=400, or of a table that a method has
+for itself, for example np_lora.mu=inf. A rival that learns is scored on test cells with the rate that was chosen for it
+(`benchmarks.pairs.rates`), unless the changes name one.
 """
 
 import json
 import time
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,16 +15,20 @@ import torch
 import tyro
 from PIL import Image
 
-from benchmarks.common.drawing import both_judges, rounded
+from benchmarks.common.changes import parsed
+from benchmarks.common.drawing import rounded
 from benchmarks.common.environment import environment
 from benchmarks.pairs.cells import Cell, cells, pictures, shown
-from benchmarks.pairs.methods import METHODS, folder
-from benchmarks.pairs.score import SEEDS, drawer, score
+from benchmarks.pairs.judges import judges_of
+from benchmarks.pairs.methods import LEARNING, METHODS, folder
+from benchmarks.pairs.methods.ready import opened
+from benchmarks.pairs.score import drawer, score
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
 from training import sheet
 
 LINES = Path(__file__).parent / "results/cells.jsonl"
+CHOSEN = LINES.with_name("rates.json")
 
 
 def main(
@@ -36,25 +41,27 @@ def main(
     """Learn, join and score a method on cells.
 
     Args:
-        method: one of the methods of benchmarks/pairs/methods.py.
+        method: one of the methods of benchmarks/pairs/methods.
         changes: keys of the project file, for example steps.break=400.
         part: which cells.
         cell: only these, each CONTENT,STYLE.
         seed: of the training.
     """
     torch.set_num_threads(1)
-    judges, tables = both_judges(), parsed(changes)
+    changes = with_rate(method, changes) if part == "test" else changes
+    tables = parsed(changes)
+    model = fingerprint(opened(tables).unet)[:12]
     for one in [Cell(*name.split(",")) for name in cell] or cells(part):
         key = {"method": method, "changes": list(changes), "content": one.content, "style": one.style, "seed": seed}
         if any(key.items() <= line.items() for line in lines()):
             continue
         began = time.monotonic()
         ready = METHODS[method](one, seed, tables)
-        row = key | {"model": fingerprint(ready.pipe.unet)[:12], "learned in": round(time.monotonic() - began)}
-        draw = drawer(ready.pipe)
-        row |= rounded(score(one, draw, ready.set_scales, judges, ready.prompt))
-        row["seconds"] = round(time.monotonic() - began)
-        look(one, [Image.fromarray(x.numpy()) for x in draw([ready.prompt] * 8, SEEDS[:8])], method, changes)
+        row = key | {"model": model, "learned in": round(time.monotonic() - began)}
+        judges = judges_of(one.style)
+        figures, drawn = score(one, drawer(ready.pipe), ready.set_scales, judges, ready.prompt)
+        row |= rounded(figures) | {"seconds": round(time.monotonic() - began)}
+        look(one, [Image.fromarray(picture.numpy()) for picture in drawn[:8]], method, changes)
         LINES.parent.mkdir(exist_ok=True)
         with open(LINES, "a", encoding="utf-8") as file:
             file.write(json.dumps(environment() | row) + "\n")
@@ -62,27 +69,27 @@ def main(
         print(f"{one.content} in {one.style}: {told}, {row['seconds']} s", flush=True)
 
 
+def with_rate(method: str, changes: tuple[str, ...]) -> tuple[str, ...]:
+    """The changes with the rate that was chosen for a rival that learns, unless they name one.
+
+    Raises:
+        UserError: none has been chosen.
+    """
+    if method not in LEARNING or any(change.startswith("optimizer.lr=") for change in changes):
+        return changes
+    if method not in (found := chosen()):
+        raise UserError(f"No rate has been chosen for {method}", f"python -m benchmarks.pairs.rates {method}")
+    return (*changes, f"optimizer.lr={found[method]['rate']:g}")
+
+
+def chosen() -> dict:
+    """Method -> the mean of each rate, and the rate that is best."""
+    return json.loads(CHOSEN.read_text(encoding="utf-8")) if CHOSEN.exists() else {}
+
+
 def lines() -> list[dict]:
     text = LINES.read_text(encoding="utf-8") if LINES.exists() else ""
     return [json.loads(line) for line in text.splitlines()]
-
-
-def parsed(changes: tuple[str, ...]) -> dict:
-    """Each "table.key=value" with the value as in TOML, as tables of a project file."""
-    tables: dict = {}
-    for change in changes:
-        path, found, value = change.partition("=")
-        if not found:
-            raise UserError(f"{change!r} is no change", "Write key=value, for example optimizer.lr=5e-3")
-        *parents, key = path.split(".")
-        place = tables
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        try:
-            place[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            place[key] = value
-    return tables
 
 
 def look(cell: Cell, drawn: list[Image.Image], method: str, changes: tuple[str, ...]) -> None:

@@ -30,20 +30,22 @@ def drawer(pipe) -> Draw:
 
 
 def score(
-    cell: Cell, draw: Draw, set_scales: Callable[[float, float], None], judges: dict[str, Judge], prompt: str
-) -> dict:
-    """All figures of a cell.
+    cell: Cell, draw: Draw, set_scales: Callable[[float, float], None] | None, judges: dict[str, Judge], prompt: str
+) -> tuple[dict, Tensor]:
+    """All figures of a cell, and its pictures, a seed each, uint8 (16, 64, 64, 3).
 
     Args:
         draw: with what was learned on.
-        set_scales: of content and style; a method that has none takes the two numbers and does nothing.
+        set_scales: of content and style; None of a method that has no two scales.
         prompt: what asks for the cell.
     """
     across = {}
-    for scale in STYLE_SCALES:
-        set_scales(1.0, scale)
+    for scale in STYLE_SCALES if set_scales else (1.0,):
+        if set_scales:
+            set_scales(1.0, scale)
         across[scale] = draw([prompt] * len(SEEDS), SEEDS)
-    set_scales(1.0, 1.0)
+    if set_scales:
+        set_scales(1.0, 1.0)
     pixels, found = across[1.0], {}
     known = kept_pairs()
     kept = draw([f"{content}, {style} style" for content, style in known], SEEDS)
@@ -60,7 +62,7 @@ def score(
             "kept": both_right(judge, kept, known),
         }
     found["differ"] = spread(pixels)
-    return found
+    return found, pixels
 
 
 def shares(judge: Judge, pixels: Tensor, cell: Cell) -> dict[str, float]:

@@ -1,0 +1,153 @@
+"""Plain LoRAs (arXiv 2106.09685), learned from the product's pictures with its loss, draws and schedule, by AdamW.
+
+Each is kept in the data folder under everything that decides it, so that a content's serves all its cells.
+"""
+
+import math
+import re
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from benchmarks.pairs.cells import Cell, customization
+from benchmarks.pairs.methods.added import Factors, Now, put, take_off
+from benchmarks.pairs.methods.ready import folder, kept, over, project
+from pipelines.adapters import fingerprint
+from training.adapters.adapter import LAYERS
+from training.concepts import EncodedConcept, prepare, read_all_pictures
+from training.config import Customization, Make
+from training.draws import keyed
+from training.loop import train_step
+from training.optimizers.registry import make_optimizer
+from training.run import decisive
+from training.stages import Part, Stage, own_part
+from training.state import State
+
+RATE = 1e-3  # where the changes name none
+
+
+class LoRA(nn.Module):
+    """up @ down, nothing at first.
+
+    Args:
+        weight: of the layer; its shorter side bounds the rank.
+    """
+
+    def __init__(self, weight: Tensor, rank: int, seed: int, name: str):
+        super().__init__()
+        m, n = len(weight), weight[0].numel()
+        rank = min(rank, m, n)
+        down = torch.randn(rank, n, generator=keyed(seed, "lora", name)) / math.sqrt(n)
+        self.up = nn.Parameter(weight.new_zeros(m, rank))
+        self.down = nn.Parameter(down.to(weight))
+
+    def forward(self, now: Now) -> Tensor:
+        return self.up @ self.down
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a step of training looks at (`training.loop.Work` has more)."""
+
+    config: Customization
+    pipe: DiffusionPipeline
+    concepts: dict[str, EncodedConcept]
+    learned: list[nn.Parameter]
+
+    @property
+    def adapter(self) -> "Task":
+        return self
+
+    def parameters(self, concept: str) -> list[nn.Parameter]:
+        return self.learned
+
+    def stepping(self, stage: Stage, make: Make) -> AbstractContextManager:
+        return nullcontext()
+
+
+def plain(kinds: dict[str, str], seed: int, changes: dict) -> Customization:
+    """A project that learns by AdamW.
+
+    Args:
+        kinds: "content" and "style" -> which; one may be missing.
+    """
+    adamw = {"optimizer": {"name": "adamw", "lr": RATE}}
+    return customization(kinds, over(adamw, project(changes)) | {"seed": seed})
+
+
+def encoded(pipe: DiffusionPipeline, config: Customization) -> dict[str, EncodedConcept]:
+    """The pictures of a project as training sees them."""
+    concepts = {name: prepare(pipe, found, folder() / "cache") for name, found in read_all_pictures(config).items()}
+    return {name: concept.to(pipe.device) for name, concept in concepts.items()}
+
+
+def identity_of(pipe: DiffusionPipeline, config: Customization, concepts: dict[str, EncodedConcept], *more) -> list:
+    """Of all that decides what is learned."""
+    digests = {name: concept.digest for name, concept in concepts.items()}
+    return [decisive(config), fingerprint(pipe.unet), digests, *more]
+
+
+def both(pipe: DiffusionPipeline, cell: Cell, seed: int, changes: dict, pattern: str = "") -> tuple[Factors, Factors]:
+    """A LoRA of the cell's content and one of its style, learned apart, each for `steps.break` steps."""
+    return tuple(alone(pipe, kind, cell, seed, changes, pattern) for kind in ("content", "style"))
+
+
+def alone(pipe: DiffusionPipeline, kind: str, cell: Cell, seed: int, changes: dict, pattern: str = "") -> Factors:
+    """The LoRA of a content or a style.
+
+    Args:
+        pipe: the base, nothing on it.
+        kind: "content" or "style".
+        pattern: of the layers' names; by default those of `adapter.layers`.
+    """
+    config = plain({kind: getattr(cell, kind)}, seed, changes)
+    part = own_part(config, kind)
+    return learned(pipe, config, Stage(kind, 0, config.steps.break_, (part,), {kind: config.optimizer.lr}), pattern)
+
+
+def together(pipe: DiffusionPipeline, cell: Cell, seed: int, changes: dict, steps: int) -> Factors:
+    """One LoRA of both concepts, each with half of every batch, as in a make."""
+    config = plain({"content": cell.content, "style": cell.style}, seed, changes)
+    each = max(1, config.steps.batch_size // 2)
+    parts = tuple(Part(concept, each, (concept,)) for concept in ("content", "style"))
+    return learned(pipe, config, Stage("joint", 0, steps, parts, {"content": config.optimizer.lr}), "")
+
+
+def learned(pipe: DiffusionPipeline, config: Customization, stage: Stage, pattern: str) -> Factors:
+    pattern = pattern or LAYERS[config.adapter.layers]
+    concepts = encoded(pipe, config)
+
+    def learn() -> dict[str, Tensor]:
+        rank, layers = config.adapter.rank, layers_of(pipe.unet, pattern)
+        deltas = {name: LoRA(layer.weight, rank, config.seed, name) for name, layer in layers.items()}
+        task = Task(config, pipe, concepts, [p for delta in deltas.values() for p in delta.parameters()])
+        put(pipe.unet, deltas, Now())
+        try:
+            train(task, stage)
+        finally:
+            take_off(pipe.unet)
+        return {f"{name}.{which}": p for name, delta in deltas.items() for which, p in delta.named_parameters()}
+
+    identity = identity_of(pipe, config, concepts, asdict(stage), pattern)
+    tensors = kept(f"{stage.name} {config.name}", identity, learn)
+    names = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
+    return {name: tuple(tensors[f"{name}.{which}"].to(pipe.device) for which in ("up", "down")) for name in names}
+
+
+def train(task: Task, stage: Stage) -> None:
+    """The product's steps of a stage."""
+    own, rate = task.config.optimizer, next(iter(stage.rates.values()))
+    group = {"params": task.learned, "lr": rate, "peak": rate}
+    state = State(optimizer=make_optimizer(own.name, [group], **own.own_settings()))
+    while state.step < stage.end:
+        train_step(task, state, stage)
+        state.step += 1
+
+
+def layers_of(denoiser: nn.Module, pattern: str) -> dict[str, nn.Module]:
+    """Linear layers and convolutions whose whole name a pattern matches."""
+    expression, kinds = re.compile(pattern), (nn.Linear, nn.Conv2d)
+    return {n: m for n, m in denoiser.named_modules() if isinstance(m, kinds) and expression.fullmatch(n)}
