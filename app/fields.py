@@ -4,7 +4,7 @@ import re
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from gradio.components import Component
+from gradio.components import Component, Slider
 
 from pipelines.errors import UserError
 
@@ -15,7 +15,7 @@ class Fields:
     Gradio gives a handler a dictionary of components for a set of them, and takes one where some stay as they are.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._components: dict[Hashable, Component] = {}
         self._spelled: dict[str, tuple[str, Component]] = {}
 
@@ -51,6 +51,14 @@ class Fields:
     def write(self, values: Mapping[Hashable, Any]) -> dict[Component, Any]:
         """What Gradio takes, from values or updates by name; fields that are not named stay."""
         return {self._components[name]: value for name, value in values.items()}
+
+    @property
+    def ranges(self) -> dict[Hashable, tuple[float, float]]:
+        """Of the sliders."""
+        return {name: (c.minimum, c.maximum) for name, c in self._components.items() if isinstance(c, Slider)}
+
+    def label(self, name: Hashable) -> str:
+        return self._components[name].label
 
     def in_labels(self, error: UserError) -> UserError:
         return UserError(self.spell(error.what), self.spell(error.remedy))

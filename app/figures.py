@@ -24,15 +24,19 @@ MATRICES = {  # what an optimizer that projects gradients says of its weights
 POINTS = 240  # of a curve: more than a screen shows
 
 
-def note(text: str, kind: str = "info") -> str:
-    """One sentence; kind is info, good, warning or error."""
+def note(text: str, kind: str = "info", about: str = "") -> str:
+    """One sentence; kind is info, good, warning or error. `about` tells the page what it is about."""
     role = "alert" if kind == "error" else "status"
-    return f'<p class="note {kind}" role="{role}">{escape(text)}</p>' if text else ""
+    data = f' data-about="{escape(about)}"' if about else ""
+    return f'<p class="note {kind}" role="{role}"{data}>{escape(text)}</p>' if text else ""
 
 
 def findings(found: list[Finding]) -> str:
-    if not found:
-        return note("These pictures are fine.", "good")
+    return warnings(found) or note("These pictures are fine.", "good")
+
+
+def warnings(found: list[Finding]) -> str:
+    """The same, without a word where nothing was found."""
     return "".join(note(finding.text, "error" if finding.blocks else "warning") for finding in found)
 
 
@@ -121,9 +125,9 @@ def loss_curve(entries: list[dict]) -> str:
     faint = " ".join(point(entries[i]["step"], losses[i]) for i in kept)
     plain, marks = [], []
     for i, entry in enumerate(entries):
-        if i == 0 or entry["stage"] != entries[i - 1]["stage"]:
+        if i == 0 or entry.get("stage", "") != entries[i - 1].get("stage", ""):
             x = point(entry["step"] - 1, 0).split(",")[0]
-            label = STAGES.get(entry["stage"], entry["stage"])
+            label = STAGES.get(entry.get("stage", ""), entry.get("stage", ""))
             marks.append(
                 f'<line x1="{x}" x2="{x}" y1="8" y2="{height - bottom}"/>'
                 f'<text x="{x}" dx="5" y="18">{escape(label)}</text>'
@@ -150,6 +154,6 @@ def _running_means(entries: list[dict]) -> list[float]:
     """Exponential means of the loss, each stage from its own beginning."""
     means = []
     for i, entry in enumerate(entries):
-        fresh = i == 0 or entry["stage"] != entries[i - 1]["stage"]
+        fresh = i == 0 or entry.get("stage", "") != entries[i - 1].get("stage", "")
         means.append(entry["loss"] if fresh else 0.93 * means[-1] + 0.07 * entry["loss"])
     return means

@@ -1,10 +1,11 @@
 """Between the project page's fields and a customization."""
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.bases import short
 from app.pages.optimizer import SHARED, entered
 from pipelines.errors import UserError
 from training import Customization
@@ -20,6 +21,7 @@ class ProjectForm:
     """Reads the fields, and says what they start with. Their names are the configuration's keys."""
 
     sample: Customization
+    bases: Mapping[str, str] = field(default_factory=dict)  # by the names that the page shows
 
     def read(self, values: Mapping[Hashable, Any]) -> tuple[Customization, dict[str, list[tuple[Path, str | None]]]]:
         """The customization that the fields describe, and its pictures with their own captions.
@@ -46,16 +48,21 @@ class ProjectForm:
                 place = data.setdefault(table, {}) if table else data
                 place[name] = value.strip() if isinstance(value, str) else value
         data["name"] = data["name"] or "my project"
+        data["base"] = self.base(data["base"])
         return Customization(**data), {concept: shown for concept, shown in pictures.items() if shown}
 
     def _concept(self, data: dict, concept: str, values: Mapping[Hashable, Any], pictures: list) -> dict[str, Any]:
         sample = self.concept(concept)
-        shown = {name: values[f"{concept}.{name}"].strip() for name in SHOWN}
+        shown = {name: (values[f"{concept}.{name}"] or "").strip() for name in SHOWN}
         own = shown["class_word"] != sample.class_word  # what suits the sample's concept may not suit another
         if own or shown["placeholder"] != sample.placeholder:
             data.get("samples", {}).pop("prompt", None)  # the sample project's prompt names its own
         kept = sample.model_dump(exclude={"mirror", "short_captions"} if own else None)
         return kept | {"pictures": [path for path, _ in pictures]} | shown
+
+    def base(self, name: str) -> str:
+        """The base that a name from the list stands for; what a person typed is as it is."""
+        return self.bases.get(name, name)
 
     def concept(self, name: str) -> Concept:
         """The sample project's content or style; if it has none, one without words."""
@@ -66,7 +73,13 @@ class ProjectForm:
         config = self._start(preset)
         data = config.model_dump(by_alias=True, include={"adapter": True, "steps": True, "optimizer": SHARED})
         tables = {f"{table}.{name}": value for table, settings in data.items() for name, value in settings.items()}
-        return tables | {"base": _short(config), "seed": config.seed}
+        base = short(config.base)
+        shown = next((name for name, one in self.bases.items() if one == base), base)
+        return tables | {"base": shown, "seed": config.seed}
+
+    def resolution(self, preset: str) -> int:
+        """At which pictures are learned."""
+        return self._start(preset).resolution
 
     def optimizer(self, preset: str, name: str | None = None) -> Learning:
         """What an optimizer starts with: the preset's settings if they are its, else its own.
@@ -92,12 +105,3 @@ class ProjectForm:
 def files(value: list | None) -> list[tuple[Path, str | None]]:
     """A gallery's pictures, each with the caption that is its own."""
     return [(Path(path), caption) for path, caption in value or []]
-
-
-def _short(config: Customization) -> str:
-    """The base as a person would type it."""
-    path = Path(config.base)
-    try:
-        return path.resolve().relative_to(Path.cwd()).as_posix() if path.is_absolute() else config.base
-    except ValueError:
-        return config.base

@@ -5,6 +5,7 @@ import hmac
 import ipaddress
 import socket
 from collections.abc import Callable, Collection, MutableMapping
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from fastapi.datastructures import Headers
@@ -80,7 +81,7 @@ def check_password(password: str) -> Callable:
     return right
 
 
-async def _refuse(*_args, **_settings):
+async def _refuse(*_args: Any, **_settings: Any) -> NoReturn:
     raise ValueError("The studio opens no addresses. Upload the file itself.")
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from app import jobs
 from pipelines.errors import UserError
-from training import Customization, Run
+from training import Customization, Run, captions
+from training.formats import find_pictures
 from training.plan import plan
 
 
@@ -42,8 +43,19 @@ class Library:
         raise UserError(f"There is no run {name!r} in {self.folder.name}", "Choose another one")
 
     def stages(self, run: Run) -> list[str]:
-        """The names of the stages that a run has: without a style there is no stage for it, and nothing to join."""
+        """The names of the stages that a run has: without a style there is no stage for it, and nothing to join.
+
+        Raises:
+            UserError: another version wrote its configuration, or it was damaged.
+        """
         return [stage.name for stage in plan(Customization.load(run.config)) if stage.steps]
+
+    def customization(self, run: Run) -> Customization | None:
+        """What a run learns; None of one that another version wrote, or that was damaged."""
+        try:
+            return Customization.load(run.config)
+        except UserError:
+            return None
 
     def create(self, config: Customization, pictures: dict[str, list[tuple[Path, str | None]]]) -> Run:
         """A new run's folder with its own copies of all pictures, so that it can be moved and resumed years later.
@@ -72,11 +84,10 @@ class Library:
         for run in self.runs():
             paces = {}
             for entry in run.read_metrics():
-                paces.setdefault(entry["stage"], []).append(entry["seconds_per_step"])
+                paces.setdefault(entry.get("stage", ""), []).append(entry["seconds_per_step"])
             stages = plan(config)
-            if {s.name for s in stages} <= paces.keys() and _workload(Customization.load(run.config)) == _workload(
-                config
-            ):
+            like = self.customization(run) if {stage.name for stage in stages} <= paces.keys() else None
+            if like and _workload(like) == _workload(config):
                 return sum(statistics.median(paces[stage.name]) * stage.steps for stage in stages)
         return None
 
@@ -95,11 +106,13 @@ def _slug(name: str) -> str:
 
 
 def _copy_others(source: Path, target: Path) -> Path:
-    if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
-        return target
+    """The pictures of a folder, or one picture, with the captions beside them."""
     target.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.copyfile(source, target / source.name))
+    for path in find_pictures([source]):
+        shutil.copyfile(path, target / path.name)
+        if caption := captions.beside(path):
+            (target / path.name).with_suffix(".txt").write_text(caption, encoding="utf-8")
+    return target if source.is_dir() else target / source.name
 
 
 def _workload(config: Customization) -> tuple:

@@ -112,12 +112,39 @@ img.crisp { image-rendering: pixelated; }
 }
 """
 
-# Pictures of 64 pixels are enlarged as they are; photographs, shown smaller than they are, stay smooth.
+LARGEST_UPLOAD = 50 * 2**20  # bytes
+
+# Pictures of 64 pixels are enlarged as they are; photographs, shown smaller than they are, stay smooth. Gradio's text
+# fields take nothing but key presses for a person's input: what is pasted, deleted, dictated or written on a telephone
+# is input too. And a file that is too large is named before it is sent: what Gradio says of it is "An error occurred".
 HEAD = """
 <script>
 document.addEventListener("load", (event) => {
   const image = event.target;
   if (image.tagName === "IMG") image.classList.toggle("crisp", image.naturalWidth <= 192 && image.naturalWidth > 0);
 }, true);
+
+document.addEventListener("input", ({ target }) => {
+  if (target.matches("[data-testid=textbox]")) target.dispatchEvent(new KeyboardEvent("keypress"));
+});
+
+const LARGEST = LARGEST_UPLOAD, MB = 2 ** 20;
+for (const kind of ["change", "drop", "paste"]) document.addEventListener(kind, (event) => {
+  const files = [...(event.target.files ?? event.dataTransfer?.files ?? event.clipboardData?.files ?? [])];
+  const block = event.target.closest(".block");
+  if (!files.length || !block) return;
+  document.querySelectorAll(".too-large").forEach((note) => note.remove());
+  const large = files.filter((file) => file.size > LARGEST);
+  if (!large.length) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  if (kind === "change") event.target.value = "";
+  const note = document.createElement("p");
+  note.className = "note error too-large";
+  note.setAttribute("role", "alert");
+  const sizes = large.map((file) => `${file.name} has ${Math.ceil(file.size / MB)} MB`).join(", ");
+  note.textContent = `${sizes}, and ${LARGEST / MB} MB is the limit. Save it smaller, then add it again.`;
+  block.before(note);
+}, true);
 </script>
-"""
+""".replace("LARGEST_UPLOAD", str(LARGEST_UPLOAD))

@@ -1,10 +1,13 @@
 """Draws pictures from recipes, with one pipeline kept warm between them."""
 
+from __future__ import annotations
+
 import logging
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -13,20 +16,24 @@ from pipelines import APG, GuidanceRule
 from pipelines.errors import UserError
 from training import Customization, Run
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from torch import Tensor
+
 LARGEST_SEED = 2**32 - 1
 AT_ONCE = 512 * 512  # pixels that are drawn in one batch: many small pictures, or one large one
 
 log = logging.getLogger("joinery")
 
-_one_at_a_time = threading.Lock()
+_one_at_a_time, _importing = threading.Lock(), threading.Lock()
 
 
 def import_tools() -> None:
     """Import what drawing needs and the page does not: PyTorch and diffusers take longer than all else together.
 
-    A drawing that is asked for meanwhile waits: two threads that import diffusers at once may see half a module.
+    What needs them meanwhile waits: two threads that import diffusers at once may see half a module.
     """
-    with _one_at_a_time:
+    with _importing:
         import training.sampling  # noqa: F401
 
 
@@ -46,7 +53,7 @@ class Model:
     run: Run | None = None
 
     @classmethod
-    def of(cls, config: Customization, run: Run | None = None) -> "Model":
+    def of(cls, config: Customization, run: Run | None = None) -> Model:
         base = config.resolved_base()
         name = Path(base).name if Path(base).exists() else base
         return cls(name, base, config.precision, config.resolution, config.preset, run)
@@ -55,7 +62,7 @@ class Model:
 class Painter:
     """Keeps the last pipeline. Only one thread draws at a time; any thread may stop it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._base: tuple[str, str] | None = None
         self._adapter: str | None = None  # the hash of the file that is loaded
         self._base_hash = ""
@@ -76,7 +83,10 @@ class Painter:
             Stopped: `stop` was set.
         """
         stop = stop or threading.Event()
+        import_tools()
         with _one_at_a_time:
+            if stop.is_set():  # while it waited
+                raise Stopped
             pipe, recipe = self._open(model, recipe)
             if recipe.adapter:
                 pipe.set_scales(content=recipe.content, style=recipe.style)
@@ -86,7 +96,14 @@ class Painter:
             for first in range(0, count, batch):
                 chunk = seeds[first : first + batch]
 
-                def after_step(pipe, step, timestep, tensors, first=first, chunk=chunk):
+                def after_step(
+                    pipe: DiffusionPipeline,
+                    step: int,
+                    timestep: Tensor,
+                    tensors: dict[str, Tensor],
+                    first: int = first,
+                    chunk: list[int] = chunk,
+                ) -> dict[str, Tensor]:
                     if stop.is_set():
                         raise Stopped
                     progress(first * recipe.steps + (step + 1) * len(chunk), count * recipe.steps)
@@ -95,7 +112,13 @@ class Painter:
                 pictures += self._draw_batch(pipe, recipe, chunk, after_step)
             return [(picture, replace(recipe, seed=seed)) for picture, seed in zip(pictures, seeds, strict=True)]
 
-    def _draw_batch(self, pipe, recipe: Recipe, seeds: list[int], after_step: Callable) -> list[Image.Image]:
+    def base_hash(self, model: Model) -> str:
+        """The hash of a model's base, if it is the one that is open; else empty."""
+        return self._base_hash if self._base == (model.base, model.precision) else ""
+
+    def _draw_batch(
+        self, pipe: DiffusionPipeline, recipe: Recipe, seeds: list[int], after_step: Callable
+    ) -> list[Image.Image]:
         import torch
 
         try:
@@ -115,7 +138,7 @@ class Painter:
                 "The memory does not suffice for these pictures", "Draw fewer, or close other programs"
             ) from None
 
-    def _open(self, model: Model, recipe: Recipe):
+    def _open(self, model: Model, recipe: Recipe) -> tuple[DiffusionPipeline, Recipe]:
         """The pipeline for a model, and the recipe with what only the opened files can tell."""
         from pipelines.adapters import fingerprint
         from training.model import open_base

@@ -5,9 +5,10 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 from pipelines import APG, CFG, UserError
+from training.formats import FORMATS
 
 KEY = "joinery"  # of the text chunk
 RULES = {"APG": APG, "CFG": CFG}
@@ -49,10 +50,10 @@ class Recipe:
             UserError: it is no picture, or none with a recipe that this version understands and can follow.
         """
         try:
-            with Image.open(path) as picture:
+            with Image.open(path, formats=tuple(FORMATS)) as picture:
                 picture.load()  # text chunks may stand after the pixels
                 text = getattr(picture, "text", {}).get(KEY)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        except Exception:  # bytes from anywhere, in a decoder of another's: it may raise whatever it likes
             raise UserError(f"{path.name} cannot be opened as a picture", "Choose a PNG made by Joinery") from None
         if text is None:
             raise UserError(
@@ -71,6 +72,25 @@ class Recipe:
                 f"The recipe in {path.name} is damaged or from a newer version", "Choose another picture"
             ) from None
         return recipe
+
+    def differences(self, base_hash: str, adapter_hash: str = "") -> list[str]:
+        """What is another one here than when the picture was drawn: "base", "adapter", both or nothing.
+
+        Args:
+            base_hash, adapter_hash: of what would be drawn with; an empty base_hash is not known, and not compared.
+        """
+        pairs = {"base": (self.base_hash, base_hash), "adapter": (self.adapter_hash, adapter_hash)}
+        known = {name: pair for name, pair in pairs.items() if name == "adapter" or all(pair)}
+        return [name for name, (then, now) in known.items() if then != now]
+
+    def said(self, base_hash: str, adapter_hash: str = "") -> str:
+        """The same in words, for the page."""
+        named = {"base": f"the base ({self.base})", "adapter": f"the adapter ({self.adapter or 'none'})"}
+        others = [named[name] for name in self.differences(base_hash, adapter_hash)]
+        if not others:
+            return "All fields are as the picture was drawn."
+        verb = "is" if len(others) == 1 else "are"
+        return f"{' and '.join(others).capitalize()} {verb} not what the picture was drawn with. All else is set."
 
     def _check_guidance(self, where: str) -> None:
         """Raise a UserError if there is no such rule, or if it refuses its settings."""

@@ -10,34 +10,34 @@ import gradio as gr
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse
 
-from app import figures, look
+from app import bases, figures, look
 from app.copies import Copies
 from app.form import ProjectForm
 from app.guard import Guard, check_password, shut_fetching
 from app.library import Library
-from app.pages import QUICK, play, project, train
+from app.pages import QUICK, about, in_words, play, project, train
 from app.painter import Painter
 from pipelines.errors import UserError
 from training import Customization
 
 TITLE = "Joinery"
-LARGEST_UPLOAD = "50mb"
 
 
 def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
     """The page. `sample` is the project that is filled in when it opens."""
-    form = ProjectForm(sample)
+    form = ProjectForm(sample, bases.offered(library, sample))
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.HTML(
             f'<div class="masthead"><h1>{TITLE}</h1>'
             "<p>Learn a content and a style apart, join them, and draw the one in the other.</p></div>",
             padding=False,
         )
+        timer = gr.Timer(train.SECONDS)  # out here, since a page that was not opened yet has no clock
         with gr.Tabs(selected="project") as tabs:
             with gr.Tab("1  Project", id="project"):
                 projects = project.build(library, form, copies)
             with gr.Tab("2  Train", id="train"):
-                trains = train.build(library, copies, projects.fields.spell)
+                trains = train.build(library, copies, timer, projects.fields.spell)
             with gr.Tab("3  Play", id="play"):
                 plays = play.build(library, sample, Painter(), copies)
 
@@ -47,16 +47,17 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
             try:
                 run = project.start_run(library, form, projects.fields.read(given))
             except UserError as error:
-                return {projects.note: figures.note(str(projects.fields.in_labels(error)), "error")}
+                said = str(projects.fields.in_labels(error))
+                return {projects.note: figures.note(said, "error", about(given))}
             chosen = train.choices(library, run.folder.name)
             return {projects.note: "", trains.run: chosen, tabs: gr.Tabs(selected="train")}
 
-        def open_page():
+        def open_page() -> tuple:
             """A page that is opened, or opened again, shows the run that is being trained."""
             tab = gr.Tabs(selected="train") if library.running() else gr.skip()
             return train.choices(library), tab, *plays.offer()
 
-        def play_with(name: str):
+        def play_with(name: str) -> tuple:
             return gr.Tabs(selected="play"), *plays.offer(name)
 
         projects.start.click(
@@ -64,7 +65,10 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
         )
         page.load(open_page, None, [trains.run, tabs, *plays.shown], **QUICK)
         trains.play.click(play_with, trains.run, [tabs, *plays.shown], **QUICK)
-        trains.timer.tick(plays.add_new, [plays.run, known], [*plays.shown, known], **QUICK)
+        timer.tick(plays.add_new, [plays.run, known], [*plays.shown, known], **QUICK)
+        page.unload(plays.leave)
+    for event in page.fns.values():
+        event.fn = event.fn and in_words(event.fn)
     page.queue(max_size=32)
     return page
 
@@ -127,7 +131,7 @@ def serve(runs: Path, sample: Path, password: str | None = None, names: Collecti
         theme=look.THEME,
         css=look.CSS,
         head=look.HEAD,
-        max_file_size=LARGEST_UPLOAD,
+        max_file_size=look.LARGEST_UPLOAD,
         footer_links=["settings"],
         run_history=False,
         enable_monitoring=False,

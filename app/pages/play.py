@@ -1,27 +1,27 @@
 """Step 3: draw with a finished run, compare, take pictures and the adapter away."""
 
-import random
 import tempfile
-import threading
-from collections.abc import Callable, Container
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 import gradio as gr
+from PIL import Image
 
-from app import figures
+from app import drawing, figures
+from app.checks import check_prompts
 from app.copies import Copies
+from app.fields import Fields
 from app.library import Library
-from app.pages import QUICK
-from app.painter import LARGEST_SEED, Model, Painter, Stopped, default_rule, settings_of
-from app.recipe import RULES, Recipe
-from pipelines import APG, CFG, UserError
+from app.line import Line
+from app.pages import QUICK, about, goes_with
+from app.painter import LARGEST_SEED, Model, Painter, Stopped, default_rule
+from app.recipe import RULES, Recipe, file_hash
+from pipelines import UserError
 from training import Customization
-from training.plan import SCALES
 
-RANDOM_SEEDS = 1_000_000  # short enough to be read and typed
 BASE_ALONE = ""  # the dropdown's value for no run
 
 
@@ -31,10 +31,11 @@ class PlayPage:
     shown: list[gr.components.Component]  # what `offer` fills: the runs, and all that follows from the chosen one
     offer: Callable
     add_new: Callable
+    leave: Callable  # for a page that is gone: nobody waits for its pictures
 
 
 def build(library: Library, sample: Customization, painter: Painter, copies: Copies) -> PlayPage:
-    stops: dict[str, threading.Event] = {}  # one for each page that draws
+    line, fields = Line(), Fields()
 
     def model_of(name: str) -> tuple[Model, Customization]:
         if name == BASE_ALONE:
@@ -45,35 +46,8 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
 
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
-            run = gr.Dropdown([], label="Draw with", elem_id="play-run")
-            prompt = gr.Textbox(
-                sample.sample_prompt,
-                label="Prompt",
-                info="The placeholder words stand for what was learned.",
-                lines=2,
-                elem_id="prompt",
-            )
-            content = gr.Slider(0, 1.5, 1, step=0.05, label="Content", info="0 leaves it out, 1 is as trained.")
-            style = gr.Slider(0, 1.5, 1, step=0.05, label="Style", info="0 leaves it out, 1 is as trained.")
-            with gr.Row():
-                count = gr.Slider(1, 8, 4, step=1, label="Pictures", min_width=140, elem_id="count")
-                steps = gr.Slider(1, 50, sample.samples.inference_steps, step=1, label="Steps", min_width=140)
-            with gr.Row():
-                seed = gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed")
-                fresh = gr.Checkbox(True, label="New seed each time", min_width=120)
-            with gr.Accordion("Guidance", open=False):
-                rule = gr.Radio(list(RULES), value="APG", label="Rule", info="CFG is there for comparison.")
-                scale = gr.Slider(1, 15, sample.samples.guidance_scale, step=0.5, label="Scale", info="1 is none.")
-                negative = gr.Textbox("", label="Keep away from", info="A negative prompt; may stay empty.")
-                own = default_rule("APG", sample.preset)
-                with gr.Accordion("Finer", open=False):
-                    with gr.Row():
-                        eta = _fine(0, 1, own.eta, 0.05, "Eta", "Share kept of what oversaturates.")
-                        limit = _fine(0, 0.5, own.norm_threshold or 0, 0.005, "Limit", "Norm threshold; 0 is none.")
-                        momentum = _fine(-0.9, 0, own.momentum, 0.05, "Momentum", "Away from the last steps.")
-                    with gr.Row():
-                        start = _fine(0, 0.95, 0, 0.05, "Guide from", "Share of the steps.")
-                        end = _fine(0.05, 1, 1, 0.05, "Guide until", "Share of the steps.")
+            run = fields.add("run", gr.Dropdown([], label="Draw with", elem_id="play-run"))
+            _wish(fields, sample)
         with gr.Column(scale=3, min_width=320):
             with gr.Row():
                 draw = gr.Button("Draw", variant="primary", elem_id="draw", min_width=80)
@@ -97,161 +71,202 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
             with gr.Accordion("Draw a picture again", open=False):
                 gr.Markdown("Every picture carries its recipe. Drop one here to set all fields as it was drawn.")
                 source = gr.File(label="A PNG made by Joinery", file_types=[".png"], height=110, elem_id="recipe")
+    ticket = gr.State(None)
+    prompt, content, style, seed = (fields[name] for name in ("prompt", "content", "style", "seed"))
 
-    def drawing(show_what: str):
+    def ask(request: gr.Request) -> dict:
+        number = line.ask(request.session_hash)
+        if number is None:
+            return {ticket: None, note: figures.note("Still drawing. Wait for the pictures, or stop it.", "warning")}
+        ahead = line.ahead(number)
+        words = f"Waiting for {'another drawing' if ahead == 1 else f'{ahead} other drawings'}." if ahead else ""
+        return {ticket: number, note: figures.note(words)}
+
+    def drawing_of(plan: Callable) -> Callable:
+        """A handler. `plan` makes the recipes, by label, from the first one, the configuration and the values."""
+
         def handler(
-            name, text, content, style, count, steps, seed, fresh, rule, scale, negative,
-            eta, limit, momentum, start, end,
-            request: gr.Request, progress=gr.Progress(),  # noqa: B008 (Gradio finds it by its default)
-        ):  # fmt: skip
-            stop = stops.setdefault(request.session_hash, threading.Event())
-            stop.clear()
+            given: dict,
+            request: gr.Request,
+            progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio finds it there)
+        ) -> dict:
+            number, values = given[ticket], fields.read(given)
+            if number is None:
+                return gr.skip()
+            stopped = line.stopped(number)
             try:
-                seed = random.randrange(RANDOM_SEEDS) if fresh else _whole_seed(seed)
-                model, config = model_of(name)
-                if not text.strip():
-                    raise UserError("The prompt is empty", "Say what to draw")
-                if show_what == "scales" and not model.run:
-                    raise UserError("The base alone has nothing to compare", "Choose a finished run")
-                settings = {
-                    "APG": APG(eta, limit or None, momentum, interval=(start, end)),
-                    "CFG": CFG(interval=(start, end)),
-                }
-                recipe = Recipe(
-                    text.strip(), seed, content, style, rule, settings_of(settings[rule]), scale, steps,
-                    model.resolution, model.name, negative_prompt=negative.strip(),
-                )  # fmt: skip
-                rows = {
-                    "pictures": {"": {}},
-                    "scales": {label: {"content": c, "style": s} for label, (c, s) in columns(config.concepts).items()},
-                    "rules": {n: {"guidance": n, "guidance_settings": settings_of(r)} for n, r in settings.items()},
-                }[show_what]
+                model, config = model_of(values["run"])
+                recipe = drawing.recipe_of(values, model)
+                recipes = plan(recipe, config.concepts if model.run else {}, values)
                 drawn = []
-                for number, (label, change) in enumerate(rows.items()):
-                    wish = replace(recipe, **change)
+                for row, wish in enumerate(recipes.values()):
 
-                    def show(done, total, number=number):
-                        progress((number * total + done) / (total * len(rows)), desc="Drawing")
+                    def show(done: int, total: int, row: int = row) -> None:
+                        progress((row * total + done) / (total * len(recipes)), desc="Drawing")
 
-                    drawn.append([(label, *found) for found in painter.draw(model, wish, count, show, stop)])
+                    progress(row / len(recipes), desc="Drawing" if row else "Opening the model")
+                    drawn.append(painter.draw(model, wish, values["count"], show, stopped))
             except UserError as error:
-                return gr.skip(), figures.note(str(error), "error"), gr.skip()
+                asked = about({field: given[field] for field in fields.all})
+                return {note: figures.note(str(fields.in_labels(error)), "error", asked)}
             except Stopped:
-                return gr.skip(), figures.note("Stopped."), gr.skip()
+                return {note: figures.note("Stopped.")}
+            finally:
+                line.leave(number)
             # Compared pictures of one seed stand side by side.
-            ordered = [picture for together in zip(*drawn, strict=True) for picture in together]
-            shown = []
-            with tempfile.TemporaryDirectory() as folder:
-                for label, picture, own in ordered:
-                    stem = "-".join(filter(None, [own.adapter or model.name.split("/")[-1], label, f"seed-{own.seed}"]))
-                    caption = label or f"seed {own.seed}"
-                    shown.append((str(copies.add(own.save(picture, Path(folder) / f"{stem}.png"))), caption))
-            return gr.Gallery(shown, selected_index=None), "", seed
+            together = [(label, *found) for column in zip(*drawn, strict=True)
+                        for label, found in zip(recipes, column, strict=True)]  # fmt: skip
+            shown = [(str(_keep(copies, picture, label, own)), label or f"seed {own.seed}")
+                     for label, picture, own in together]  # fmt: skip
+            said = check_prompts(recipe, config.concepts if model.run else {}, model.base)
+            return {
+                pictures: gr.Gallery(shown, selected_index=None),
+                note: figures.warnings(said),
+                seed: recipe.seed,
+            }
 
         return handler
 
-    def choose(name: str):
+    def compared(recipe: Recipe, learned: dict, values: dict) -> dict[str, Recipe]:
+        if not learned:
+            raise UserError("The base alone has nothing to compare", "Choose a finished run")
+        return drawing.by_scales(recipe, learned)
+
+    def choose(name: str) -> tuple:
         """What follows from a run: its prompt, whether there is something to scale, and its adapter."""
         try:
             model, config = model_of(name)
         except UserError as error:
             return gr.skip(), gr.skip(), gr.skip(), figures.note(str(error), "error")
-        learned = config.concepts if model.run else {}
-        scales = [gr.Slider(interactive=concept in learned) for concept in ("content", "style")]
-        return config.sample_prompt, *scales, _download(name) if model.run else ""
+        return config.sample_prompt, *scales(config.concepts if model.run else {}), _download(model)
 
-    def offer(wanted: str | None = None):
+    def scales(learned: dict) -> list[dict]:
+        return [gr.update(interactive=concept in learned) for concept in ("content", "style")]
+
+    def names() -> list[str]:
+        return [run.folder.name for run in library.finished()]
+
+    def runs(value: str) -> gr.Dropdown:
+        return gr.Dropdown([*((name, name) for name in names()), ("Base model alone", BASE_ALONE)], value=value)
+
+    def offer(wanted: str | None = None) -> tuple:
         """The runs that can be drawn with, and what follows from the wanted one, or else from the newest."""
-        names = [run.folder.name for run in library.finished()]
-        value = wanted if wanted in names else names[0] if names else BASE_ALONE
-        return gr.Dropdown([*((name, name) for name in names), ("Base model alone", BASE_ALONE)], value=value), *choose(
-            value
-        )
+        value = wanted if wanted in names() else next(iter(names()), BASE_ALONE)
+        return runs(value), *choose(value)
 
-    def add_new(name: str | None, known: list[str]):
-        """Runs that finished since; a person who is already drawing with one keeps it."""
-        names = [run.folder.name for run in library.finished()]
-        if names == known:
-            return [gr.skip()] * 6
-        if name and name in names:
-            return offer(name)[0], *[gr.skip()] * 4, names
-        return *offer(), names
+    def add_new(name: str | None, known: list[str]) -> tuple | list:
+        """Runs that finished since are offered; what a person has chosen and written stays."""
+        there = names()
+        if there == known:
+            return gr.skip()
+        if not name or name in there:  # an open list says None
+            return runs(name or BASE_ALONE), *[gr.skip()] * 4, there
+        return *offer(), there
 
-    def set_from(path: str | None, runs_name: str):
-        if not path:
-            return [gr.skip()] * 17
+    def set_from(path: str, now: str) -> dict:
+        ranges = fields.ranges | {"seed": (0, LARGEST_SEED)}
         try:
             recipe = Recipe.read(Path(path))
-            fine = _finer(recipe)
+            values, odd = drawing.recall(recipe, ranges)
+            known = not recipe.adapter or recipe.adapter in names()
+            model, config = model_of(recipe.adapter if known else now)
         except UserError as error:
-            return [*[gr.skip()] * 16, figures.note(str(error), "error")]
-        known = recipe.adapter in [run.folder.name for run in library.finished()] or not recipe.adapter
-        said = (
-            figures.note("All fields are as the picture was drawn.", "good")
-            if known
-            else figures.note(f"Its adapter, {recipe.adapter}, is not among your runs. All else is set.", "warning")
-        )
-        return (
-            recipe.adapter if known else runs_name, recipe.prompt, recipe.content, recipe.style, recipe.steps,
-            recipe.seed, False, recipe.guidance, recipe.guidance_scale, recipe.negative_prompt,
-            *fine,
-            _download(recipe.adapter) if known and recipe.adapter else gr.skip(), said,
-        )  # fmt: skip
+            return {note: figures.note(str(fields.in_labels(error)), "error")}
+        faults = [] if known else [f"Its adapter, {recipe.adapter}, is not among your runs."]
+        for name in odd:
+            here = ", and here it goes from {:g} to {:g}".format(*ranges[name]) if name in ranges else ""
+            faults.append(f'"{fields.label(name)}" is {getattr(recipe, name)!r} in the picture{here}.')
+        # A base that is not open has no hash yet; one of another name is taken for another.
+        base_hash = painter.base_hash(model) or ("" if model.name == recipe.base else model.name)
+        said = drawing.recalled(recipe, faults, base_hash, _adapter_hash(model) if known else recipe.adapter_hash)
+        usable = dict(zip(("content", "style"), scales(config.concepts if model.run else {}), strict=True))
+        for concept in usable.keys() & values.keys():
+            usable[concept]["value"] = values[concept]
+        shown = fields.write(values | usable | {"run": recipe.adapter if known else now, "fresh": False})
+        return shown | {adapter: _download(model), note: figures.note(*said)}
 
-    finer = [eta, limit, momentum, start, end]
-    fields = [run, prompt, content, style, count, steps, seed, fresh, rule, scale, negative, *finer]
-    for button, what in ((draw, "pictures"), (compare, "scales"), (rules, "rules")):
-        button.click(
-            drawing(what),
-            fields,
+    for button, plan in (
+        (draw, lambda recipe, learned, values: drawing.alone(recipe)),
+        (compare, compared),
+        (rules, lambda recipe, learned, values: drawing.by_rules(recipe, values)),
+    ):
+        # The ticket is given at once, so that a Stop that comes while it waits is kept.
+        button.click(ask, None, [ticket, note], trigger_mode="once", **QUICK).then(
+            drawing_of(plan),
+            {*fields.all, ticket},
             [pictures, note, seed],
             concurrency_id="device",
             concurrency_limit=1,
-            trigger_mode="once",
             show_progress_on=[pictures],
             api_visibility="private",
         )
 
-    def ask_to_stop(request: gr.Request) -> None:
-        if request.session_hash in stops:
-            stops[request.session_hash].set()
+    def leave(request: gr.Request) -> None:
+        line.stop(request.session_hash)
 
-    stop.click(ask_to_stop, None, None, **QUICK)
-    # `input`, not `change`: a recipe sets the run and the prompt, and the prompt must stay.
-    run.input(choose, run, [prompt, content, style, adapter], **QUICK)
-    recipe_fields = [run, prompt, content, style, steps, seed, fresh, rule, scale, negative, *finer]
-    source.upload(set_from, [source, run], [*recipe_fields, adapter, note], **QUICK)
-    return PlayPage(run, [run, prompt, content, style, adapter], offer, add_new)
+    def stop_drawing(request: gr.Request) -> str:
+        line.stop(request.session_hash)
+        return figures.note("Stopped.")
 
-
-def columns(learned: Container[str]) -> dict[str, tuple[float, float]]:
-    """The scales that compare what was learned with the base: those of a concept that was not are left out."""
-    return {
-        label: scales
-        for label, scales in SCALES.items()
-        if all(concept in learned for concept, scale in zip(("content", "style"), scales, strict=True) if scale)
-    }
+    stop.click(stop_drawing, None, note, **QUICK)
+    # `select`: a recipe also changes the run, and its prompt must stay; a list that closes says `input`.
+    run.select(choose, run, [prompt, content, style, adapter], **QUICK)
+    source.upload(set_from, [source, run], [*fields.all, adapter, note], **QUICK)
+    goes_with(note, fields.all)
+    source.clear(lambda: "", None, note, **QUICK)
+    return PlayPage(run, [run, prompt, content, style, adapter], offer, add_new, leave)
 
 
-def _download(name: str) -> str:
+def _wish(fields: Fields, sample: Customization) -> None:
+    """The fields that say what to draw, named as recipes name them."""
+
+    def slide(
+        name: str, low: float, high: float, value: float, step: float, label: str, info: str | None = None
+    ) -> None:
+        fields.add(name, gr.Slider(low, high, value, step=step, label=label, info=info, min_width=140))
+
+    words = "The placeholder words stand for what was learned."
+    fields.add("prompt", gr.Textbox(sample.sample_prompt, label="Prompt", info=words, lines=2, elem_id="prompt"))
+    slide("content", 0, 1.5, 1, 0.05, "Content", "0 leaves it out, 1 is as trained.")
+    slide("style", 0, 1.5, 1, 0.05, "Style", "0 leaves it out, 1 is as trained.")
+    with gr.Row():
+        slide("count", 1, 8, 4, 1, "Pictures")
+        slide("steps", 1, 50, sample.samples.inference_steps, 1, "Steps")
+    with gr.Row():
+        fields.add("seed", gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed"))
+        fields.add("fresh", gr.Checkbox(True, label="New seed each time", min_width=120))
+    with gr.Accordion("Guidance", open=False):
+        fields.add("guidance", gr.Radio(list(RULES), value="APG", label="Rule", info="CFG is there for comparison."))
+        slide("guidance_scale", 1, 15, sample.samples.guidance_scale, 0.5, "Scale", "1 is none.")
+        kept_away = gr.Textbox("", label="Keep away from", info="A negative prompt; may stay empty.")
+        fields.add("negative_prompt", kept_away)
+        own = default_rule("APG", sample.preset)
+        with gr.Accordion("Finer", open=False):
+            with gr.Row():
+                slide("eta", 0, 1, own.eta, 0.05, "Eta", "Share kept of what oversaturates.")
+                slide("norm_threshold", 0, 0.5, own.norm_threshold or 0, 0.005, "Limit", "Norm threshold; 0 is none.")
+                slide("momentum", -0.9, 0, own.momentum, 0.05, "Momentum", "Away from the last steps.")
+            with gr.Row():
+                slide("start", 0, 0.95, 0, 0.05, "Guide from", "Share of the steps.")
+                slide("stop", 0.05, 1, 1, 0.05, "Guide until", "Share of the steps.")
+
+
+def _keep(copies: Copies, picture: Image.Image, label: str, recipe: Recipe) -> Path:
+    """The picture with its recipe, under a name that tells what it is."""
+    stem = "-".join(filter(None, [recipe.adapter or recipe.base.split("/")[-1], label, f"seed-{recipe.seed}"]))
+    with tempfile.TemporaryDirectory() as folder:
+        return copies.add(recipe.save(picture, Path(folder) / f"{stem}.png"))
+
+
+def _adapter_hash(model: Model) -> str:
+    return file_hash(model.run.adapter) if model.run and model.run.adapter.exists() else ""
+
+
+def _download(model: Model) -> str:
+    if not model.run:
+        return ""
+    name = model.run.folder.name
     return (
         f'<a class="download" href="adapters/{quote(name)}.safetensors" download>Download the adapter</a>'
         f"<span>One LoRA file, {escape(name)}.safetensors, for diffusers and the common web UIs.</span>"
     )
-
-
-def _fine(low: float, high: float, value: float, step: float, label: str, info: str) -> gr.Slider:
-    return gr.Slider(low, high, value, step=step, label=label, info=info, min_width=140)
-
-
-def _finer(recipe: Recipe) -> list:
-    """The fields of a recipe's rule, its own defaults where the recipe names none; those that the rule lacks stay."""
-    rule = RULES[recipe.guidance](**recipe.guidance_settings)
-    own = [rule.eta, rule.norm_threshold or 0, rule.momentum] if isinstance(rule, APG) else [gr.skip()] * 3
-    return [*own, *rule.interval]
-
-
-def _whole_seed(seed: float | None) -> int:
-    if seed is None or not 0 <= seed <= LARGEST_SEED:
-        raise UserError(f"The seed is {seed}", f"Set it to a whole number from 0 to {LARGEST_SEED}")
-    return int(seed)

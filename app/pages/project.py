@@ -2,22 +2,23 @@
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from app import figures, jobs
-from app.checks import check
+from app import bases, figures, jobs
+from app.checks import check, check_words
 from app.copies import Copies
 from app.fields import Fields
-from app.form import ProjectForm, files
+from app.form import CONCEPTS, ProjectForm, files
 from app.library import Library
 from app.pages import QUICK, goes_with, optimizer
 from pipelines.errors import UserError
-from training import Customization, Run
+from training import Customization, Run, captions
+from training.adapters import METHODS
+from training.formats import SUFFIXES, find_pictures
 from training.packages import require
-from training.pictures import find_pictures
 from training.plan import plan
 
 PRESET_NAMES = [
@@ -25,7 +26,10 @@ PRESET_NAMES = [
     ("Stable Diffusion 1.5, 512 px", "sd15"),
     ("Stable Diffusion XL, 1024 px", "sdxl"),
 ]
-METHODS = [("An adapter's halves", "plp"), ("The base's own weights", "full")]
+WHAT = {
+    "content": "What is shown: a thing, an animal, a person. 3 to 10 pictures.",
+    "style": "How it is shown. 1 to 10 pictures in that style.",
+}
 LAYERS = [
     ("Cross-attention only", "cross-attention"),
     ("All attention", "attention"),
@@ -50,19 +54,33 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     )
     fields.add("name", gr.Textbox(sample.name, label="Project name", max_lines=1, elem_id="project-name"))
     with gr.Row(equal_height=False):
-        _concept(fields, "content", form, copies, "What is shown: a thing, an animal, a person. 3 to 10 pictures.")
-        _concept(fields, "style", form, copies, "How it is shown. 1 to 10 pictures in that style.")
+        columns = {concept: _concept(fields, concept, form, copies, info) for concept, info in WHAT.items()}
     preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info="Fits the numbers below to a base model.")
     fields.add("preset", preset)
+
+    def look(concept: str, value: list | None, preset: str) -> str:
+        return figures.findings(check(concept, [path for path, _ in files(value)], form.resolution(preset)))
+
+    # When the page loads, and when the pictures or their resolution change.
+    for concept, (findings, _) in columns.items():
+        gr.on(None, partial(look, concept), [fields[f"{concept}.pictures"], preset], findings, **QUICK)
     starts = form.start(sample.preset)
 
     def add(key: str, kind: type[gr.components.Component], label: str, info: str, **settings: Any) -> None:
         fields.add(key, kind(value=starts[key], label=label, info=info, **settings))
 
     with gr.Accordion("Advanced", open=False):
-        add("base", gr.Textbox, "Base model", "A diffusers folder, a .safetensors file, or a hub id.")
+        listed = {"choices": list(form.bases), "allow_custom_value": True, "elem_id": "base"}
+        add(
+            "base",
+            gr.Dropdown,
+            "Base model",
+            "From the list, or a diffusers folder, a .safetensors file, a hub id.",
+            **listed,
+        )
+        known = gr.HTML(padding=False, elem_id="base-about")
         with gr.Row():
-            add("adapter.method", gr.Dropdown, "What learns", "Either way it ends as one adapter.", choices=METHODS)
+            add("adapter.method", gr.Dropdown, "What learns", "Either way it ends as one adapter.", choices=_methods())
             add("adapter.rank", gr.Number, "Adapter rank", "Even. Higher learns more detail.", precision=0)
             add("adapter.layers", gr.Dropdown, "Layers", "Where the adapter sits in the base.", choices=LAYERS)
         with gr.Row(elem_classes="settings"):
@@ -82,6 +100,7 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
             for slot, field in optimizer.fields(form.optimizer(sample.preset)).items():
                 fields.add(slot, field, key=f"optimizer.{slot.name}")
     estimate = gr.HTML(padding=False, elem_id="estimate")
+    words = gr.HTML(padding=False, elem_id="word-findings")
     start = gr.Button("Train", variant="primary", elem_id="start")
     note = gr.HTML(padding=False, elem_id="project-note")
 
@@ -101,13 +120,32 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     def say_estimate(given: dict) -> str:
         try:
             config, _ = form.read(fields.read(given))
+            return figures.note(_estimate(library, config))
         except UserError:
             return ""  # said in full when training starts
-        return figures.note(_estimate(library, config))
+
+    def look_up(name: str | None) -> dict:
+        """What is known of a base, and the words that it knows."""
+        base = form.base(name or "")
+        taught = bases.words(base)
+        lists = {f"{concept}.class_word": gr.update(choices=taught.get(concept, [])) for concept in CONCEPTS}
+        return fields.write(lists) | {known: figures.note(bases.about(base))}
+
+    base, class_words = fields["base"], [fields[f"{concept}.class_word"] for concept in CONCEPTS]
+    gr.on(None, look_up, base, [*class_words, known], **QUICK)  # when the page loads, and when the base changes
+    for concept, word in zip(CONCEPTS, class_words, strict=True):
+        gr.on(None, partial(_unknown, form, concept), [base, word], columns[concept][1], **QUICK)
+
+    def say_words(given: dict) -> str:
+        try:
+            return figures.warnings(check_words(*form.read(fields.read(given))))
+        except UserError:
+            return ""
 
     preset.input(fit, preset, [*fields.all, said], **QUICK)
     which.input(switch, [preset, which], [*fields.all, said], **QUICK)
     gr.on(None, say_estimate, fields.all, estimate, **QUICK)  # when the page loads, and when a field changes
+    gr.on(None, say_words, fields.all, words, **QUICK)
     goes_with(note, fields.all)
     return ProjectPage(fields, start, note)
 
@@ -127,26 +165,25 @@ def start_run(library: Library, form: ProjectForm, values: Mapping[Hashable, Any
         for finding in check(concept, [path for path, _ in shown], config.resolution):
             if finding.blocks:
                 raise UserError(f"{concept.capitalize()}: {finding.text.rstrip('.')}", "Mend this, then start again")
-    run = library.create(config, pictures)
-    jobs.start(run)
+    run = jobs.launch(library, config, pictures)
     return run
 
 
-def _concept(fields: Fields, concept: str, form: ProjectForm, copies: Copies, info: str) -> None:
-    """A column: pictures, what is found in them, and their words."""
+def _concept(fields: Fields, concept: str, form: ProjectForm, copies: Copies, info: str) -> tuple[gr.HTML, gr.HTML]:
+    """A column: pictures, and their words. Returns the notes on the pictures and on the class word."""
     settings = form.concept(concept)
     with gr.Column(min_width=320):
         gr.Markdown(f"### {concept.capitalize()}\n{info}")
         given = find_pictures(settings.pictures) if concept in form.sample.concepts else []
         pictures = gr.Gallery(
-            [(str(copies.of(path)), _own_caption(path)) for path in given],
+            [(str(copies.of(path)), captions.beside(path) or None) for path in given],
             label=f"Pictures of the {concept}",
             show_label=False,  # the heading says it, and a label would lie over the first picture
             height="auto",
             object_fit="contain",
             interactive=True,
             sources=["upload", "clipboard"],
-            file_types=["image"],
+            file_types=["image", *sorted(SUFFIXES)],  # what is none of ours is refused in words
             buttons=[],
             elem_classes="gallery",
             elem_id=f"{concept}-pictures",
@@ -154,24 +191,25 @@ def _concept(fields: Fields, concept: str, form: ProjectForm, copies: Copies, in
         fields.add(f"{concept}.pictures", pictures)
         found = gr.HTML(padding=False, elem_id=f"{concept}-findings")
 
-        def add(name: str, label: str, info: str, **shown: Any) -> None:
-            field = gr.Textbox(getattr(settings, name), label=label, info=info, **shown)
+        def add(name: str, kind: type[gr.components.Component], label: str, info: str, **shown: Any) -> None:
+            field = kind(value=getattr(settings, name), label=label, info=info, **shown)
             fields.add(f"{concept}.{name}", field, of=f"the {concept}")
 
         with gr.Row():
-            add("class_word", "Class word", "The nearest that the base knows.", max_lines=1, min_width=120)
-            add("placeholder", "Placeholder", "Stands for it in prompts.", max_lines=1, min_width=120)
-        add("caption", "Caption", "For pictures that bring no caption of their own.", max_lines=2)
-
-    def look(value: list | None) -> str:
-        return figures.findings(check(concept, [path for path, _ in files(value)], form.sample.resolution))
-
-    gr.on(None, look, pictures, found, **QUICK)  # when the page loads, and when the pictures change
+            listed = {"choices": bases.words(form.sample.base).get(concept, []), "allow_custom_value": True}
+            add("class_word", gr.Dropdown, "Class word", "The nearest that the base knows.", min_width=120, **listed)
+            add("placeholder", gr.Textbox, "Placeholder", "Stands for it in prompts.", max_lines=1, min_width=120)
+        asked = gr.HTML(padding=False, elem_id=f"{concept}-word")
+        add("caption", gr.Textbox, "Caption", "For pictures that bring no caption of their own.", max_lines=2)
+    return found, asked
 
 
-def _own_caption(picture: Path) -> str | None:
-    text = picture.with_suffix(".txt")
-    return text.read_text(encoding="utf-8").strip() if text.exists() else None
+def _methods() -> list[tuple[str, str]]:
+    return [(f"{kind.title[0].upper()}{kind.title[1:]}", name) for name, kind in METHODS.items()]
+
+
+def _unknown(form: ProjectForm, concept: str, base: str | None, word: str | None) -> str:
+    return figures.note(bases.unknown_word(form.base(base or ""), concept, word or ""), "warning")
 
 
 def _estimate(library: Library, config: Customization) -> str:

@@ -20,10 +20,9 @@ SECONDS = 1.5  # between two looks
 class TrainPage:
     run: gr.Dropdown
     play: gr.Button  # shown where the run has an adapter
-    timer: gr.Timer
 
 
-def build(library: Library, copies: Copies, spell: Callable[[str], str]) -> TrainPage:
+def build(library: Library, copies: Copies, timer: gr.Timer, spell: Callable[[str], str]) -> TrainPage:
     """The page. `spell` puts the project page's labels in place of the configuration's keys."""
     with gr.Row(equal_height=False):
         with gr.Column(min_width=320):
@@ -50,20 +49,22 @@ def build(library: Library, copies: Copies, spell: Callable[[str], str]) -> Trai
 
     def look(name: str | None, before: list | None, said: str) -> dict:
         """The view of a run; nothing is sent while nothing has changed."""
-        run = _find(library, name)
+        run, hidden = _find(library, name), dict.fromkeys((cancel, resume, play), gr.Button(visible=False))
         if run is None:
             empty = figures.note("No run yet. Start one under Project, and it appears here.")
-            return {progress: empty, curve: "", seen: None} | dict.fromkeys(
-                (cancel, resume, play), gr.Button(visible=False)
-            )
+            return {progress: empty, curve: "", seen: None} | hidden
         job = jobs.look(run)
         # Both notes are about a run that is being trained: this one, or the one that another waits for.
         shown = {note: ""} if said and not job.live and not library.running() else {}
         now = [name, repr(job)]
         if now == before:
             return shown or gr.skip()
+        try:
+            stages = library.stages(run)
+        except UserError as error:  # its configuration was changed by hand, or is from another version
+            return shown | {progress: figures.note(str(error), "error"), curve: "", seen: now} | hidden
         return shown | {
-            progress: figures.progress(name, replace(job, message=spell(job.message)), library.stages(run)),
+            progress: figures.progress(name, replace(job, message=spell(job.message)), stages),
             curve: figures.loss_curve(run.read_metrics()),
             cancel: gr.Button(visible=job.live),
             resume: gr.Button(visible=job.status in jobs.RESUMABLE),
@@ -71,7 +72,7 @@ def build(library: Library, copies: Copies, spell: Callable[[str], str]) -> Trai
             seen: now,
         }
 
-    def look_at_strips(name: str | None, before):
+    def look_at_strips(name: str | None, before: list | None) -> tuple:
         run = _find(library, name)
         paths = _strips(run) if run else []
         now = [name, [path.name for path in paths]]
@@ -82,7 +83,10 @@ def build(library: Library, copies: Copies, spell: Callable[[str], str]) -> Trai
         return gr.Gallery(pictures, visible=bool(pictures), selected_index=selected), now
 
     def ask_to_cancel(name: str) -> str:
-        jobs.cancel(library.find(name))
+        try:
+            jobs.cancel(library.find(name))
+        except UserError as error:
+            return figures.note(str(error), "error")
         return figures.note("It stops after the step it is in, and keeps what was learned.")
 
     def go_on(name: str) -> str:
@@ -92,14 +96,13 @@ def build(library: Library, copies: Copies, spell: Callable[[str], str]) -> Trai
             return figures.note(str(error), "error")
         return ""
 
-    timer = gr.Timer(SECONDS)
     for event in (timer.tick, chosen.change):
         event(look, [chosen, seen, note], view, **QUICK)
         event(look_at_strips, [chosen, seen_strips], [strips, seen_strips], **QUICK)
     chosen.input(lambda: "", None, note, **QUICK)
     cancel.click(ask_to_cancel, chosen, note, **QUICK)
     resume.click(go_on, chosen, note, **QUICK).then(look, [chosen, seen, note], view, **QUICK)
-    return TrainPage(chosen, play, timer)
+    return TrainPage(chosen, play)
 
 
 def choices(library: Library, value: str | None = None) -> gr.Dropdown:

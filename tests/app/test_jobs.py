@@ -2,9 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -13,7 +12,7 @@ from app import figures, jobs
 from pipelines.errors import UserError
 from tests.app.conftest import pictures_of
 
-PATIENCE = 180  # seconds, for machines that do other things too
+PATIENCE = 300  # seconds, for machines that do other things too
 
 
 def wait_for(run, reached) -> jobs.Job:
@@ -60,18 +59,47 @@ def test_a_job_starts_reports_is_cancelled_and_resumes_to_the_end(library, confi
 
 
 @pytest.mark.parametrize("last_line", ["The port is closed. Open it.", ""])
-def test_a_pid_that_is_gone_or_another_process_means_interrupted(library, config, last_line):
+def test_a_run_that_nobody_writes_is_interrupted_whatever_pid_its_state_has(library, config, last_line):
     run = library.create(config, pictures_of(config))
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    state = {"status": "running", "stage": "style", "step": 7, "steps": 30, "pid": child.pid, "pid_started": 1.0}
-    # The second is this very process, which was not there when the run was written.
-    for pid in (child.pid, os.getpid()):
-        run.state.write_text(json.dumps(state | {"pid": pid}))
+    for status, before in (("running", 0), ("preparing", jobs.SPEAKS_WITHIN + 1), ("preparing", -1000)):
+        state = {"status": status, "stage": "style", "step": 7, "steps": 30, "pid": os.getpid()}
+        run.state.write_text(json.dumps(state | {"time": time.time() - before}))
         jobs.log_path(run).write_text(f"Going on after step 3\n{last_line}\n\n")
         job = jobs.look(run)
         assert (job.status, job.stage, job.step, job.message) == ("interrupted", "style", 7, last_line)
-        jobs.cancel(run)  # reaches nobody; were it otherwise, this test would not end
+        jobs.cancel(run)
+        assert not run.stop_asked  # nobody would hear it, and the next start must not
+
+
+def test_another_studios_job_is_seen_before_and_after_it_has_taken_the_lock(library, config):
+    run = library.create(config, pictures_of(config))
+    run.write_state(status="preparing", pid=4_000_000, host="another")
+    assert jobs.look(run).live
+    run.state.write_text(json.dumps({"status": "running", "pid": 4_000_000, "time": 0.0}))
+    with run.writing():
+        assert jobs.look(run).live
+        jobs.cancel(run)
+        assert run.stop_asked
+    assert jobs.look(run).status == "interrupted"
+
+
+def test_of_two_starts_together_one_makes_a_run(library, config, monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        jobs, "_start", lambda run: (time.sleep(0.2), started.append(run), run.write_state(status="preparing"))
+    )
+
+    def press(_: int) -> str:
+        try:
+            jobs.launch(library, config, pictures_of(config))
+        except UserError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor() as threads:
+        said = sorted(threads.map(press, range(4)))
+    assert said[0] == "" and all("is being trained" in one for one in said[1:])
+    assert [run.folder for run in library.runs()] == [run.folder for run in started] and len(started) == 1
 
 
 def test_a_run_without_state_or_with_a_damaged_one_is_new(library, config):
@@ -84,7 +112,8 @@ def test_a_run_without_state_or_with_a_damaged_one_is_new(library, config):
 def test_what_the_optimizer_projects_is_said_in_plain_words(library, config):
     run = library.create(config, pictures_of(config))
     run.write_state(status="running", device="cpu", matrices="212 projected, 20 bypassed, 3 plain")
-    shown = figures.progress("x", jobs.look(run))
+    with run.writing():
+        shown = figures.progress("x", jobs.look(run))
     assert "212 learned in a projection, 20 too small to gain from it, 3 learned as they are" in shown
     run.write_state(status="done")
     assert "212" not in figures.progress("x", jobs.look(run))

@@ -24,6 +24,25 @@ def test_a_new_run_holds_everything_it_needs(library, config):
     assert stored.steps == config.steps and stored.content.class_word == "koala"
 
 
+def test_others_keep_their_captions_and_nothing_else_is_copied(library, config):
+    """Of a folder and of single files."""
+    folder = config.style.others[0]
+    stray = folder / "gone.png.part"
+    stray.symlink_to(folder / "nowhere")
+    caption = folder / "picture-1.txt"
+    caption.write_text("\ufeffa fox, noto style")
+    try:
+        config.content.others = [folder / "picture-1.png"]
+        run = library.create(config, pictures_of(config))
+    finally:
+        stray.unlink()
+        caption.unlink()
+    for place, count in (("other-styles", 3), ("other-contents", 1)):
+        copied = run.folder / "pictures" / place
+        assert len(list(copied.glob("*.png"))) == count and len(list(copied.iterdir())) == count + 1
+        assert (copied / "picture-1.txt").read_text() == "a fox, noto style"
+
+
 def test_names_never_collide_and_never_leave_the_folder(library, config):
     for name, expected in (("a b", "a-b"), ("A  b!", "a-b-2"), ("..", "run"), ("...", "run-2"), ("Köln", "köln")):
         config.name = name
@@ -53,18 +72,20 @@ def test_pictures_are_judged_in_words(tmp_path):
     paths = {}
     for name, size, colour in (("one", 64, "red"), ("two", 64, "red"), ("small", 20, "blue"), ("tiny", 8, "blue")):
         paths[name] = tmp_path / f"{name}.png"
-        Image.new("RGB", (size, size), colour).save(paths[name])
+        picture = Image.new("RGB", (size, size), colour)
+        picture.paste("white", (4, 4, 8, 8))
+        picture.save(paths[name])
     paths["broken"] = tmp_path / "broken.png"
     paths["broken"].write_bytes(paths["one"].read_bytes()[:60])
 
-    findings = check("content", list(paths.values()), 32)
+    findings = check("content", list(paths.values()), 64)
     assert [finding.blocks for finding in findings] == [False, False, True, True, False]
     same, small, tiny, broken, few = (finding.text for finding in findings)
     assert same.startswith("two.png and one.png are the same picture")
-    assert small.startswith("small.png is only 20 x 20 pixels")
+    assert small == "small.png: enlarged more than twice, to 64 pixels."
     assert tiny.startswith("tiny.png is 8 x 8 pixels") and broken.startswith("broken.png cannot be opened")
     assert few.startswith("Only 2 pictures of the content")
     assert str(tmp_path) not in "".join(finding.text for finding in findings)
-    (missing,) = check("style", [], 32)
+    (missing,) = check("style", [], 64)
     assert not missing.blocks and "content will be learned alone" in missing.text
-    assert check("style", [paths["one"]], 32) == []
+    assert check("style", [paths["one"]], 64) == []

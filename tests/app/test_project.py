@@ -1,21 +1,28 @@
 """Between the page's fields and a customization."""
 
+import shutil
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import gradio as gr
 import pytest
+from gradio.components.gallery import GalleryData
 from pydantic import Field
 
-from app import figures, jobs
+from app import bases, figures, jobs
+from app.checks import check_prompts, check_words
 from app.copies import Copies
 from app.form import SHOWN, ProjectForm
 from app.pages import optimizer, project
 from app.pages.project import start_run
+from app.recipe import Recipe
 from app.studio import build
 from pipelines import UserError
 from tests.app.conftest import pictures_of
 from training import packages
+from training.adapters import METHODS
 from training.config import PRESETS
+from training.formats import SUFFIXES
 from training.optimizers.settings import OPTIMIZERS, Learning
 
 
@@ -199,6 +206,52 @@ def test_a_project_of_one_concept_alone(config, library, tmp_path, missing):
     assert shown.count("<li") == 1 and figures.STAGES[stage] in shown
 
 
+def test_captions_and_prompts_are_judged_in_words(config):
+    """By the base's own tokenizer, which reads 77 letters here."""
+    form = ProjectForm(config)
+    sound = values(config)
+    sound["style.pictures"] = [(path, "a fox, {placeholder} style") for path, _ in sound["style.pictures"]]
+    assert check_words(*form.read(sound)) == []
+    long = {"content.caption": "{who} koala", "style.caption": "{placeholder} " + "x" * 80}
+    texts = [finding.text for finding in check_words(*form.read(values(config, long)))]
+    assert [text.partition(":")[0] for text in texts] == ["Content", "Content", "Style", "Style"]
+    assert "no caption holds the placeholder sks" in texts[0] and "{who} is not known" in texts[1]
+    assert "without a caption of their own" in texts[2] and "77 tokens, and so not the caption from 'xxx" in texts[3]
+
+    def said(prompt: str, **changed) -> list[str]:
+        recipe = Recipe(prompt, 0, 1.0, 1.0, "APG", {}, 5.0, 3, 32, "base", **changed)
+        return [finding.text for finding in check_prompts(recipe, config.concepts, config.resolved_base())]
+
+    assert said("sks koala") == []
+    assert said("a fox") == ["The prompt holds no placeholder, sks or zwx, which stands for what is learned."]
+    (cut,) = said("sks koala", negative_prompt="grey " * 30)
+    assert cut == "The base reads 77 tokens, and so not the negative prompt from 'grey' on."
+
+
+def test_pictures_are_judged_at_the_preset_s_resolution(config, tmp_path):
+    form = ProjectForm(config)
+    assert [form.resolution(preset) for preset in ("emoji", "sd15", "sdxl")] == [config.resolution, 512, 1024]
+
+
+def test_the_page_takes_every_format_of_the_list(config, library, tmp_path):
+    page = build(library, config, Copies(tmp_path / "copies"))
+    galleries = [block for block in page.blocks.values() if str(block.elem_id).endswith("-pictures")]
+    assert len(galleries) == 2
+    for gallery in galleries:
+        for suffix in SUFFIXES:
+            path = str(tmp_path / f"a{suffix}")
+            payload = GalleryData(root=[{"image": {"path": path}, "caption": None}])
+            assert gallery.preprocess(payload) == [(path, None)]
+
+
+def test_a_caption_that_is_not_utf_8_is_a_sentence_on_the_page_too(config, library, tmp_path):
+    shutil.copytree(config.content.pictures[0], tmp_path / "content")
+    (tmp_path / "content" / "picture-0.txt").write_bytes("Köln".encode("latin-1"))
+    config.content.pictures = [tmp_path / "content"]
+    with pytest.raises(UserError, match=r"picture-0\.txt cannot be read .*Save it as UTF-8 text"):
+        build(library, config, Copies(tmp_path / "copies"))
+
+
 def test_errors_speak_in_the_page_s_labels(config, library, tmp_path):
     with gr.Blocks():
         page = project.build(library, ProjectForm(config), Copies(tmp_path))
@@ -213,7 +266,7 @@ def test_errors_speak_in_the_page_s_labels(config, library, tmp_path):
             {"adapter.method": "full", "optimizer.name": "lora-plus"},
             {},
             '"Optimizer" is "LoRA+", whose two rates are for the two factors of an adapter. '
-            'Set "What learns" to "An adapter\'s halves", or choose another optimizer.',
+            'Set "What learns" to "Partly learnable projections", or choose another optimizer.',
         ),
     ):
         with pytest.raises(UserError) as error:
@@ -222,6 +275,16 @@ def test_errors_speak_in_the_page_s_labels(config, library, tmp_path):
     # Words that are no keys stay, and so do keys that are no fields.
     for text in ("The base model 'x' is neither. Set base to a folder", "others.count is 3", "a seed is a number"):
         assert page.fields.spell(text).replace('"Base model"', "base") == text
+
+
+def test_the_base_is_listed_by_name_and_every_method_is_offered(config, library, tmp_path):
+    form = ProjectForm(config, bases.offered(library, config))
+    with gr.Blocks():
+        page = project.build(library, form, Copies(tmp_path))
+    assert [name for _, name in page.fields["adapter.method"].choices] == list(METHODS)
+    shown = page.fields["base"].value
+    assert shown == "base" and Path(config.base).is_absolute()
+    assert form.read(values(config, {"base": shown}))[0].base == config.base
 
 
 def test_a_new_field_is_one_line(config):

@@ -1,14 +1,17 @@
 """Recipes: into a picture and out of it, and drawn again from it."""
 
 import json
+import struct
 import threading
+import zlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from app.pages.play import _finer
+from app import drawing
+from app.line import Line
 from app.painter import Model, Painter, Stopped
 from app.recipe import KEY, Recipe, file_hash
 from pipelines import APG, UserError
@@ -38,6 +41,10 @@ def test_a_recipe_comes_back_from_its_picture(tmp_path):
     assert Image.open(path).size == (8, 8)
 
 
+def recipe_bytes(folder) -> bytes:
+    return RECIPE.save(Image.new("RGB", (8, 8)), folder / "whole.png").read_bytes()
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 2}', '{"format": 1, "prompt": "x"}', None])
 def test_a_picture_without_a_sound_recipe_is_refused_in_words(tmp_path, text):
     chunks = PngImagePlugin.PngInfo()
@@ -50,6 +57,12 @@ def test_a_picture_without_a_sound_recipe_is_refused_in_words(tmp_path, text):
     path.write_text("no picture")
     with pytest.raises(UserError, match="cannot be opened"):
         Recipe.read(path)
+    huge = bytearray(recipe_bytes(tmp_path))
+    huge[16:24] = struct.pack(">II", 30_000, 30_000)
+    huge[29:33] = struct.pack(">I", zlib.crc32(huge[12:29]))
+    path.write_bytes(huge)
+    with pytest.raises(UserError, match="cannot be opened"):
+        Recipe.read(path)
 
 
 @pytest.mark.parametrize(
@@ -59,8 +72,8 @@ def test_a_picture_without_a_sound_recipe_is_refused_in_words(tmp_path, text):
         ({"guidance": ["APG"]}, "damaged or from a newer version"),
         ({"guidance_settings": {"eta": 0.5, "zeta": 1}}, "sets zeta, which APG does not have"),
         ({"guidance": "CFG", "guidance_settings": {"eta": 0.5}}, "sets eta, which CFG does not have"),
-        ({"guidance_settings": {"eta": "much"}}, "damaged or from a newer version"),
-        ({"guidance_settings": {"eta": 3}}, "eta is 3. Give a value from 0"),
+        ({"guidance_settings": {"eta": "much"}}, "eta is 'much'. Give a number from 0"),
+        ({"guidance_settings": {"eta": 3}}, "eta is 3. Give a number from 0"),
         ({"guidance_settings": "eta"}, "damaged or from a newer version"),
     ],
 )
@@ -70,15 +83,95 @@ def test_a_recipe_that_no_rule_can_follow_is_refused_in_words(tmp_path, change, 
         Recipe.read(path)
 
 
+@pytest.mark.parametrize(
+    "base, adapter, others, words",
+    [
+        ("b", "a", [], "All fields are as the picture was drawn."),
+        ("", "a", [], "All fields are as the picture was drawn."),
+        ("c", "a", ["base"], "The base (base) is not what the picture was drawn with."),
+        ("b", "x", ["adapter"], "The adapter (fox) is not what"),
+        ("b", "", ["adapter"], "The adapter (fox) is not what"),
+        ("c", "x", ["base", "adapter"], "The base (base) and the adapter (fox) are not what"),
+    ],
+)
+def test_a_recipe_says_which_of_base_and_adapter_differ(base, adapter, others, words):
+    recipe = replace(RECIPE, base_hash="b", adapter="fox", adapter_hash="a")
+    assert recipe.differences(base, adapter) == others
+    assert recipe.said(base, adapter).startswith(words)
+
+
 def test_what_a_recipe_leaves_out_of_its_rule_is_the_rules_default():
     own = APG()
-    for settings, fields in (
-        ({"eta": 0.5}, [0.5, own.norm_threshold, own.momentum, 0, 1]),
-        ({"norm_threshold": None, "interval": [0.2, 0.8]}, [own.eta, 0, own.momentum, 0.2, 0.8]),
-        ({}, [own.eta, own.norm_threshold, own.momentum, 0, 1]),
+    for settings, expected in (
+        ({"eta": 0.5}, (0.5, own.norm_threshold, own.momentum, 0, 1)),
+        ({"norm_threshold": None, "interval": [0.2, 0.8]}, (own.eta, 0, own.momentum, 0.2, 0.8)),
+        ({}, (own.eta, own.norm_threshold, own.momentum, 0, 1)),
     ):
-        assert _finer(replace(RECIPE, guidance_settings=settings)) == fields
-    assert _finer(replace(RECIPE, guidance="CFG"))[3:] == [0, 1]
+        values, odd = drawing.recall(replace(RECIPE, guidance_settings=settings), {})
+        assert not odd and expected == tuple(
+            values[key] for key in ("eta", "norm_threshold", "momentum", "start", "stop")
+        )
+    values, _ = drawing.recall(replace(RECIPE, guidance="CFG"), {})
+    assert values["stop"] == 1 and "eta" not in values
+
+
+def test_what_no_field_can_take_is_named_and_all_else_is_set():
+    ranges = {"steps": (1, 50), "guidance_scale": (1, 15), "content": (0, 1.5), "seed": (0, 99), "eta": (0, 1)}
+    assert drawing.recall(RECIPE, ranges)[1] == []
+    odd = replace(RECIPE, steps=200, guidance_scale="much", seed=-1, prompt=["a"])
+    values, named = drawing.recall(odd, ranges)
+    assert set(named) == {"steps", "guidance_scale", "seed", "prompt"}
+    assert values.keys().isdisjoint(named) and values["content"] == RECIPE.content
+
+
+def test_the_fields_and_the_recipe_say_the_same(model):
+    values, _ = drawing.recall(RECIPE, {})
+    made = drawing.recipe_of(values | {"fresh": False}, model)
+    assert drawing.recall(made, {})[0] == values and made.seed == RECIPE.seed
+    assert drawing.recipe_of(values | {"fresh": True}, model).seed != RECIPE.seed
+    for change, words in (
+        ({"prompt": " "}, "prompt is empty"),
+        ({"seed": None}, "seed is None"),
+        ({"eta": 2}, "eta is 2"),
+    ):
+        with pytest.raises(UserError, match=words):
+            drawing.recipe_of(values | {"fresh": False} | change, model)
+
+
+@pytest.mark.parametrize(
+    "faults, base, said",
+    [
+        ([], "b", ("All fields are as the picture was drawn.", "good")),
+        (["No."], "b", ("No. All else is set.", "warning")),
+        ([], "c", ("The base (base) is not what the picture was drawn with. All else is set.", "warning")),
+        (["No."], "c", ("No. The base (base) is not what the picture was drawn with. All else is set.", "warning")),
+    ],
+)
+def test_what_is_said_of_a_recalled_picture(faults, base, said):
+    assert drawing.recalled(replace(RECIPE, base_hash="b"), faults, base, "") == said
+
+
+def test_only_what_was_learned_is_compared():
+    labels = {concepts: [*drawing.by_scales(RECIPE, concepts)] for concepts in ((), ("content",), ("content", "style"))}
+    assert labels == {
+        (): ["base"],
+        ("content",): ["base", "content"],
+        ("content", "style"): ["base", "content", "style", "joined"],
+    }
+
+
+def test_a_stop_is_kept_while_a_wish_waits(painter, model):
+    line = Line()
+    mine, other = line.ask("me"), line.ask("other")
+    assert line.ask("me") is None and (line.ahead(mine), line.ahead(other)) == (0, 1)
+    line.stop("me")
+    with pytest.raises(Stopped):
+        painter.draw(model, RECIPE, 1, stop=line.stopped(mine))
+    assert line.ahead(other) == 0 and not line.stopped(other).is_set()
+    again = line.ask("me")
+    assert not line.stopped(again).is_set()
+    line.leave(again)
+    assert line.ask("me")
 
 
 def test_a_picture_is_drawn_again_from_its_own_recipe(painter, model, finished, tmp_path):
@@ -90,6 +183,9 @@ def test_a_picture_is_drawn_again_from_its_own_recipe(painter, model, finished, 
     assert recipes[0].adapter == finished.folder.name and recipes[0].adapter_hash == file_hash(finished.adapter)
     assert recipes[0].guidance_settings["eta"] == 0.0 and len(recipes[0].base_hash) == 64
     assert str(finished.folder.parent) not in json.dumps(recipes[0].__dict__)
+
+    assert painter.base_hash(model) == recipes[0].base_hash
+    assert painter.base_hash(replace(model, base="another")) == ""
 
     recipe = Recipe.read(recipes[1].save(drawn[1][0], tmp_path / "b.png"))
     again = painter.draw(model, recipe, 1)

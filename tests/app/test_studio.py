@@ -1,5 +1,6 @@
 """The main job in a real browser, and the doors of the web application."""
 
+import errno
 import json
 import shutil
 import socket
@@ -7,20 +8,26 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 
+import gradio as gr
 import psutil
 import pytest
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 from safetensors import safe_open
 
-from app import jobs
+from app import jobs, look, painter
 from app.__main__ import HOUSE
 from app.copies import Copies
+from app.pages import in_words
+from app.painter import Painter, Stopped
 from app.recipe import Recipe
 from app.studio import build as studio_page
+from pipelines import UserError
+from tests.app.conftest import pictures_of
 
-PATIENCE = 90_000  # milliseconds, for machines that do other things too
+PATIENCE = 300_000  # milliseconds, for machines that do other things too
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CUT_OFF = ("AbortError", "Connection errored out")  # what a page says of its open requests when it is left
 SWITCHES = [
@@ -35,25 +42,36 @@ SWITCHES = [
 ]
 
 
-@pytest.fixture
-def page(studio):
-    """A browser page that notes every console error, failed response and request to elsewhere: there must be none."""
+@pytest.fixture(scope="module")
+def browser():
     if CHROMIUM is None:
         pytest.skip("no Chromium was found; install it from the system's packages")
-    address, faults = studio[0], []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        page = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True).new_page()
-        page.set_default_timeout(PATIENCE)
-        expect.set_options(timeout=PATIENCE)
-        page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("response", lambda r: faults.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-        here = (address, "data:", "blob:")
-        page.on("request", lambda r: None if r.url.startswith(here) else faults.append(r.url))
-        yield page
-        browser.close()
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+
+
+@contextmanager
+def watched(browser, address: str):
+    """A page that notes every console error, failed response and request to elsewhere: there must be none."""
+    faults = []
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
+    page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("response", lambda r: faults.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    here = (address, "data:", "blob:")
+    page.on("request", lambda r: None if r.url.startswith(here) else faults.append(r.url))
+    yield page
+    context.close()
     assert [fault for fault in faults if not any(words in fault for words in CUT_OFF)] == []
+
+
+@pytest.fixture
+def page(studio, browser):
+    with watched(browser, studio[0]) as page:
+        yield page
 
 
 def test_the_main_job_by_hand(studio, page, tmp_path):
@@ -63,10 +81,16 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
         expect(page.locator(f"#{concept}-pictures img")).to_have_count(3)
         expect(page.locator(f"#{concept}-findings")).to_contain_text("These pictures are fine")
 
-    # What is wrong is said in words, before anything starts.
+    # What is wrong is said in words, before anything starts; of what is too large, before it is sent.
+    (tmp_path / "huge.png").write_bytes(bytes(look.LARGEST_UPLOAD + 1))
+    page.locator("#content-pictures input[type=file]").first.set_input_files(tmp_path / "huge.png")
+    expect(page.locator(".too-large")).to_have_text(
+        "huge.png has 51 MB, and 50 MB is the limit. Save it smaller, then add it again."
+    )
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     page.locator("#content-pictures input[type=file]").first.set_input_files(tmp_path / "torn.png")
     expect(page.locator("#content-findings .error")).to_contain_text("torn.png cannot be opened")
+    expect(page.locator(".too-large")).to_have_count(0)
     page.click("#start")
     expect(page.locator("#project-note .error")).to_contain_text("torn.png cannot be opened")
     page.reload()
@@ -164,8 +188,73 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
 
 def test_only_drawing_waits_in_line(config, library, tmp_path):
     page = studio_page(library, config, Copies(tmp_path))
-    queued = [event for event in page.fns.values() if event.queue is not False]
+    asked = (event for event in page.fns.values() if event.targets[0][1] != "unload")
+    queued = [event for event in asked if event.queue is not False]
     assert {event.concurrency_id for event in queued} == {"device"} and len(queued) == 3
+
+
+def test_a_closed_tab_stops_its_drawing_and_who_waits_is_told(studio, page, monkeypatch):
+    begun, ended, draw = [], [], Painter.draw
+
+    def noted(*given):
+        begun.append(given[-1])
+        try:
+            ended.append(len(pictures := draw(*given)))
+        except Stopped:
+            ended.append("stopped")
+            raise
+        return pictures
+
+    monkeypatch.setattr(Painter, "draw", noted)
+    other = page.context.new_page()
+    for one in (other, page):
+        one.goto(studio[0])
+        one.get_by_role("tab", name="3 Play").click()
+        expect(one.locator("#prompt textarea")).not_to_have_value("")
+    with painter._one_at_a_time:
+        other.click("#draw")
+        while not begun:
+            page.wait_for_timeout(50)
+        page.click("#draw")
+        expect(page.locator("#play-note")).to_contain_text("Waiting for another drawing.")
+        other.close()
+        assert begun[0].wait(PATIENCE / 1000)
+    expect(page.locator("#pictures img")).to_have_count(4)
+    assert ended == ["stopped", 4]
+
+
+def test_whatever_goes_wrong_is_a_sentence(config, library, tmp_path):
+    page = studio_page(library, config, Copies(tmp_path))
+    start = next(event.fn for event in page.fns.values() if event.fn and event.fn.__name__ == "start")
+    with pytest.raises(gr.Error, match=r"made a fault\. Its terminal says which"):
+        start(None)
+
+    def raising(error):
+        def handler():
+            raise error
+
+        return in_words(handler)
+
+    for error, words in (
+        (UserError("There is no run <b>", "Choose another one"), "There is no run &lt;b&gt;. Choose another one."),
+        (OSError(errno.ENOSPC, "No space left on device"), "could not be read or written: No space left on device."),
+    ):
+        with pytest.raises(gr.Error) as said:
+            raising(error)()
+        assert words in said.value.message
+
+
+def test_a_run_that_cannot_be_read_does_not_keep_the_studio_from_opening(config, library, tmp_path):
+    run = library.create(config, pictures_of(config))
+    run.config.write_text("no project")
+    page = studio_page(library, config, Copies(tmp_path))
+    look = next(
+        event.fn
+        for event in page.fns.values()
+        if event.fn and event.fn.__name__ == "look" and event.targets[0][1] == "tick"
+    )
+    shown = look(run.folder.name, None, "")
+    assert any("is not valid TOML" in str(value) for value in shown.values())
 
 
 def test_it_fits_a_telephone(studio, page):

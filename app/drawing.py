@@ -1,0 +1,103 @@
+"""What is to be drawn: from the values of a page's fields to recipes, and from a picture's recipe back to values."""
+
+import random
+from collections.abc import Container, Mapping
+from dataclasses import replace
+from typing import Any
+
+from app.painter import LARGEST_SEED, Model, settings_of
+from app.recipe import RULES, Recipe
+from pipelines import APG, CFG, GuidanceRule, UserError
+from training.plan import SCALES
+
+RANDOM_SEEDS = 1_000_000  # short enough to be read and typed
+AS_THEY_ARE = ("prompt", "content", "style", "guidance", "guidance_scale", "steps", "seed", "negative_prompt")
+
+
+def recipe_of(values: Mapping[str, Any], model: Model) -> Recipe:
+    """The recipe that the fields describe, of the first picture.
+
+    Raises:
+        UserError: there is no prompt, or a value is out of range.
+    """
+    if not values["prompt"].strip():
+        raise UserError("The prompt is empty", "Say what to draw")
+    return Recipe(
+        prompt=values["prompt"].strip(),
+        seed=random.randrange(RANDOM_SEEDS) if values["fresh"] else whole_seed(values["seed"]),
+        content=values["content"],
+        style=values["style"],
+        guidance=values["guidance"],
+        guidance_settings=settings_of(rules_of(values)[values["guidance"]]),
+        guidance_scale=values["guidance_scale"],
+        steps=values["steps"],
+        resolution=model.resolution,
+        base=model.name,
+        negative_prompt=values["negative_prompt"].strip(),
+    )
+
+
+def rules_of(values: Mapping[str, Any]) -> dict[str, GuidanceRule]:
+    """Each rule as the fields set it."""
+    interval = (values["start"], values["stop"])
+    apg = APG(values["eta"], values["norm_threshold"] or None, values["momentum"], interval=interval)
+    return {"APG": apg, "CFG": CFG(interval=interval)}
+
+
+def alone(recipe: Recipe) -> dict[str, Recipe]:
+    return {"": recipe}
+
+
+def by_scales(recipe: Recipe, learned: Container[str]) -> dict[str, Recipe]:
+    """The base, what was learned of it, and both: a column of a concept that was not learned is left out."""
+    return {
+        label: replace(recipe, content=content, style=style)
+        for label, (content, style) in SCALES.items()
+        if (not content or "content" in learned) and (not style or "style" in learned)
+    }
+
+
+def by_rules(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Recipe]:
+    """The same under each rule."""
+    rules = rules_of(values)
+    return {name: replace(recipe, guidance=name, guidance_settings=settings_of(rule)) for name, rule in rules.items()}
+
+
+def whole_seed(seed: float | None) -> int:
+    if seed is None or not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"The seed is {seed}", f"Set it to a whole number from 0 to {LARGEST_SEED}")
+    return int(seed)
+
+
+def recall(recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> tuple[dict[str, Any], list[str]]:
+    """The values of the fields as a picture was drawn, and the names of those that no field can take.
+
+    Args:
+        ranges: of the fields that are numbers.
+    """
+    values = {name: getattr(recipe, name) for name in AS_THEY_ARE}
+    # The rule's own defaults where the recipe names none; fields that the rule lacks stay.
+    rule = RULES[recipe.guidance](**recipe.guidance_settings)
+    values["start"], values["stop"] = rule.interval
+    if isinstance(rule, APG):
+        values |= {"eta": rule.eta, "norm_threshold": rule.norm_threshold or 0, "momentum": rule.momentum}
+    numbers = {name: values[name] for name in ranges if name in values}
+    odd = [name for name, value in numbers.items() if not _within(value, ranges[name])]
+    odd += [name for name in ("prompt", "negative_prompt") if not isinstance(values[name], str)]
+    return {name: value for name, value in values.items() if name not in odd}, odd
+
+
+def recalled(recipe: Recipe, faults: list[str], base_hash: str, adapter_hash: str) -> tuple[str, str]:
+    """What to say when the fields were set from a picture, and whether it is "good" or a "warning".
+
+    Args:
+        faults: sentences about what could not be set.
+        base_hash, adapter_hash: as `Recipe.differences` takes them.
+    """
+    others = recipe.differences(base_hash, adapter_hash)
+    end = "All else is set." if faults and not others else recipe.said(base_hash, adapter_hash)
+    return " ".join([*faults, end]), "warning" if faults or others else "good"
+
+
+def _within(value: Any, limits: tuple[float, float]) -> bool:
+    return isinstance(value, int | float) and limits[0] <= value <= limits[1]
