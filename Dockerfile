@@ -9,7 +9,11 @@ ARG REQUIREMENTS=requirements.txt
 ARG PIP_EXTRA_INDEX_URL
 WORKDIR /opt/joinery
 COPY requirements.txt requirements-gpu.txt ./
-RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir -r "${REQUIREMENTS}"
+COPY locks locks
+# All but PyTorch comes from the lock, with hashes; locks/renew.py says why PyTorch does not.
+RUN python3 -m venv /opt/venv \
+    && /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r "locks/${REQUIREMENTS}" \
+    && /opt/venv/bin/pip install --no-cache-dir -r "${REQUIREMENTS}" -c "locks/cuda-${REQUIREMENTS}"
 
 FROM ${BASE}
 # The volume takes its first content, and so its owner, from the folder in the image.

@@ -3,6 +3,8 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 PYTHON ?= python3
+# Python compiles what it imports; pip would compile everything.
+PIP = $(PY) -m pip install -q --no-compile
 
 # "-gpu" where an NVIDIA GPU answers.
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo -gpu)
@@ -12,7 +14,7 @@ ARGS ?=
 # Threads that wait by spinning lose a hundredfold as soon as anything else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help studio demo test test-all lint refresh browser clean
+.PHONY: help studio demo test test-all lint lock refresh browser clean
 
 help: ## Say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -33,8 +35,13 @@ lint: $(VENV)/.installed-dev ## Check the code's form
 	$(PY) -m ruff check --no-cache .
 	$(PY) -m ruff format --check --exclude '*.md' .
 
+lock: ## Bring the locked versions and hashes up to the requirements (newest: ARGS="--upgrade")
+	test -x $(PY) || "$(PYTHON)" -m venv $(VENV)
+	$(PIP) uv==0.13.9
+	$(PY) locks/renew.py $(ARGS)
+
 refresh: $(VENV)/.installed-dev ## Make anew what follows from the base's weights: pictures, figures, tables (hours)
-	$(PY) -m pip install -q --no-deps -r benchmarks/optimizers/requirements.txt
+	$(PIP) --no-deps --require-hashes -r locks/optimizers.txt
 	$(PY) -m benchmarks.refresh $(ARGS)
 
 clean: ## Remove .venv and caches; data/ and models/ stay
@@ -42,16 +49,18 @@ clean: ## Remove .venv and caches; data/ and models/ stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are written last, so that an installation that was interrupted is taken up again.
-$(VENV)/.installed: $(REQUIREMENTS)
+# All but PyTorch comes from the lock, with hashes; locks/renew.py says why PyTorch does not.
+$(VENV)/.installed: $(REQUIREMENTS) locks/$(REQUIREMENTS) locks/cuda-$(REQUIREMENTS)
 	@"$(PYTHON)" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Joinery needs Python 3.11 or newer with its venv module; \"$(PYTHON)\" is not. Install it" \
 			"(Debian and Ubuntu: sudo apt-get install python3-venv), or name one: make PYTHON=/path/to/python3.11"; exit 2; }
 	"$(PYTHON)" -m venv $(VENV)
-	$(PY) -m pip install -q -r $(REQUIREMENTS)
+	$(PIP) --no-deps --require-hashes -r locks/$(REQUIREMENTS)
+	$(PIP) -r $(REQUIREMENTS) -c locks/cuda-$(REQUIREMENTS)
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt requirements-base.txt $(VENV)/.installed
-	$(PY) -m pip install -q -r requirements-dev.txt
+$(VENV)/.installed-dev: locks/requirements-dev.txt $(VENV)/.installed
+	$(PIP) --no-deps --require-hashes -r locks/requirements-dev.txt
 	@touch $@
 
 # Chromium for the browser tests, from the system's packages where that needs no password.
