@@ -18,6 +18,13 @@ log = logging.getLogger("joinery")
 QUICK = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 
 
+def by_hand(field: gr.components.Component) -> Callable:
+    """The event of a person changing a field. A list also says `input` when it merely closes, with nothing chosen."""
+    if isinstance(field, gr.Dropdown) and not field.allow_custom_value:
+        return field.select
+    return getattr(field, "input", None) or field.change
+
+
 def goes_with(note: gr.HTML, fields: Iterable[gr.components.Component]) -> None:
     """A note goes as soon as a person changes one of the fields that it may be about.
 
@@ -29,8 +36,7 @@ def goes_with(note: gr.HTML, fields: Iterable[gr.components.Component]) -> None:
         said = given.pop(note)
         return gr.skip() if said and about(given) in said else ""
 
-    events = [getattr(field, "input", None) or field.change for field in fields]
-    gr.on(events, look, {note, *fields}, note, **QUICK)
+    gr.on([by_hand(field) for field in fields], look, {note, *fields}, note, **QUICK)
 
 
 def about(given: dict[gr.components.Component, Any]) -> str:

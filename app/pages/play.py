@@ -16,7 +16,7 @@ from app.copies import Copies
 from app.fields import Fields
 from app.library import Library
 from app.line import Line
-from app.pages import QUICK, about, goes_with
+from app.pages import QUICK, about, by_hand, goes_with
 from app.painter import LARGEST_SEED, Model, Painter, Stopped, default_rule
 from app.recipe import RULES, Recipe, file_hash
 from pipelines import UserError
@@ -209,8 +209,7 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
         return figures.note("Stopped.")
 
     stop.click(stop_drawing, None, note, **QUICK)
-    # `select`: a recipe also changes the run, and its prompt must stay; a list that closes says `input`.
-    run.select(choose, run, [prompt, content, style, adapter], **QUICK)
+    by_hand(run)(choose, run, [prompt, content, style, adapter], **QUICK)
     source.upload(set_from, [source, run], [*fields.all, adapter, note], **QUICK)
     goes_with(note, fields.all)
     source.clear(lambda: "", None, note, **QUICK)

@@ -13,7 +13,7 @@ from app.copies import Copies
 from app.fields import Fields
 from app.form import CONCEPTS, ProjectForm, files
 from app.library import Library
-from app.pages import QUICK, goes_with, optimizer
+from app.pages import QUICK, by_hand, goes_with, optimizer
 from pipelines.errors import UserError
 from training import Customization, Run, captions
 from training.adapters import METHODS
@@ -142,8 +142,8 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         except UserError:
             return ""
 
-    preset.input(fit, preset, [*fields.all, said], **QUICK)
-    which.input(switch, [preset, which], [*fields.all, said], **QUICK)
+    by_hand(preset)(fit, preset, [*fields.all, said], **QUICK)
+    by_hand(which)(switch, [preset, which], [*fields.all, said], **QUICK)
     gr.on(None, say_estimate, fields.all, estimate, **QUICK)  # when the page loads, and when a field changes
     gr.on(None, say_words, fields.all, words, **QUICK)
     goes_with(note, fields.all)

@@ -9,7 +9,7 @@ import gradio as gr
 from app import figures, jobs
 from app.copies import Copies
 from app.library import Library
-from app.pages import QUICK
+from app.pages import QUICK, by_hand
 from pipelines.errors import UserError
 from training import Run
 
@@ -99,7 +99,7 @@ def build(library: Library, copies: Copies, timer: gr.Timer, spell: Callable[[st
     for event in (timer.tick, chosen.change):
         event(look, [chosen, seen, note], view, **QUICK)
         event(look_at_strips, [chosen, seen_strips], [strips, seen_strips], **QUICK)
-    chosen.input(lambda: "", None, note, **QUICK)
+    by_hand(chosen)(lambda: "", None, note, **QUICK)
     cancel.click(ask_to_cancel, chosen, note, **QUICK)
     resume.click(go_on, chosen, note, **QUICK).then(look, [chosen, seen, note], view, **QUICK)
     return TrainPage(chosen, play)

@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import replace
 
 import gradio as gr
 import psutil
@@ -22,12 +23,14 @@ from app.__main__ import HOUSE
 from app.copies import Copies
 from app.pages import in_words
 from app.painter import Painter, Stopped
-from app.recipe import Recipe
+from app.recipe import Recipe, file_hash
 from app.studio import build as studio_page
+from benchmarks.screenshot import studio as open_studio
 from pipelines import UserError
 from tests.app.conftest import pictures_of
+from tests.app.test_recipe import RECIPE
 
-PATIENCE = 300_000  # milliseconds, for machines that do other things too
+PATIENCE = 120_000  # milliseconds, for machines that do other things too
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CUT_OFF = ("AbortError", "Connection errored out")  # what a page says of its open requests when it is left
 SWITCHES = [
@@ -184,6 +187,61 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
     download.value.save_as(tmp_path / "adapter.safetensors")
     with safe_open(tmp_path / "adapter.safetensors", "pt") as file:
         assert json.loads(file.metadata()["joinery"])["rank"] == 4
+
+
+def test_a_list_that_closes_changes_nothing(config, library, tmp_path):
+    """Gradio says `input` of a list then too, so what a choice brings would go over what a person has written."""
+    page = studio_page(library, config, Copies(tmp_path))
+    closed = {number for number, field in page.blocks.items()
+              if isinstance(field, gr.Dropdown) and not field.allow_custom_value}  # fmt: skip
+    heard = [target for event in page.fns.values() for target in event.targets if target[0] in closed]
+    assert {number for number, _ in heard} == closed
+    assert "input" not in {name for _, name in heard}
+
+
+def test_what_a_person_wrote_stays_until_a_recipe_is_dropped(tmp_path_factory, project, finished, browser, tmp_path):
+    runs = tmp_path_factory.mktemp("shelf")  # as deep as the library is that the run comes from, and its base
+    name = finished.folder.name
+    recipe = replace(RECIPE, steps=200, adapter=name, adapter_hash=file_hash(finished.adapter))
+    picture = recipe.save(Image.new("RGB", (32, 32)), tmp_path / "a.png")
+    with open_studio(runs, project) as address, watched(browser, address) as page:
+        page.goto(address)
+        page.get_by_role("button", name="Advanced").click()
+        page.get_by_label("Learning rate: apart").fill("0.5")
+        page.locator("#optimizer input").click()
+        expect(page.get_by_role("option", name="OwLore")).to_be_visible()
+        page.locator("#project-name input").click()
+        expect(page.get_by_role("option", name="OwLore")).to_have_count(0)
+
+        page.get_by_role("tab", name="3 Play").click()
+        expect(page.locator("#play-run input")).to_have_value("Base model alone")
+        expect(page.get_by_label("range slider for Content")).to_be_disabled()
+        prompt = page.locator("#prompt textarea")
+        prompt.fill("my own words")
+        shutil.copytree(finished.folder, runs / name)
+        for _ in range(40):  # until the list has been sent anew
+            page.locator("#play-run input").click()
+            page.wait_for_timeout(300)
+            offered = page.get_by_role("option", name=name).count()
+            prompt.click()
+            if offered:
+                break
+        assert offered
+        page.wait_for_timeout(500)
+        expect(page.locator("#play-run input")).to_have_value("Base model alone")
+        expect(prompt).to_have_value("my own words")
+
+        page.get_by_role("button", name="Draw a picture again").click()
+        page.locator("#recipe input[type=file]").set_input_files(picture)
+        note = page.locator("#play-note")
+        expect(note).to_contain_text('"Steps" is 200 in the picture, and here it goes from 1 to 50. All else is set.')
+        expect(page.locator("#play-run input")).to_have_value(name)
+        expect(prompt).to_have_value(RECIPE.prompt)
+        expect(page.get_by_label("range slider for Content")).to_be_enabled()
+        prompt.fill("others")
+        expect(note).not_to_contain_text("200")
+        page.get_by_role("tab", name="1 Project").click()
+        expect(page.get_by_label("Learning rate: apart")).to_have_value("0.5")
 
 
 def test_only_drawing_waits_in_line(config, library, tmp_path):
