@@ -1,7 +1,7 @@
 """The fields of a page by name: handlers take and give values by name, and errors speak in the labels of the fields."""
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 from gradio.components import Component, Slider
@@ -33,6 +33,9 @@ class Fields:
 
     def __getitem__(self, name: Hashable) -> Component:
         return self._components[name]
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._components)
 
     def __contains__(self, name: Hashable) -> bool:
         return name in self._components

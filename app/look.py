@@ -41,6 +41,12 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700) !important;
 .masthead p { margin: 2px 0 0; color: var(--body-text-color-subdued); }
 .lead p, .lead { color: var(--body-text-color-subdued); max-width: 68ch; }
 
+.projects { align-items: end; }
+.projects button { height: 42px; }
+
+/* A row comes and goes with its picture. */
+#content-captions .add-row-button, #style-captions .add-row-button { display: none; }
+
 /* Galleries as high as their pictures, however many fit beside each other. */
 .gallery .grid-wrap { min-height: 0 !important; max-height: 420px; padding-top: 36px; }
 .gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)) !important; }

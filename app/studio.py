@@ -63,6 +63,7 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
         projects.start.click(
             start, projects.fields.all, [projects.note, trains.run, tabs], trigger_mode="once", **QUICK
         )
+        page.load(projects.open, None, projects.shown, **QUICK)
         page.load(open_page, None, [trains.run, tabs, *plays.shown], **QUICK)
         trains.play.click(play_with, trains.run, [tabs, *plays.shown], **QUICK)
         timer.tick(plays.add_new, [plays.run, known], [*plays.shown, known], **QUICK)

@@ -71,6 +71,11 @@ def entered(name: str, values: Mapping[Any, Any]) -> dict[str, Any]:
     return {slot.name: values[slot] for slot in _own(OPTIMIZERS[name])}
 
 
+def own(name: str) -> list[Slot]:
+    """The fields of an optimizer's own settings."""
+    return [*_own(OPTIMIZERS[name])]
+
+
 def about(name: str) -> str:
     """What an optimizer is, and what must be installed before it can be used."""
     said = f'<p class="about">{escape(vars(OPTIMIZERS[name]).get("__doc__") or "")}</p>'

@@ -1,8 +1,10 @@
 """Step 1: pictures of a content and of a style, their words, and the few numbers that matter."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,6 +12,7 @@ import gradio as gr
 from app import bases, figures, jobs
 from app.checks import check, check_words
 from app.copies import Copies
+from app.drafts import Drafts
 from app.fields import Fields
 from app.form import CONCEPTS, ProjectForm, files
 from app.library import Library
@@ -43,16 +46,28 @@ class ProjectPage:
     fields: Fields  # named as `ProjectForm.read` takes their values
     start: gr.Button
     note: gr.HTML
+    shown: list[gr.components.Component]  # what `open` fills: all fields, as the newest draft has them
+    open: Callable
 
 
 def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     sample, fields = form.sample, Fields()
     gr.Markdown(
         "Show what a thing looks like, and what a style looks like. Joinery learns each apart and joins them in one "
-        "adapter. A sample project is filled in: start it as it is, or put your own pictures in.",
+        "adapter. A sample project is filled in: start it as it is, or put your own pictures in. What you enter is "
+        "kept as you type.",
         elem_classes="lead",
     )
-    fields.add("name", gr.Textbox(sample.name, label="Project name", max_lines=1, elem_id="project-name"))
+    drafts = Drafts.of(sample, library.folder / ".projects")
+    with gr.Row(equal_height=False, elem_classes="projects"):
+        project = gr.Dropdown([], label="Project", scale=3, min_width=200, elem_id="project")
+        name = gr.Textbox(sample.name, label="Its name", max_lines=1, scale=3, min_width=200, elem_id="project-name")
+        anew, copy, remove = (
+            gr.Button(words, size="sm", scale=0, min_width=80, elem_id=f"{words.lower()}-project")
+            for words in ("New", "Copy", "Delete")
+        )
+    fields.add("name", name)
+    seen = gr.State(None)  # what this page and its draft have in common
     with gr.Row(equal_height=False):
         columns = {concept: _concept(fields, concept, form, copies, info) for concept, info in WHAT.items()}
     preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info="Fits the numbers below to a base model.")
@@ -117,12 +132,62 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         fresh = dict(zip(rates, (chosen.lr, chosen.make_lr), strict=True))
         return fields.write(fresh | optimizer.show(chosen)) | {said: optimizer.about(name)}
 
-    def say_estimate(given: dict) -> str:
+    def follow(given: dict) -> dict:
+        """Keep what has changed, and say what follows from it."""
+        before, values, shown = given.pop(seen), fields.read(given), {}
+        if before:  # no draft is shown yet while the page opens
+            shown[seen] = _keep(drafts, before, values)
+            if before["values"]["name"] != values["name"]:
+                shown[project] = listed(before["draft"])
         try:
-            config, _ = form.read(fields.read(given))
-            return figures.note(_estimate(library, config))
+            return shown | {estimate: figures.note(_estimate(library, form.read(values)[0]))}
         except UserError:
-            return ""  # said in full when training starts
+            return shown | {estimate: ""}  # said in full when training starts
+
+    def say_words(given: dict) -> str:
+        try:
+            return figures.warnings(check_words(*form.read(fields.read(given))))
+        except UserError:
+            return ""
+
+    begins = {name: fields[name].value for name in fields if isinstance(name, str)} | {
+        f"{concept}.pictures": _given(form, copies, concept) for concept in CONCEPTS
+    }
+
+    def listed(value: str) -> gr.Dropdown:
+        names = drafts.names()
+        return gr.Dropdown([(drafts.read(name).get("name", sample.name), name) for name in names], value=value)
+
+    def show(draft: str) -> dict:
+        """A draft into all fields."""
+        kept = drafts.read(draft)
+        values = begins | {name: kept[name] for name in begins if name in kept}
+        values |= {key: _copied(copies, kept[key]) for key in values if isinstance(kept.get(key), list)}
+        chosen = form.optimizer(values["preset"], values["optimizer.name"])
+        updates, own = optimizer.show(chosen), optimizer.own(chosen.name)
+        values |= {slot: kept.get(_key(slot), updates[slot]["value"]) for slot in own}
+        state = {"draft": draft, "values": _comparable(values)}
+        updates |= {slot: updates[slot] | {"value": values[slot]} for slot in own}
+        return fields.write(values | updates) | {
+            said: optimizer.about(chosen.name), project: listed(draft), seen: state, note: ""
+        }  # fmt: skip
+
+    def open_newest() -> dict:
+        return show(drafts.names()[0])
+
+    def make_new() -> dict:
+        """An empty one."""
+        empty = {f"{concept}.pictures": [] for concept in CONCEPTS}
+        empty |= {f"{concept}.class_word": "" for concept in CONCEPTS}
+        return show(drafts.make(empty | {"name": "my project"}))
+
+    def make_copy(draft: str) -> dict:
+        values = drafts.read(draft)
+        return show(drafts.make(values | {"name": f"{values.get('name', sample.name)} copy"}))
+
+    def take_away(draft: str) -> dict:
+        where = drafts.remove(draft)
+        return open_newest() | {note: figures.note(f"The project is in the trash now: {where}.")}
 
     def look_up(name: str | None) -> dict:
         """What is known of a base, and the words that it knows."""
@@ -136,18 +201,18 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     for concept, word in zip(CONCEPTS, class_words, strict=True):
         gr.on(None, partial(_unknown, form, concept), [base, word], columns[concept][1], **QUICK)
 
-    def say_words(given: dict) -> str:
-        try:
-            return figures.warnings(check_words(*form.read(fields.read(given))))
-        except UserError:
-            return ""
-
     by_hand(preset)(fit, preset, [*fields.all, said], **QUICK)
     by_hand(which)(switch, [preset, which], [*fields.all, said], **QUICK)
-    gr.on(None, say_estimate, fields.all, estimate, **QUICK)  # when the page loads, and when a field changes
-    gr.on(None, say_words, fields.all, words, **QUICK)
+    shown = [*fields.all, said, project, seen, note]
+    by_hand(project)(show, project, shown, **QUICK)
+    anew.click(make_new, None, shown, **QUICK)
+    copy.click(make_copy, project, shown, **QUICK)
+    remove.click(take_away, project, shown, **QUICK)
+    # When the page loads, and when a field changes; of many changes at once the last is what counts.
+    gr.on(None, follow, {*fields.all, seen}, [estimate, seen, project], trigger_mode="always_last", **QUICK)
+    gr.on(None, say_words, fields.all, words, trigger_mode="always_last", **QUICK)
     goes_with(note, fields.all)
-    return ProjectPage(fields, start, note)
+    return ProjectPage(fields, start, note, shown, open_newest)
 
 
 def start_run(library: Library, form: ProjectForm, values: Mapping[Hashable, Any]) -> Run:
@@ -174,9 +239,8 @@ def _concept(fields: Fields, concept: str, form: ProjectForm, copies: Copies, in
     settings = form.concept(concept)
     with gr.Column(min_width=320):
         gr.Markdown(f"### {concept.capitalize()}\n{info}")
-        given = find_pictures(settings.pictures) if concept in form.sample.concepts else []
         pictures = gr.Gallery(
-            [(str(copies.of(path)), captions.beside(path) or None) for path in given],
+            _given(form, copies, concept),
             label=f"Pictures of the {concept}",
             show_label=False,  # the heading says it, and a label would lie over the first picture
             height="auto",
@@ -190,6 +254,8 @@ def _concept(fields: Fields, concept: str, form: ProjectForm, copies: Copies, in
         )
         fields.add(f"{concept}.pictures", pictures)
         found = gr.HTML(padding=False, elem_id=f"{concept}-findings")
+        with gr.Accordion("Captions of the pictures", open=False):
+            _captions(pictures, _given(form, copies, concept), concept)
 
         def add(name: str, kind: type[gr.components.Component], label: str, info: str, **shown: Any) -> None:
             field = kind(value=getattr(settings, name), label=label, info=info, **shown)
@@ -202,6 +268,84 @@ def _concept(fields: Fields, concept: str, form: ProjectForm, copies: Copies, in
         asked = gr.HTML(padding=False, elem_id=f"{concept}-word")
         add("caption", gr.Textbox, "Caption", "For pictures that bring no caption of their own.", max_lines=2)
     return found, asked
+
+
+def _captions(pictures: gr.Gallery, given: list[tuple[str, str | None]], concept: str) -> None:
+    """A table of the pictures' own captions, which are the gallery's; it begins with `given`."""
+
+    def rows(value: list | None) -> list[list[str]]:
+        return [[path.name, caption or ""] for path, caption in files(value)]
+
+    gr.Markdown("Say what else a picture shows, or that is learned too. Without one of its own it has that below.")
+    table = gr.Dataframe(
+        rows(given),
+        headers=["Picture", "Caption"],
+        datatype="str",
+        type="array",
+        column_count=2,
+        column_widths=["35%", "65%"],
+        static_columns=[0],
+        interactive=True,
+        wrap=True,
+        buttons=[],
+        label=f"Captions of the {concept}",
+        show_label=False,
+        elem_id=f"{concept}-captions",
+    )
+
+    def show(value: list | None, shown: list[list[str]]) -> Any:
+        return gr.skip() if shown == rows(value) else rows(value)  # a cell that is being edited stays open
+
+    def take(value: list | None, shown: list[list[str]]) -> Any:
+        """What was entered, unless the pictures are others by now."""
+        given = files(value)
+        if [path.name for path, _ in given] != [name for name, _ in shown]:
+            return gr.skip()
+        return [(str(path), (caption or "").strip() or None)
+                for (path, _), (_, caption) in zip(given, shown, strict=True)]  # fmt: skip
+
+    pictures.change(show, [pictures, table], table, **QUICK)
+    table.input(take, [pictures, table], pictures, trigger_mode="always_last", **QUICK)
+
+
+def _given(form: ProjectForm, copies: Copies, concept: str) -> list[tuple[str, str | None]]:
+    """The sample project's pictures of a concept, with captions of their own, as the page shows them."""
+    given = find_pictures(form.concept(concept).pictures) if concept in form.sample.concepts else []
+    return _copied(copies, [(path, captions.beside(path) or None) for path in given])
+
+
+def _copied(copies: Copies, pictures: list[tuple[Path, str | None]]) -> list[tuple[str, str | None]]:
+    """Pictures as the page may show them; it cannot show one that is damaged."""
+    found = []
+    for path, caption in pictures:
+        with suppress(UserError):
+            found.append((str(copies.of(path)), caption))
+    return found
+
+
+def _keep(drafts: Drafts, before: dict, values: Mapping[Hashable, Any]) -> dict:
+    """Write what has changed since `before`; what another tab has changed stays."""
+    shown = {*optimizer.own(values["optimizer.name"])}
+    values = {name: value for name, value in values.items() if isinstance(name, str) or name in shown}
+    now = _comparable(values)
+    changed = {_key(name): value for name, value in values.items() if now[name] != before["values"].get(name, ...)}
+    if changed:
+        drafts.write(before["draft"], {key: files(v) if key.endswith(".pictures") else v for key, v in changed.items()})
+    return {"draft": before["draft"], "values": now}
+
+
+def _key(name: Hashable) -> str:
+    return name if isinstance(name, str) else f"optimizer.{name.name}"
+
+
+def _comparable(values: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    """Values that are equal where a person sees the same: a page moves pictures from place to place."""
+    return {
+        name: [(path.name, path.stat().st_size, caption) for path, caption in files(value)]
+        if str(name).endswith(".pictures")
+        else value
+        for name, value in values.items()
+    }
 
 
 def _methods() -> list[tuple[str, str]]:

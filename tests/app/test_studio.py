@@ -21,6 +21,7 @@ from safetensors import safe_open
 from app import jobs, look, painter
 from app.__main__ import HOUSE
 from app.copies import Copies
+from app.drafts import Drafts
 from app.pages import in_words
 from app.painter import Painter, Stopped
 from app.recipe import Recipe, file_hash
@@ -29,6 +30,7 @@ from benchmarks.screenshot import studio as open_studio
 from pipelines import UserError
 from tests.app.conftest import pictures_of
 from tests.app.test_recipe import RECIPE
+from training import Customization
 
 PATIENCE = 120_000  # milliseconds, for machines that do other things too
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -84,6 +86,9 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
         expect(page.locator(f"#{concept}-pictures img")).to_have_count(3)
         expect(page.locator(f"#{concept}-findings")).to_contain_text("These pictures are fine")
 
+    # What is tried out in a copy leaves the project as it was.
+    page.click("#copy-project")
+    expect(page.locator("#project-name input, #project-name textarea")).to_have_value("Red on blue copy")
     # What is wrong is said in words, before anything starts; of what is too large, before it is sent.
     (tmp_path / "huge.png").write_bytes(bytes(look.LARGEST_UPLOAD + 1))
     page.locator("#content-pictures input[type=file]").first.set_input_files(tmp_path / "huge.png")
@@ -116,7 +121,12 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
     page.get_by_text("Stable Diffusion 1.5").click()
     expect(page.get_by_label("Active")).to_be_hidden()
     page.reload()
+    expect(page.locator("#project input")).to_have_value("Red on blue copy")
     page.get_by_role("button", name="Advanced").click()
+    expect(page.get_by_label("Stable Diffusion 1.5")).to_be_checked()
+    page.click("#delete-project")
+    expect(page.locator("#project-note")).to_contain_text("in the trash")
+    expect(page.get_by_label("Embedded emoji base")).to_be_checked()
     assert library.runs() == []
 
     # Start; and while it trains, the page can be closed and opened again.
@@ -187,6 +197,55 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
     download.value.save_as(tmp_path / "adapter.safetensors")
     with safe_open(tmp_path / "adapter.safetensors", "pt") as file:
         assert json.loads(file.metadata()["joinery"])["rank"] == 4
+
+
+def test_a_project_is_kept_from_the_first_keystroke_in_every_tab(project, browser, tmp_path):
+    with open_studio(tmp_path / "runs", project) as address, watched(browser, address) as page:
+        page.goto(address)
+        name = page.locator("#project-name input, #project-name textarea")
+        expect(page.locator("#project input")).to_have_value("Red on blue")
+        name.fill("Blue on red")
+        expect(page.locator("#project input")).to_have_value("Blue on red")
+        Image.new("RGB", (40, 40), "green").save(tmp_path / "one more.png")
+        page.locator("#content-pictures input[type=file]").first.set_input_files(tmp_path / "one more.png")
+        expect(page.locator("#content-pictures img")).to_have_count(4)
+        drafts = Drafts.of(Customization.load(project), tmp_path / "runs/.projects")
+
+        def wait_for(key, right):
+            for _ in range(PATIENCE // 100):
+                if right(drafts.read("1").get(key)):
+                    return
+                page.wait_for_timeout(100)
+            pytest.fail(f"{key} was not kept")
+
+        wait_for("content.pictures", lambda kept: len(kept or []) == 4)
+        page.get_by_role("button", name="Captions of the pictures").first.click()
+        page.locator("#content-captions [role=gridcell]").last.dblclick()
+        page.keyboard.type("{placeholder}, green all over")
+        page.keyboard.press("Enter")
+        wait_for("content.pictures", lambda kept: kept[-1][1] == "{placeholder}, green all over")
+        other = page.context.new_page()
+        other.goto(address)
+        for one in (page, other):
+            expect(one.locator("#project-name input, #project-name textarea")).to_have_value("Blue on red")
+        expect(other.locator("#content-pictures img")).to_have_count(4)
+
+        # What one tab changes does not go over what another has changed since.
+        other.get_by_role("button", name="Advanced").click()
+        other.get_by_label("Adapter rank").fill("6")
+        wait_for("adapter.rank", lambda kept: kept == 6)
+        name.fill("Green on red")
+        expect(page.locator("#project input")).to_have_value("Green on red")
+        page.click("#new-project")
+        expect(name).to_have_value("my project")
+        expect(page.locator("#content-pictures img")).to_have_count(0)
+        other.reload()
+        expect(other.locator("#project input")).to_have_value("my project")
+        other.locator("#project input").click()
+        other.get_by_role("option", name="Green on red").click()
+        other.get_by_role("button", name="Advanced").click()
+        expect(other.get_by_label("Adapter rank")).to_have_value("6")
+        expect(other.locator("#content-pictures img")).to_have_count(4)
 
 
 def test_a_list_that_closes_changes_nothing(config, library, tmp_path):

@@ -1,0 +1,128 @@
+"""What a person has entered on the project page, kept from the first keystroke: a reload or another tab shows it again.
+
+A draft holds what was changed, by key; all else is as the studio's sample project has it. Its folder has `draft.json`
+and the pictures, as they were given.
+"""
+
+import hashlib
+import json
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import UserError
+from training import Customization, checkpoint
+
+FILE = "draft.json"
+TRASH = "trash"
+Pictures = list[tuple[Path, str | None]]  # each with the caption that is its own
+
+_writing = threading.Lock()  # tabs may write at once
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """A folder of drafts that begin with one sample project. They are named by numbers, and are never mixed up."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, sample: Customization, folder: Path) -> "Drafts":
+        """Those that begin with this sample: another's would change their meaning."""
+        data = json.dumps(sample.model_dump(mode="json", by_alias=True), sort_keys=True)
+        return cls(folder / hashlib.sha256(data.encode()).hexdigest()[:16])
+
+    def names(self) -> list[str]:
+        """All drafts but damaged ones, the one that was changed last first; one is made if there is none."""
+        with _writing:
+            files = sorted(self.folder.glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+            found = [path.parent.name for path in files if path.parent.name.isdecimal()]
+            return [name for name in found if self._values(name) is not None] or [self._make({})]
+
+    def read(self, name: str) -> dict[str, Any]:
+        """What was changed, by key.
+
+        Raises:
+            UserError: there is no such draft, or it is damaged.
+        """
+        if (values := self._values(name)) is None:
+            raise UserError("That project is not there any more", "Choose another one")
+        return values | {key: self._found(name, shown) for key, shown in values.items() if isinstance(shown, list)}
+
+    def write(self, name: str, changed: Mapping[str, Any]) -> None:
+        """Keep values beside those that are kept. Pictures, lists of (path, caption), are copied as they are.
+
+        Raises:
+            UserError: there is no such draft, or it could not be written.
+        """
+        with _writing:
+            self._save(name, self.read(name) | dict(changed))
+
+    def make(self, values: Mapping[str, Any]) -> str:
+        """The name of a new draft."""
+        with _writing:
+            return self._make(values)
+
+    def remove(self, name: str) -> Path:
+        """Move a draft into the trash, a folder beside the drafts, and say where it is.
+
+        Raises:
+            UserError: there is no such draft.
+        """
+        with _writing:
+            target = self.folder / TRASH / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(self._file(name).parent, target)
+        return target
+
+    def _values(self, name: str) -> dict[str, Any] | None:
+        try:
+            found = json.loads(self._file(name).read_text(encoding="utf-8"))
+            return dict(found["values"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def _make(self, values: Mapping[str, Any]) -> str:
+        taken = [int(path.name) for path in self.folder.glob("*") if path.name.isdecimal()]
+        trash = [int(path.name.split("-")[-1]) for path in self.folder.glob(f"{TRASH}/*-*")]
+        name = str(max(taken + trash, default=0) + 1)
+        self._save(name, values)
+        return name
+
+    def _save(self, name: str, values: Mapping[str, Any]) -> None:
+        folder = self.folder / name
+        kept = {key: self._take_in(folder, shown) if isinstance(shown, list) else shown
+                for key, shown in values.items()}  # fmt: skip
+        data = json.dumps({"version": 1, "values": kept}, indent=1)
+        checkpoint.write_bytes(folder / FILE, data.encode())
+        used = {place for shown in kept.values() if isinstance(shown, list) for place, _ in shown}
+        for path in folder.glob("pictures/*/*"):
+            if str(path.relative_to(folder)) not in used:
+                path.unlink(missing_ok=True)
+
+    def _take_in(self, folder: Path, pictures: Pictures) -> list[tuple[str, str | None]]:
+        """Pictures as they stand in the file: under a folder named by their bytes, so that equal names do not clash."""
+        kept = []
+        for path, caption in pictures:
+            if folder not in Path(path).parents:
+                data = Path(path).read_bytes()
+                copy = folder / "pictures" / hashlib.sha256(data).hexdigest()[:16] / Path(path).name
+                if not copy.exists():
+                    checkpoint.write_bytes(copy, data)
+                path = copy
+            kept.append((str(Path(path).relative_to(folder)), caption))
+        return kept
+
+    def _found(self, name: str, shown: list) -> Pictures:
+        folder = self.folder / name
+        pictures = [(folder / place, caption) for place, caption in shown]
+        return [(path, caption) for path, caption in pictures if path.is_file()]
+
+    def _file(self, name: str) -> Path:
+        if not name.isdecimal():  # a name from outside reaches no other folder
+            raise UserError(f"There is no project {name!r}", "Choose another one")
+        return self.folder / name / FILE

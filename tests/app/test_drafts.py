@@ -1,0 +1,78 @@
+"""What is kept of a project page."""
+
+import pytest
+from PIL import Image
+
+from app.drafts import FILE, Drafts
+from pipelines import UserError
+
+
+@pytest.fixture
+def drafts(tmp_path) -> Drafts:
+    return Drafts(tmp_path / "drafts")
+
+
+def picture(path, colour="red"):
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (32, 32), colour).save(path)
+    return path
+
+
+def test_there_is_always_one_and_the_last_changed_is_first(drafts):
+    assert drafts.names() == ["1"] and drafts.read("1") == {}
+    second = drafts.make({"name": "b"})
+    assert drafts.names() == [second, "1"]
+    drafts.write("1", {"seed": 7})
+    assert drafts.names() == ["1", second]
+    drafts.write("1", {"name": "a"})
+    assert drafts.read("1") == {"seed": 7, "name": "a"}
+
+
+def test_pictures_are_kept_as_they_were_given_and_go_when_nothing_shows_them(drafts, tmp_path):
+    given = [(picture(tmp_path / "a" / "x.png"), "a red one"), (picture(tmp_path / "b" / "x.png", "blue"), None)]
+    name = drafts.make({"content.pictures": given})
+    bytes_given = [path.read_bytes() for path, _ in given]
+    kept = drafts.read(name)["content.pictures"]
+    assert [(path.name, path.read_bytes(), caption) for path, caption in kept] == [
+        ("x.png", bytes_given[0], "a red one"),
+        ("x.png", bytes_given[1], None),
+    ]
+    copy = drafts.make(drafts.read(name))
+    drafts.write(name, {"content.pictures": kept[1:]})
+    assert drafts.read(name)["content.pictures"] == kept[1:]
+    assert not kept[0][0].exists() and kept[1][0].exists()
+    assert [path.read_bytes() for path, _ in drafts.read(copy)["content.pictures"]] == bytes_given
+
+
+def test_what_is_removed_lies_in_the_trash(drafts, tmp_path):
+    name = drafts.make({"style.pictures": [(picture(tmp_path / "a.png"), None)]})
+    where = drafts.remove(name)
+    assert (where / FILE).exists() and len([*where.glob("pictures/*/a.png")]) == 1
+    with pytest.raises(UserError, match="not there any more"):
+        drafts.write(name, {"seed": 1})
+    assert drafts.make({}) not in (name, *drafts.names()[1:])
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"values": 3}', '{"version": 1}'])
+def test_a_damaged_one_is_passed_over_and_stays_as_it_is(drafts, damage):
+    name = drafts.make({"seed": 1})
+    (drafts.folder / name / FILE).write_text(damage)
+    other = drafts.names()
+    assert name not in other and len(other) == 1
+    with pytest.raises(UserError):
+        drafts.write(name, {"seed": 2})
+    assert (drafts.folder / name / FILE).read_text() == damage
+
+
+@pytest.mark.parametrize("name", ["..", "trash", "", "1/../../x", "\0"])
+def test_a_name_from_outside_reaches_no_other_folder(drafts, name):
+    for reach in (drafts.read, drafts.remove):
+        with pytest.raises(UserError, match="project"):
+            reach(name)
+
+
+def test_another_sample_has_drafts_of_its_own(config, tmp_path):
+    one = Drafts.of(config, tmp_path)
+    other = Drafts.of(config.model_copy(update={"seed": 5}), tmp_path)
+    one.make({"seed": 3})
+    assert other.read(other.names()[0]) == {}
