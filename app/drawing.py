@@ -5,11 +5,12 @@ from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Any
 
-from app.painter import LARGEST_SEED, Model, settings_of
+from app.painter import LARGEST_SEED, Model, default_rule, settings_of
 from app.recipe import RULES, Recipe
 from pipelines import APG, CFG, GuidanceRule, UserError
 from training.plan import SCALES
 
+CALM, PUNCHY = 4.0, 12.0  # guidance scales
 RANDOM_SEEDS = 1_000_000  # short enough to be read and typed
 AS_THEY_ARE = ("prompt", "content", "style", "guidance", "guidance_scale", "steps", "seed", "negative_prompt")
 
@@ -35,6 +36,39 @@ def recipe_of(values: Mapping[str, Any], model: Model) -> Recipe:
         base=model.name,
         negative_prompt=values["negative_prompt"].strip(),
     )
+
+
+def looks(preset: str, scale: float) -> dict[str, dict[str, Any]]:
+    """Guidance in a designer's words: the values of the fields by the name of a look.
+
+    Args:
+        preset: of the base; the rule is the one that suits it, but for the paper's and the plain one.
+        scale: the guidance scale of a project on it.
+    """
+    own, paper = settings(default_rule("APG", preset)), settings(APG())
+    found = {
+        "Calm": own | {"guidance_scale": CALM},
+        "Balanced": own | {"guidance_scale": scale},
+        "Punchy": own | {"guidance_scale": PUNCHY},
+    }
+    if paper != own:
+        found["As in the paper"] = paper | {"guidance_scale": scale}
+    # More of it breaks the pictures of the embedded base (docs/guidance.md).
+    return found | {"Plain CFG": settings(CFG()) | {"guidance_scale": 2.0 if preset == "emoji" else scale}}
+
+
+def look_of(values: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The look that some values are, if they are one."""
+    same = (name for name, look in known.items() if all(values[field] == value for field, value in look.items()))
+    return next(same, None)
+
+
+def settings(rule: GuidanceRule) -> dict[str, Any]:
+    """A rule as the fields show it; what it does not have stays away."""
+    values = {"guidance": type(rule).__name__, "start": rule.interval[0], "stop": rule.interval[1]}
+    if isinstance(rule, APG):
+        values |= {"eta": rule.eta, "norm_threshold": rule.norm_threshold or 0, "momentum": rule.momentum}
+    return values
 
 
 def rules_of(values: Mapping[str, Any]) -> dict[str, GuidanceRule]:
@@ -77,10 +111,7 @@ def recall(recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> tuple[d
     """
     values = {name: getattr(recipe, name) for name in AS_THEY_ARE}
     # The rule's own defaults where the recipe names none; fields that the rule lacks stay.
-    rule = RULES[recipe.guidance](**recipe.guidance_settings)
-    values["start"], values["stop"] = rule.interval
-    if isinstance(rule, APG):
-        values |= {"eta": rule.eta, "norm_threshold": rule.norm_threshold or 0, "momentum": rule.momentum}
+    values |= settings(RULES[recipe.guidance](**recipe.guidance_settings))
     numbers = {name: values[name] for name in ranges if name in values}
     odd = [name for name, value in numbers.items() if not _within(value, ranges[name])]
     odd += [name for name in ("prompt", "negative_prompt") if not isinstance(values[name], str)]

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -60,13 +61,17 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
         def play_with(name: str) -> tuple:
             return gr.Tabs(selected="play"), *plays.offer(name)
 
+        def add_new(name: str | None, before: list[str]) -> Any:
+            new = plays.add_new(name, before)
+            return (*new, *trains.mix.offer()) if isinstance(new, tuple) else new
+
         projects.start.click(
             start, projects.fields.all, [projects.note, trains.run, tabs], trigger_mode="once", **QUICK
         )
         page.load(projects.open, None, projects.shown, **QUICK)
         page.load(open_page, None, [trains.run, tabs, *plays.shown], **QUICK)
         trains.play.click(play_with, trains.run, [tabs, *plays.shown], **QUICK)
-        timer.tick(plays.add_new, [plays.run, known], [*plays.shown, known], **QUICK)
+        timer.tick(add_new, [plays.run, known], [*plays.shown, known, *trains.mix.shown], **QUICK)
         page.unload(plays.leave)
     for event in page.fns.values():
         event.fn = event.fn and in_words(event.fn)

@@ -154,7 +154,7 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
         value = wanted if wanted in names() else next(iter(names()), BASE_ALONE)
         return runs(value), *choose(value)
 
-    def add_new(name: str | None, known: list[str]) -> tuple | list:
+    def add_new(name: str | None, known: list[str]) -> tuple | dict:
         """Runs that finished since are offered; what a person has chosen and written stays."""
         there = names()
         if there == known:
@@ -234,7 +234,10 @@ def _wish(fields: Fields, sample: Customization) -> None:
     with gr.Row():
         fields.add("seed", gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed"))
         fields.add("fresh", gr.Checkbox(True, label="New seed each time", min_width=120))
-    with gr.Accordion("Guidance", open=False):
+    known = drawing.looks(sample.preset, sample.samples.guidance_scale)
+    said = "How closely the prompt is followed. Punchy has more contrast."
+    look = gr.Radio(list(known), value="Balanced", label="Guidance", info=said, elem_id="look")
+    with gr.Accordion("Guidance in numbers", open=False):
         fields.add("guidance", gr.Radio(list(RULES), value="APG", label="Rule", info="CFG is there for comparison."))
         slide("guidance_scale", 1, 15, sample.samples.guidance_scale, 0.5, "Scale", "1 is none.")
         kept_away = gr.Textbox("", label="Keep away from", info="A negative prompt; may stay empty.")
@@ -248,6 +251,16 @@ def _wish(fields: Fields, sample: Customization) -> None:
             with gr.Row():
                 slide("start", 0, 0.95, 0, 0.05, "Guide from", "Share of the steps.")
                 slide("stop", 0.05, 1, 1, 0.05, "Guide until", "Share of the steps.")
+
+    # A look sets the numbers, and other numbers, wherever they come from, are none.
+    numbers = fields.only(*known["Balanced"])
+    by_hand(look)(lambda name: fields.write(known[name]), look, [*numbers], **QUICK)
+
+    def name(given: dict) -> str | None:
+        return drawing.look_of(fields.read(given), known)
+
+    changes = [field.change for field in numbers]
+    gr.on(changes, name, numbers, look, trigger_mode="always_last", **QUICK)
 
 
 def _keep(copies: Copies, picture: Image.Image, label: str, recipe: Recipe) -> Path:

@@ -9,7 +9,7 @@ import gradio as gr
 from app import figures, jobs
 from app.copies import Copies
 from app.library import Library
-from app.pages import QUICK, by_hand
+from app.pages import QUICK, by_hand, mix
 from pipelines.errors import UserError
 from training import Run
 
@@ -20,6 +20,7 @@ SECONDS = 1.5  # between two looks
 class TrainPage:
     run: gr.Dropdown
     play: gr.Button  # shown where the run has an adapter
+    mix: mix.MixPage
 
 
 def build(library: Library, copies: Copies, timer: gr.Timer, spell: Callable[[str], str]) -> TrainPage:
@@ -102,7 +103,7 @@ def build(library: Library, copies: Copies, timer: gr.Timer, spell: Callable[[st
     by_hand(chosen)(lambda: "", None, note, **QUICK)
     cancel.click(ask_to_cancel, chosen, note, **QUICK)
     resume.click(go_on, chosen, note, **QUICK).then(look, [chosen, seen, note], view, **QUICK)
-    return TrainPage(chosen, play)
+    return TrainPage(chosen, play, mix.build(library, chosen, choices))
 
 
 def choices(library: Library, value: str | None = None) -> gr.Dropdown:

@@ -15,6 +15,7 @@ from app.line import Line
 from app.painter import Model, Painter, Stopped
 from app.recipe import KEY, Recipe, file_hash
 from pipelines import APG, UserError
+from pipelines.guidance import PRESETS
 from training import Customization
 
 RECIPE = Recipe("sks koäla, zwx style", 7, 0.8, 1.25, "APG", {}, 5.0, 3, 32, "base", negative_prompt="grey")
@@ -158,6 +159,20 @@ def test_only_what_was_learned_is_compared():
         ("content",): ["base", "content"],
         ("content", "style"): ["base", "content", "style", "joined"],
     }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_look_is_known_again_by_its_numbers_and_in_a_picture_s_recipe(preset, model):
+    known = drawing.looks(preset, 7.0)
+    others = {"prompt": "a", "content": 1, "style": 1, "seed": 0, "fresh": False, "steps": 2, "negative_prompt": ""}
+    values = dict(eta=1, norm_threshold=0, momentum=0) | others
+    for name, look in known.items():
+        values |= look
+        assert drawing.look_of(values, known) == name
+        recalled, odd = drawing.recall(drawing.recipe_of(values, model), {})
+        assert odd == [] and drawing.look_of(values | recalled, known) == name
+    assert drawing.look_of(values | {"guidance_scale": 6.5}, known) is None
+    assert ("As in the paper" in known) == (preset == "emoji")
 
 
 def test_a_stop_is_kept_while_a_wish_waits(painter, model):
