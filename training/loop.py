@@ -379,7 +379,7 @@ def _check_finite(what: str, values: list[Tensor], work: Work, stage: Stage, par
 
 
 def _check_identity(run: Run, numbers: dict, identity: str) -> None:
-    if numbers["identity"] != identity:
+    if numbers.get("identity") != identity:
         raise UserError(
             f"The pictures, captions or base model have changed since the run {run.folder} began",
             "Choose another run folder, or remove this one to start anew",
