@@ -86,6 +86,8 @@ class Run:
             lock = FileLock(self._lock, timeout=PATIENCE)
             lock.acquire()
         except Timeout:
+            if not self._lock.exists():  # a place that takes no files
+                raise UserError(f"The run {self.folder} cannot be written", "Choose another run folder") from None
             raise UserError(
                 f"The run {self.folder} is being trained by another process",
                 "Wait for it, cancel it, or choose another run folder",
