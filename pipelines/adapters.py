@@ -140,7 +140,7 @@ def _card(metadata: dict[str, str], path: Path) -> dict | None:
         known = halves.keys() <= {"content", "style"} and set(halves.values()) <= HALVES
         if card["format"] == 1 and known and {"base", "base_hash"} <= card.keys():
             return card
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     raise UserError(f"What {path} says about itself is damaged or from a newer version", "Export it again")
 

@@ -173,7 +173,7 @@ def read_last(folder: Path, accept: Callable[[dict[str, Any]], None] = lambda nu
             checkpoint = read(path)
         except UserError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             log.warning("The checkpoint %s is broken (%s); going back to the one before", path.name, error)
             continue
         accept(checkpoint.numbers)

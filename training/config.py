@@ -315,7 +315,7 @@ class Customization(Strict):
             data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror})", "Name an existing project file") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of too many digits, a list too deep
             raise UserError(f"{path} is not valid TOML ({error})", "Mend that line") from None
         config = cls(**data)
         folder = path.resolve().parent

@@ -106,7 +106,7 @@ def read(path: Path) -> tuple[Factors, Card]:
     try:
         card = Card.read(said)
         return {name: _factors(tensors, name) for name in card.layers}, card
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"What {path} says about itself is damaged or from a newer version", "Export it again where it was made"
         ) from None

@@ -41,7 +41,7 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
         if name == BASE_ALONE:
             return Model.of(sample), sample
         run = library.find(name)
-        config = Customization.load(run.config)
+        config = run.customization()
         return Model.of(config, run), config
 
     with gr.Row(equal_height=False):

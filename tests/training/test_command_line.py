@@ -158,6 +158,29 @@ def test_strange_names_and_numbers_are_one_sentence_and_exit_2(finished, tmp_pat
     assert sorted(finished.folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize("command", ["sample", "export", "join", "further"])
+def test_a_run_that_another_version_wrote_is_named(finished, tmp_path, command, monkeypatch, capsys):
+    folder = shutil.copytree(finished.folder, tmp_path / "theirs")
+    (folder / "config.toml").write_text("future = 1\n" + (folder / "config.toml").read_text())
+    more = {"export": ["--format", "model"], "join": [finished.folder]}
+    assert call(monkeypatch, command, folder, *more.get(command, [])) == 2
+    (sentence,) = capsys.readouterr().err.strip().splitlines()
+    said = "The run theirs cannot be read, since another version wrote it or it was damaged: future is not a key"
+    assert sentence.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("file", "data"), [("metrics.jsonl", '{"step": "one", "loss": 1, "seconds_per_step": 1}\n'), ("state.json", "[3]")]
+)
+def test_what_a_run_says_of_itself_may_be_of_another_version(finished, tmp_path, file, data, monkeypatch):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    config = Customization.load(finished.config)
+    config.save(folder / "config.toml")
+    (folder / file).write_text(data)
+    assert call(monkeypatch, "customize", folder / "config.toml", "--run", folder) == 0
+    assert Run(folder).status == "done"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="has no /proc")
 def test_a_place_that_takes_no_files_is_not_said_to_be_in_use(project, monkeypatch, capsys):
     assert call(monkeypatch, "customize", project, "--run", "/proc/run") == 2
