@@ -65,6 +65,15 @@ def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
         make_optimizer("prodigy", [{"params": [torch.nn.Parameter(torch.ones(2))]}], **SETTINGS["prodigy"])
 
 
+@pytest.mark.parametrize("error", ["ImportError('no CUDA here')", "OSError('libcudart.so: no CUDA here')"])
+def test_a_package_that_does_not_start_is_named(tmp_path, monkeypatch, error):
+    (tmp_path / "built_for_another.py").write_text(f"raise {error}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(PACKAGES, "prodigy", "built_for_another")
+    with pytest.raises(UserError, match=r"the package built_for_another cannot be used here .*no CUDA here"):
+        make_optimizer("prodigy", [{"params": [torch.nn.Parameter(torch.ones(2))]}], **SETTINGS["prodigy"])
+
+
 @pytest.mark.parametrize("name", sorted(SETTINGS.keys() - {"adafactor"}))
 def test_a_row_that_is_no_number_spoils_no_other(name):
     """Where a method keeps rows apart: in Adafactor, projected rows and moments in eight bits they share numbers.
