@@ -11,9 +11,9 @@ import torch
 from diffusers import DiffusionPipeline
 
 from pipelines import CFG
-from pipelines.adapters import fingerprint
 from training import sheet
 from training.config import Customization
+from training.model import encoders, sampler
 from training.pictures import Picture, open_picture
 
 GUIDANCE_SCALE, STEPS = 2.0, 15  # little guidance: the pictures should be what the base itself would draw
@@ -26,7 +26,7 @@ log = logging.getLogger("joinery")
 def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> list[Picture]:
     """Pictures of contents in styles, both named in `others`, each pair at most once; drawn once, then kept as PNG.
 
-    A function of the base, the words and the resolution alone, so that every run of a base finds them. No safety
+    A function of all parts of the base, the words and the resolution, so that every run of a base finds them. No safety
     checker turns them black and no watermark lies in them: both would be learned.
 
     Args:
@@ -37,8 +37,9 @@ def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> 
     pairs = [(content, style) for content in settings.contents for style in settings.styles]
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[: settings.count]
     captions = [settings.caption.format(content=c, style=s) for c, s in (pairs[i] for i in order)]
-    words = [fingerprint(pipe.unet), captions, config.resolution, GUIDANCE_SCALE, STEPS]
-    identity = json.dumps(words + [f"no {name}" for name in ALTERING if vars(pipe).get(name) is not None])
+    words = [*sampler(pipe), encoders(pipe), captions, config.resolution, GUIDANCE_SCALE, STEPS]
+    words += [f"no {name}" for name in ALTERING if vars(pipe).get(name) is not None]
+    identity = json.dumps(words, sort_keys=True, default=str)
     folder = cache / f"others-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     paths = [folder / f"{number:03d}.png" for number in range(len(captions))]
     if not all(path.exists() for path in paths):
