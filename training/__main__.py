@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -319,6 +320,11 @@ def main() -> int:
     command = tyro.cli(
         New | Customize | Join | Further | Estimate | Sample | Export, prog="python -m training", description=__doc__
     )
+    return in_words(command)
+
+
+def in_words(command: Callable[[], int]) -> int:
+    """A command's exit code; what it raises that a person can mend is a sentence."""
     try:
         return command()
     except UserError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from pipelines import CFG
+from pipelines import CFG, UserError
 from training import sheet
 from training.config import Customization
 from training.model import encoders, sampler
@@ -42,11 +42,12 @@ def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> 
     identity = json.dumps(words, sort_keys=True, default=str)
     folder = cache / f"others-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     paths = [folder / f"{number:03d}.png" for number in range(len(captions))]
-    if not all(path.exists() for path in paths):
+    whole = [_is_whole(path) for path in paths]
+    if not all(whole):
         log.info("Drawing %d pictures of other contents in other styles", len(paths))
     for first in range(0, len(paths), AT_ONCE):  # always the same batches, so that the bits are the same
         chunk = range(first, min(first + AT_ONCE, len(paths)))
-        if all(paths[number].exists() for number in chunk):
+        if all(whole[number] for number in chunk):
             continue
         prompts = [captions[number] for number in chunk]
         with _unaltered(pipe):
@@ -54,6 +55,14 @@ def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> 
         for number, picture in zip(chunk, drawn, strict=True):
             sheet.save(picture, paths[number])
     return [Picture(path, open_picture(path), caption) for path, caption in zip(paths, captions, strict=True)]
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        open_picture(path)
+    except UserError:
+        return False
+    return True
 
 
 @contextmanager

@@ -37,6 +37,7 @@ def test_the_base_draws_them_once_and_always_the_same(alone, tmp_path):
     again = draw_others(pipe, alone, tmp_path / "a")
     assert pixels(again) == pixels(drawn) and again[0].path.stat().st_mtime_ns == written[0]
     drawn[2].path.unlink()  # killed in between
+    drawn[0].path.write_bytes(b"")  # damaged
     assert pixels(draw_others(pipe, alone, tmp_path / "a")) == pixels(drawn)
 
 
