@@ -428,6 +428,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> UserError:
         return UserError(f"{path} is not a key that is known here", f"Remove it or use one of: {known}")
     if fault["type"] == "missing":
         return UserError(f"{path} is missing", f"Add {path} to the project file")
+    if fault["type"] == "string_pattern_mismatch" and keys[-1] == "caption":
+        return UserError(f"{path} is {fault['input']!r}", f"Set it to {field.description}, and no other braces")
     return UserError(f"{path} is {fault['input']!r}", f"Set it to {OTHER_SHAPES.get(fault['type']) or allowed(field)}")
 
 

@@ -32,8 +32,16 @@ def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> 
     Args:
         pipe: the guided base, without an adapter.
         cache: the folder that keeps them.
+    Raises:
+        UserError: there are no contents or no styles to draw.
     """
     settings = config.others
+    for name in ("contents", "styles"):
+        if not getattr(settings, name):
+            raise UserError(
+                f"others.{name} is empty, and {settings.count} pictures are to be drawn of them",
+                "Name some that the base knows, or set others.count = 0",
+            )
     pairs = [(content, style) for content in settings.contents for style in settings.styles]
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[: settings.count]
     captions = [settings.caption.format(content=c, style=s) for c, s in (pairs[i] for i in order)]

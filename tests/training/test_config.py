@@ -52,6 +52,9 @@ FAULTS = {
     r"base is 'a\\x00b'. Leave out the character": {"base": "a\0b"},
     r"pictures is .*a\\x00b.*. Leave out the character": {"content": {"pictures": "a\0b"}},
     r"run is 'a\\x00b'. Leave out the character": {"content": {"pictures": "c", "run": "a\0b"}},
+    r"others.caption is '\{content\}'. Set it to the prompt of each, with \{content\} and \{style\} in that order": {
+        "others": {"caption": "{content}"}
+    },
     "resolution is 60. Set it to .* a multiple of 8": {"resolution": 60},
 }
 

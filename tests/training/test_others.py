@@ -106,6 +106,13 @@ def test_none_are_drawn_where_none_are_wanted(alone, tmp_path):
     assert not list((runs_folder().parent / "cache").glob("others-*"))
 
 
+@pytest.mark.parametrize("name", ["contents", "styles"])
+def test_nothing_to_draw_is_a_sentence(alone, tmp_path, name):
+    setattr(alone.others, name, [])
+    with pytest.raises(UserError, match=rf"others.{name} is empty, and 3 pictures are to be drawn of them\. Name some"):
+        customize(alone, tmp_path / "run")
+
+
 def test_a_caption_that_names_no_content_is_refused(alone):
     with pytest.raises(UserError, match=r"others.caption"):
         Customization(**alone.model_dump(by_alias=True) | {"others": {"caption": "a picture"}})
