@@ -97,7 +97,7 @@ def _taught() -> dict[str, list[str]]:
 def _used(run: Run) -> list[str]:
     """The base that a run was trained on, if its project can be read and the base was not moved since."""
     try:
-        base = Customization.load(run.config).base
+        base = run.customization().base
     except UserError:
         return []
     return [] if base.startswith("..") else [base]

@@ -113,7 +113,7 @@ def loss_curve(entries: list[dict]) -> str:
     losses = [entry["loss"] for entry in entries]
     smooth = _running_means(entries)
     top = max(sorted(losses)[int(0.98 * (len(losses) - 1))], max(smooth)) * 1.05 or 1.0
-    steps = max(entries[-1]["steps"], 1)
+    steps = max(entries[-1].get("steps", entries[-1]["step"]), 1)
 
     def point(step: int, loss: float) -> str:
         x = left + step / steps * (width - left - 8)

@@ -144,7 +144,7 @@ def _last_words(run: Run) -> str:
     """Why a process ended that could not write its state: the last line of its log, if it is one for people."""
     try:
         lines = log_path(run).read_text(encoding="utf-8", errors="replace").split("\n")
-    except FileNotFoundError:
+    except OSError:  # none, or another's
         lines = []
     words = [line.strip() for line in lines if line.strip()]
     return words[-1] if words and words[-1].endswith(".") else ""

@@ -3,13 +3,14 @@
 import re
 import shutil
 import statistics
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from app import jobs
 from pipelines.errors import UserError
 from training import Customization, Run, captions
-from training.formats import find_pictures
+from training.formats import find_pictures, shown
 from training.plan import plan
 
 
@@ -20,9 +21,13 @@ class Library:
     folder: Path
 
     def runs(self) -> list[Run]:
-        """All runs, the newest first."""
-        configs = sorted(self.folder.glob("*/config.toml"), key=lambda path: path.stat().st_mtime, reverse=True)
-        return [Run(path.parent) for path in configs]
+        """All runs, the newest first. One in a folder whose name is no text cannot be shown on a page."""
+        times = {}
+        for path in self.folder.glob("*/config.toml"):
+            with suppress(OSError):  # removed meanwhile
+                times[path] = path.stat().st_mtime
+        configs = sorted(times, key=times.get, reverse=True)
+        return [Run(path.parent) for path in configs if shown(path.parent.name) == path.parent.name]
 
     def finished(self) -> list[Run]:
         """The runs that have an adapter."""
@@ -48,12 +53,12 @@ class Library:
         Raises:
             UserError: another version wrote its configuration, or it was damaged.
         """
-        return [stage.name for stage in plan(Customization.load(run.config)) if stage.steps]
+        return [stage.name for stage in plan(run.customization()) if stage.steps]
 
     def customization(self, run: Run) -> Customization | None:
         """What a run learns; None of one that another version wrote, or that was damaged."""
         try:
-            return Customization.load(run.config)
+            return run.customization()
         except UserError:
             return None
 

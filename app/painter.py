@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -55,7 +56,7 @@ class Model:
     @classmethod
     def of(cls, config: Customization, run: Run | None = None) -> Model:
         base = config.resolved_base()
-        name = Path(base).name if Path(base).exists() else base
+        name = Path(base).name if os.path.exists(base) else base
         return cls(name, base, config.precision, config.resolution, config.preset, run)
 
 

@@ -67,7 +67,7 @@ class Recipe:
             recipe._check_guidance(path.name)
         except UserError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UserError(
                 f"The recipe in {path.name} is damaged or from a newer version", "Choose another picture"
             ) from None

@@ -1,7 +1,6 @@
 """The studio: one page, served by one small web application."""
 
 import os
-import tempfile
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from app.guard import Guard, check_password, shut_fetching
 from app.library import Library
 from app.pages import QUICK, about, in_words, play, project, train
 from app.painter import Painter
+from app.temporary import TemporaryFolder
 from pipelines.errors import UserError
 from training import Customization
 
@@ -94,15 +94,14 @@ def serve(runs: Path, sample: Path, password: str | None = None, names: Collecti
     except OSError as error:
         raise UserError(f"The folder {runs} cannot be made ({error.strerror})", "Name another with --runs") from None
     customization = Customization.load(sample)
-    # What is uploaded, drawn and copied; Gradio serves files of this folder, and of no other.
-    temporary = tempfile.TemporaryDirectory(prefix="joinery-", ignore_cleanup_errors=True)
-    os.environ["GRADIO_TEMP_DIR"] = temporary.name
+    temporary = TemporaryFolder()
+    os.environ["GRADIO_TEMP_DIR"] = str(temporary.path)  # Gradio serves files of this folder, and of no other
     shut_fetching()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        temporary.cleanup()
+        temporary.remove()
 
     server = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     server.add_middleware(Guard, names=names)
@@ -130,7 +129,7 @@ def serve(runs: Path, sample: Path, password: str | None = None, names: Collecti
 
     gr.mount_gradio_app(
         server,
-        build(library, customization, Copies(Path(temporary.name) / "copies")),
+        build(library, customization, Copies(temporary.path / "copies")),
         path="/",
         auth=check_password(password) if password else None,
         auth_message="Any user name will do; the password is the studio's.",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ADAPTER", "AdapterMixin", "fingerprint"]
 
 ADAPTER = "joinery"  # the name under which diffusers and peft know the adapter
+HALVES = {"up", "down", "first rank", "second rank"}  # where a concept may lie in a file of Joinery's
 NAMES = (ADAPTER, f"{ADAPTER}-2")  # in turn: what is loaded stays until the next one is in
 
 log = logging.getLogger("joinery")
@@ -135,9 +136,11 @@ def _card(metadata: dict[str, str], path: Path) -> dict | None:
         return None
     try:
         card = json.loads(metadata["joinery"])
-        if card["format"] == 1 and {"base", "base_hash", "halves"} <= card.keys():
+        halves = card["halves"]
+        known = halves.keys() <= {"content", "style"} and set(halves.values()) <= HALVES
+        if card["format"] == 1 and known and {"base", "base_hash"} <= card.keys():
             return card
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     raise UserError(f"What {path} says about itself is damaged or from a newer version", "Export it again")
 

@@ -2,11 +2,11 @@
 
 import _thread
 import logging
-import math
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Literal, Self
 import tyro
 
 from pipelines.errors import UserError
+from training.formats import shown
 
 if TYPE_CHECKING:
     from training.config import Customization
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 INVALID, INTERRUPTED = 2, 130  # exit codes
 MOST = 64  # pictures of one command
+FARTHEST = 10.0  # scale, beyond which nothing is left of a picture
 POLL = 0.3  # seconds between two looks for a request to stop
 
 
@@ -143,9 +145,13 @@ class Sample:
         if not 1 <= self.count <= MOST:
             raise UserError(f"--count is {self.count}", f"Set it to 1 to {MOST}")
         for name in ("content", "style"):
-            if not math.isfinite(getattr(self, name)):
+            if not abs(getattr(self, name)) <= FARTHEST:  # nor is it if it is no number
                 raise UserError(f"--{name} is {getattr(self, name)}", "Set it to a number, 0 to about 1.5")
-        _check_out(self.out)
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed is {self.seed}", "Set it to a whole number, at least 0, less than 2^63")
+        if self.prompt and shown(self.prompt) != self.prompt:
+            raise UserError(f'--prompt is "{shown(self.prompt)}", which is not readable text', "Write it in UTF-8")
+        _check_out(self.out, ".png")
         _quiet()
         from training import findings, sheet
         from training.model import tokenizers
@@ -186,19 +192,26 @@ class Export:
             from training.sampling import write_model
 
             out = self.out or Path("model")
+            _check_parent(out)
             write_model(self.folder, out)
         else:
             out = self.out or Path("adapter.safetensors")
-            _check_out(out)
+            _check_out(out, ".safetensors")
             export.convert(Run(self.folder).adapter, out, self.format)
         say(out)
         return 0
 
 
-def _check_out(path: Path) -> None:
-    """Before the work: a folder cannot be written as a file, nor a file into what is none."""
+def _check_out(path: Path, suffix: str) -> None:
+    """Before the work: a folder cannot be written as a file, nor a file into what is none, nor under another's name."""
     if path.is_dir():
-        raise UserError(f"--out {path} is a folder", f"Name a file, for example {path / 'sheet.png'}")
+        raise UserError(f"--out {path} is a folder", f"Name a file, for example {path / f'new{suffix}'}")
+    if path.suffix.lower() != suffix:
+        raise UserError(f"--out {path} does not end in {suffix}", f"Name it {path.with_suffix(suffix)}")
+    _check_parent(path)
+
+
+def _check_parent(path: Path) -> None:
     if path.parent.exists() and not path.parent.is_dir():
         raise UserError(f"--out {path} lies in {path.parent}, which is a file", "Name a file in a folder")
 
@@ -307,6 +320,11 @@ def main() -> int:
     command = tyro.cli(
         New | Customize | Join | Further | Estimate | Sample | Export, prog="python -m training", description=__doc__
     )
+    return in_words(command)
+
+
+def in_words(command: Callable[[], int]) -> int:
+    """A command's exit code; what it raises that a person can mend is a sentence."""
     try:
         return command()
     except UserError as error:

@@ -21,6 +21,7 @@ from pipelines.errors import UserError
 if TYPE_CHECKING:  # imported where tensors are written or read: the studio does neither, and opens without PyTorch
     from torch import Tensor
 
+FORMAT = 1  # of a checkpoint's manifest
 KEEP = 2  # the newest, and one to fall back to
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # a full disk, a limit on files, a quota
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)  # another's, or a disk that is read only
@@ -47,7 +48,7 @@ def write_bytes(path: Path, data: bytes, lasting: bool = True) -> None:
     Args:
         lasting: also after a power cut, and with `RESERVE` left free; not for what a run says of itself at every step.
     Raises:
-        UserError: the disk is full, or the file may not be written.
+        UserError: the disk is full, or the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _in_words(path, "what was there before is still there"):
@@ -88,8 +89,8 @@ def _in_words(path: Path, kept: str) -> Iterator[None]:
             remedy = "Free space on that disk, or raise the limit; then start the same run again to go on"
         elif error.errno in REFUSED:
             remedy = "Give the folder to the user that Joinery runs as, or choose another one"
-        else:
-            raise
+        else:  # a folder of that name, a name too long, a folder that has become a file
+            remedy = "Mend that place, or choose another one"
         raise UserError(f"{path} could not be written ({error.strerror}); {kept}", remedy) from None
 
 
@@ -143,13 +144,13 @@ class Checkpoint:
 
 def write(folder: Path, checkpoint: Checkpoint) -> Path:
     """Add a checkpoint to a folder as `step-000200/`, then remove all but the newest `KEEP`."""
-    target = folder / f"step-{checkpoint.step:06d}"
+    target = place(folder, checkpoint.step)
     temporary = folder / f".{target.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     write_tensors(temporary / "state.safetensors", checkpoint.tensors)
     files = {item.name: {"size": item.stat().st_size, "sha256": _sha256(item)} for item in temporary.iterdir()}
-    manifest = {"format": 1, "step": checkpoint.step, "files": files, "numbers": checkpoint.numbers}
+    manifest = {"format": FORMAT, "step": checkpoint.step, "files": files, "numbers": checkpoint.numbers}
     write_bytes(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
     shutil.rmtree(target, ignore_errors=True)  # there only if damaged: a good one is resumed after, not repeated
     os.replace(temporary, target)
@@ -164,11 +165,15 @@ def read_last(folder: Path, accept: Callable[[dict[str, Any]], None] = lambda nu
 
     Args:
         accept: sees the numbers of a whole checkpoint, and raises if it is of another run.
+    Raises:
+        UserError: a newer version wrote it; going back would lose what that has learned.
     """
     for path in reversed(_steps(folder)):
         try:
             checkpoint = read(path)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except UserError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             log.warning("The checkpoint %s is broken (%s); going back to the one before", path.name, error)
             continue
         accept(checkpoint.numbers)
@@ -177,10 +182,21 @@ def read_last(folder: Path, accept: Callable[[dict[str, Any]], None] = lambda nu
 
 
 def read(path: Path) -> Checkpoint:
-    """Read one checkpoint; raises OSError, ValueError, KeyError or SafetensorError if it is not whole."""
+    """Read one checkpoint.
+
+    Raises:
+        UserError: a newer version wrote it.
+        OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError: it is not whole.
+    """
     from safetensors.torch import load_file
 
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    if isinstance(manifest["format"], int) and manifest["format"] > FORMAT:
+        raise UserError(f"A newer version wrote the checkpoint {path}", "Go on with that, or choose another run folder")
+    if path != place(path.parent, manifest["step"]) or "state.safetensors" not in manifest["files"]:
+        raise ValueError("manifest.json is of another checkpoint")
+    if not isinstance(manifest["numbers"], dict):
+        raise ValueError("manifest.json holds no numbers")
     for name, entry in manifest["files"].items():
         file = path / name
         if file.stat().st_size != entry["size"] or _sha256(file) != entry["sha256"]:
@@ -188,8 +204,13 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(manifest["step"], load_file(path / "state.safetensors"), manifest["numbers"])
 
 
+def place(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"step-{step:06d}"
+
+
 def _steps(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"))
+    return sorted(folder.glob("step-[0-9]*"))
 
 
 def _sha256(path: Path) -> str:

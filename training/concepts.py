@@ -86,10 +86,11 @@ def prepare(pipe: DiffusionPipeline, pictures: list[Picture], cache: Path) -> En
     file = cache / f"{digest[:32]}.safetensors"
     try:
         tensors = load_file(file)
-    except (FileNotFoundError, SafetensorError):  # a damaged cache file is made anew, like a missing one
+        latents = tensors.pop("latents")
+    except (OSError, SafetensorError, KeyError):  # a damaged cache file is made anew, like a missing one
         pixels = np.stack([np.asarray(picture.image) for picture in pictures])
         pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-        tensors = {"latents": encode_pictures(pipe, pixels)}
-        tensors |= encode_prompts(pipe, [picture.caption for picture in pictures], resolution)
-        checkpoint.write_tensors(file, tensors)
-    return EncodedConcept(tensors.pop("latents"), tensors, digest, tuple(p.path.name for p in pictures))
+        latents = encode_pictures(pipe, pixels)
+        tensors = encode_prompts(pipe, [picture.caption for picture in pictures], resolution)
+        checkpoint.write_tensors(file, {"latents": latents} | tensors)
+    return EncodedConcept(latents, tensors, digest, tuple(p.path.name for p in pictures))

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -20,6 +22,7 @@ from pipelines.errors import UserError
 from training import checkpoint
 from training.adapters import DEFAULT_METHOD, METHODS, method_of
 from training.bounds import allowed
+from training.formats import shown
 from training.memory import BUDGETS, found_budget, settings_for
 from training.optimizers.settings import DEFAULT, OPTIMIZERS, Optimizer, Strict
 
@@ -60,7 +63,15 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, (str, Path)) else value
 
 
-Pictures = Annotated[list[Path], BeforeValidator(_as_list)]
+def _without_nul(value: Any, info: ValidationInfo) -> Any:
+    """No system has a file or folder with this character in its name."""
+    for one in map(str, _as_list(value) or ()):
+        if "\0" in one:
+            raise UserError(f"{info.field_name} is {one!r}", "Leave out the character \\u0000")
+    return value
+
+
+Pictures = Annotated[list[Path], BeforeValidator(_as_list), AfterValidator(_without_nul)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Placeholder = Annotated[str, Field(pattern=r"^[^\s{}]+$", max_length=32)]
 
@@ -69,7 +80,7 @@ class Concept(Strict):
     """What a content and a style have in common."""
 
     pictures: Pictures = Field(min_length=1, description="what it is learned from")
-    run: Path | None = Field(
+    run: Annotated[Path | None, AfterValidator(_without_nul)] = Field(
         None, description="a finished run that has learned it on the same base: it is taken from there, not learned"
     )
     further: bool = Field(False, description="with run: it is learned on from there, for steps.break more")
@@ -197,7 +208,7 @@ class Samples(Strict):
 class Customization(Strict):
     """Everything that decides a run. `load` reads it from TOML, `save` writes it back."""
 
-    name: str = Field("", pattern=r"^[^/\\]*$", description="of the run; empty: the folder's name")
+    name: Annotated[str, AfterValidator(_without_nul)] = Field("", description="of the run; empty: the folder's name")
     preset: Literal["emoji", "sd15", "sdxl"] = Field(
         "emoji", description="what suits a base: the embedded one, Stable Diffusion 1.5, or SDXL"
     )
@@ -205,7 +216,9 @@ class Customization(Strict):
         None,
         description="gigabytes of the GPU, cpu, or auto for what is found; fills in what fits. Empty: as the preset",
     )
-    base: str = Field("models/emoji", min_length=1, description="a diffusers folder, one safetensors file, or a hub id")
+    base: Annotated[str, AfterValidator(_without_nul)] = Field(
+        "models/emoji", min_length=1, description="a diffusers folder, one safetensors file, or a hub id"
+    )
     content: Content | None = Field(None, description="left out: only the style is learned")
     style: Style | None = Field(None, description="left out: only the content is learned")
     others: Others = Others()
@@ -258,6 +271,14 @@ class Customization(Strict):
         """Those of them that are not taken from a finished run as they are."""
         return {name: one for name, one in self.concepts.items() if one.run is None or one.further}
 
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        """It names the run's folder, which is none of those above it."""
+        if name in (".", "..") or {"/", "\\"} & {*name}:
+            raise UserError(f"name is {name!r}", "Name the run by a word or some, without slashes")
+        return name
+
     @model_validator(mode="after")
     def _check_placeholders(self) -> Self:
         if not self.concepts:
@@ -294,11 +315,11 @@ class Customization(Strict):
             data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror})", "Name an existing project file") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of too many digits, a list too deep
             raise UserError(f"{path} is not valid TOML ({error})", "Mend that line") from None
         config = cls(**data)
         folder = path.resolve().parent
-        config.name = config.name or folder.name or "customization"
+        config.name = config.name or _as_name(folder.name) or "customization"
         for concept in config.concepts.values():
             concept.pictures = [folder / item for item in concept.pictures]
             concept.others = [folder / item for item in concept.others]
@@ -316,11 +337,15 @@ class Customization(Strict):
             if "run" in data[name]:
                 data[name]["run"] = _relative(data[name]["run"], folder)
         # A base beside the command is found from the file too; one of the house has the same name everywhere.
-        if not os.path.isabs(data["base"]) and not (HOUSE / data["base"]).exists() and Path(data["base"]).exists():
-            data["base"] = os.path.abspath(data["base"])
+        base = data["base"]
+        if not os.path.isabs(base) and not os.path.exists(HOUSE / base) and os.path.exists(base):
+            data["base"] = os.path.abspath(base)
         if os.path.isabs(data["base"]):
             data["base"] = _relative(data["base"], folder)
-        checkpoint.write_bytes(Path(path), tomli_w.dumps(data).encode())
+        text = tomli_w.dumps(data)
+        if odd := [line for line in text.splitlines() if shown(line) != line]:
+            raise UserError(f"A name in {shown(path)} is not readable text ({shown(odd[0].strip())})", "Rename it")
+        checkpoint.write_bytes(Path(path), text.encode())
 
     def resolved_base(self) -> str:
         """The base as a path if it is one on this machine, else as given (a hub id).
@@ -344,11 +369,11 @@ def find_base(base: str, folders: list[Path]) -> str | None:
 
     So a run whose folder was carried elsewhere finds its base again. That it is the same one is told by its numbers.
     """
-    path = Path(base).expanduser()
+    path = Path(os.path.expanduser(base))  # unlike Path's own it takes the name of a user that there is not
     moved = [Path(place) / path.name for folder in folders for place in (folder, folder / "models")]
     is_path = os.path.isabs(path) or base.startswith((".", "~"))
-    for place in [folder / path for folder in folders] + (moved if is_path else []):
-        if place.exists() and path.name:
+    for place in [folder / path for folder in folders] + (moved if is_path and path.name else []):
+        if os.path.exists(place):  # unlike Path's own it takes a name that is too long for a file
             return os.path.normpath(place)
     return None
 
@@ -360,6 +385,11 @@ OTHER_SHAPES = {
     "string_pattern_mismatch": "one word, without spaces, slashes or braces",
     "finite_number": "a finite number",
 }
+
+
+def _as_name(folder: str) -> str:
+    """A folder's name as a run may be called."""
+    return "".join(letter for letter in folder if letter.isprintable() and letter != "\\")
 
 
 def _relative(item: str, folder: Path) -> str:
@@ -398,6 +428,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> UserError:
         return UserError(f"{path} is not a key that is known here", f"Remove it or use one of: {known}")
     if fault["type"] == "missing":
         return UserError(f"{path} is missing", f"Add {path} to the project file")
+    if fault["type"] == "string_pattern_mismatch" and keys[-1] == "caption":
+        return UserError(f"{path} is {fault['input']!r}", f"Set it to {field.description}, and no other braces")
     return UserError(f"{path} is {fault['input']!r}", f"Set it to {OTHER_SHAPES.get(fault['type']) or allowed(field)}")
 
 

@@ -3,9 +3,10 @@
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from pipelines.errors import UserError
 from training import checkpoint
 
 Format = Literal["kohya", "peft"]
+Half = Literal["up", "down", "first rank", "second rank"]
 Factors = dict[str, tuple[Tensor, Tensor]]  # layer name in the denoiser -> up (m, r), down (r, n, ...)
 
 
@@ -27,11 +29,18 @@ class Card:
     constant_block: str
     placeholders: dict[str, str]  # "content" and "style"
     layers: tuple[str, ...]  # names in the denoiser: kohya's keys do not say which underscore was a dot
-    format: int = 1
+    format: Literal[1] = 1
     # Where each concept's learned factors lie: "up" is rows m // 2 on of up, "down" is columns n // 2 on of down. With
     # "first rank" and "second rank" it is the first r / 2 of the rank of both, or the others.
-    halves: tuple[tuple[str, str], ...] = (("content", "down"), ("style", "up"))
+    halves: tuple[tuple[str, Half], ...] = (("content", "down"), ("style", "up"))
     scales: tuple[tuple[str, float], ...] = (("content", 1.0), ("style", 1.0))  # baked into the weights
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """The card in a file's metadata; raises ValueError, KeyError, TypeError or AttributeError if it is none."""
+        data = json.loads(text)
+        pairs = {key: tuple(data[key].items()) for key in ("halves", "scales")}
+        return TypeAdapter(cls).validate_python(data | pairs)
 
     def metadata(self) -> dict[str, str]:
         data = asdict(self) | {"halves": dict(self.halves), "scales": dict(self.scales)}
@@ -77,31 +86,37 @@ def read(path: Path) -> tuple[Factors, Card]:
     """Read one of our files, in either format.
 
     Raises:
-        UserError: it is not there, is no safetensors file, or is not one of ours.
+        UserError: it is not there, is no safetensors file, is not one of ours, or a newer version wrote it.
     """
     try:
         with safe_open(path, "pt") as file:
-            data = json.loads((file.metadata() or {})["joinery"])
+            said = (file.metadata() or {}).get("joinery")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise UserError(f"The adapter {path} does not exist", "Mend the path") from None
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{path} is not an adapter made by Joinery ({type(error).__name__}: {error})",
-            "Name an adapter.safetensors file of a finished run",
+            f"{path} is not an adapter made by Joinery ({error})", "Name an adapter.safetensors file of a finished run"
         ) from None
-    data["halves"], data["scales"] = (tuple((k, v) for k, v in data[key].items()) for key in ("halves", "scales"))
-    card = Card(**data | {"layers": tuple(data["layers"])})
-    factors = {}
-    for name in card.layers:
-        kohya, peft = f"lora_unet_{name.replace('.', '_')}", f"unet.{name}"
-        up, down = (
-            (f"{kohya}.lora_up.weight", f"{kohya}.lora_down.weight")
-            if f"{kohya}.alpha" in tensors
-            else (f"{peft}.lora_B.weight", f"{peft}.lora_A.weight")
+    if said is None:
+        raise UserError(
+            f"{path} is not an adapter made by Joinery: it does not say where each concept lies",
+            "Name an adapter.safetensors file of a finished run",
         )
-        factors[name] = tensors[up], tensors[down]
-    return factors, card
+    try:
+        card = Card.read(said)
+        return {name: _factors(tensors, name) for name in card.layers}, card
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f"What {path} says about itself is damaged or from a newer version", "Export it again where it was made"
+        ) from None
+
+
+def _factors(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
+    kohya, peft = f"lora_unet_{name.replace('.', '_')}", f"unet.{name}"
+    if f"{kohya}.alpha" in tensors:
+        return tensors[f"{kohya}.lora_up.weight"], tensors[f"{kohya}.lora_down.weight"]
+    return tensors[f"{peft}.lora_B.weight"], tensors[f"{peft}.lora_A.weight"]
 
 
 def convert(source: Path, target: Path, style: Format) -> None:

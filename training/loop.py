@@ -279,7 +279,9 @@ def train_step(work: Work, state: State, stage: Stage) -> dict[str, float]:
             losses[part.concept] += loss.item() / config.steps.accumulation
             _check_finite("loss", [loss], work, stage, part, state.step)
             (loss / config.steps.accumulation).backward(inputs=moved)
-        _check_finite("gradient", [p.grad for p in moved if p.grad is not None], work, stage, part, state.step)
+        gradients = [state.in_backward.largest()] if state.in_backward else [p.grad for p in moved]
+        gradients = [gradient for gradient in gradients if gradient is not None]
+        _check_finite("gradient", gradients, work, stage, part, state.step)
 
     # Optimizer, unless it has stepped in the backward pass.
     if not state.in_backward:
@@ -365,7 +367,7 @@ class Report:
 
 
 def _check_finite(what: str, values: list[Tensor], work: Work, stage: Stage, part: Part, step: int) -> None:
-    """Before a number that is none reaches the optimizer: what was saved before stays good."""
+    """Before a number that is none reaches the optimizer, or what is saved: what was saved before stays good."""
     if all_finite(values):
         return
     count = part.count * work.config.steps.accumulation
@@ -379,7 +381,7 @@ def _check_finite(what: str, values: list[Tensor], work: Work, stage: Stage, par
 
 
 def _check_identity(run: Run, numbers: dict, identity: str) -> None:
-    if numbers["identity"] != identity:
+    if numbers.get("identity") != identity:
         raise UserError(
             f"The pictures, captions or base model have changed since the run {run.folder} began",
             "Choose another run folder, or remove this one to start anew",

@@ -26,7 +26,7 @@ def mixed(content: Path, style: Path, make: int = 0) -> Customization:
     whole = {}
     for kind, folder in (("content", content), ("style", style)):
         run = _finished(folder, kind)
-        config = Customization.load(run.config)
+        config = run.customization()
         if kind not in config.concepts:
             raise UserError(f"The run {folder} has learned no {kind}", f"Name a run that has a {kind}")
         whole[kind] = config
@@ -54,7 +54,7 @@ def further(run: Path, steps: int, make: int) -> Customization:
     Raises:
         UserError: it is no finished run.
     """
-    config = Customization.load(_finished(run, "content or style").config)
+    config = _finished(run, "content or style").customization()
     data = config.model_dump(by_alias=True, exclude={"name", "preset", "memory"})
     data["steps"] |= {"make": make} | ({"break": steps} if steps else {})
     for kind in config.concepts:

@@ -110,13 +110,8 @@ def encode_pictures(pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
 
 def encoders(pipe: DiffusionPipeline) -> list:
     """What decides latents and prompt embeddings, as JSON takes it: weights, settings and words of all that encodes."""
-    found = []
-    for name in ("vae", "text_encoder", "text_encoder_2"):
-        module = getattr(pipe, name, None)
-        if module is not None:
-            config = module.config.to_diff_dict() if hasattr(module.config, "to_diff_dict") else dict(module.config)
-            kept = {key: value for key, value in config.items() if not (key[0] == "_" or key in UNDECIDING)}
-            found.append([name, fingerprint(module), kept])
+    modules = {name: getattr(pipe, name, None) for name in ("vae", "text_encoder", "text_encoder_2")}
+    found = [[name, *_decisive(module)] for name, module in modules.items() if module is not None]
     for tokenizer in tokenizers(pipe):
         whole = getattr(tokenizer, "backend_tokenizer", None)
         words = json.loads(whole.to_str()) if whole else tokenizer.get_vocab()
@@ -124,6 +119,19 @@ def encoders(pipe: DiffusionPipeline) -> list:
         text = json.dumps([words, tokenizer.model_max_length], sort_keys=True)
         found.append(hashlib.sha256(text.encode()).hexdigest())
     return found
+
+
+def sampler(pipe: DiffusionPipeline) -> list:
+    """What decides a picture beside prompt, seed and `encoders`, as JSON takes it."""
+    scheduler = {key: value for key, value in pipe.scheduler.config.items() if key[0] != "_"}
+    empty = pipe.config.get("force_zeros_for_empty_prompt")  # what guidance leads away from, in SDXL
+    return [*_decisive(pipe.unet), str(pipe.unet.dtype), type(pipe.scheduler).__name__, scheduler, empty]
+
+
+def _decisive(module: nn.Module) -> tuple[str, dict[str, Any]]:
+    """Weights and settings of a network, less what says only where they came from."""
+    config = module.config.to_diff_dict() if hasattr(module.config, "to_diff_dict") else dict(module.config)
+    return fingerprint(module), {key: value for key, value in config.items() if key[0] != "_" and key not in UNDECIDING}
 
 
 def noise_schedule(pipe: DiffusionPipeline) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from pipelines import CFG
-from pipelines.adapters import fingerprint
+from pipelines import CFG, UserError
 from training import sheet
 from training.config import Customization
+from training.model import encoders, sampler
 from training.pictures import Picture, open_picture
 
 GUIDANCE_SCALE, STEPS = 2.0, 15  # little guidance: the pictures should be what the base itself would draw
@@ -26,26 +26,36 @@ log = logging.getLogger("joinery")
 def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> list[Picture]:
     """Pictures of contents in styles, both named in `others`, each pair at most once; drawn once, then kept as PNG.
 
-    A function of the base, the words and the resolution alone, so that every run of a base finds them. No safety
+    A function of all parts of the base, the words and the resolution, so that every run of a base finds them. No safety
     checker turns them black and no watermark lies in them: both would be learned.
 
     Args:
         pipe: the guided base, without an adapter.
         cache: the folder that keeps them.
+    Raises:
+        UserError: there are no contents or no styles to draw.
     """
     settings = config.others
+    for name in ("contents", "styles"):
+        if not getattr(settings, name):
+            raise UserError(
+                f"others.{name} is empty, and {settings.count} pictures are to be drawn of them",
+                "Name some that the base knows, or set others.count = 0",
+            )
     pairs = [(content, style) for content in settings.contents for style in settings.styles]
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[: settings.count]
     captions = [settings.caption.format(content=c, style=s) for c, s in (pairs[i] for i in order)]
-    words = [fingerprint(pipe.unet), captions, config.resolution, GUIDANCE_SCALE, STEPS]
-    identity = json.dumps(words + [f"no {name}" for name in ALTERING if vars(pipe).get(name) is not None])
+    words = [*sampler(pipe), encoders(pipe), captions, config.resolution, GUIDANCE_SCALE, STEPS]
+    words += [f"no {name}" for name in ALTERING if vars(pipe).get(name) is not None]
+    identity = json.dumps(words, sort_keys=True, default=str)
     folder = cache / f"others-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     paths = [folder / f"{number:03d}.png" for number in range(len(captions))]
-    if not all(path.exists() for path in paths):
+    whole = [_is_whole(path) for path in paths]
+    if not all(whole):
         log.info("Drawing %d pictures of other contents in other styles", len(paths))
     for first in range(0, len(paths), AT_ONCE):  # always the same batches, so that the bits are the same
         chunk = range(first, min(first + AT_ONCE, len(paths)))
-        if all(paths[number].exists() for number in chunk):
+        if all(whole[number] for number in chunk):
             continue
         prompts = [captions[number] for number in chunk]
         with _unaltered(pipe):
@@ -53,6 +63,14 @@ def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> 
         for number, picture in zip(chunk, drawn, strict=True):
             sheet.save(picture, paths[number])
     return [Picture(path, open_picture(path), caption) for path, caption in zip(paths, captions, strict=True)]
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        open_picture(path)
+    except UserError:
+        return False
+    return True
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Pictures and their captions, as files have them and as training wants them: the one place that opens an image."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +52,13 @@ def look_at(path: Path) -> Frame:
     Raises:
         UserError: as `open_picture`.
     """
+    if not os.path.isfile(path):
+        gone = "is no file" if os.path.exists(path) else "does not exist"
+        raise UserError(f"The picture {shown(path)} {gone}", "Mend the path or take it out")
     if reason := why_not(path):
         what, _, remedy = reason.partition("; ")
         raise UserError(f"{shown(path)} cannot be opened ({what})", remedy[0].upper() + remedy[1:])
     try:
-        if not path.is_file():
-            gone = "does not exist" if not path.exists() else "is no file"
-            raise UserError(f"The picture {shown(path)} {gone}", "Mend the path or take it out")
         with Image.open(path, formats=tuple(FORMATS)) as image:
             width, height = image.size
             if min(width, height) < SMALLEST or width * height > LARGEST:

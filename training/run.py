@@ -17,7 +17,10 @@ from training import checkpoint
 from training.config import Customization
 
 PATIENCE = 2.0  # seconds: who only asks whether a run is written holds its lock for a moment
-METRICS = {"step", "loss", "seconds_per_step"}  # without which an entry is none of ours
+NO_JSON = (ValueError, RecursionError)  # what reading it raises; the second where lists lie too deep
+NUMBER = int | float
+METRICS = {"step": int, "loss": NUMBER, "seconds_per_step": NUMBER}  # without which an entry is none of ours
+MAYBE = {"steps": int, "stage": str}
 
 
 def runs_folder() -> Path:
@@ -72,6 +75,20 @@ class Run:
     def status(self) -> str:
         return self.read_state().get("status", "new")
 
+    def customization(self) -> Customization:
+        """What the run learns.
+
+        Raises:
+            UserError: it is no run's folder, another version wrote its configuration, or it was damaged.
+        """
+        if not self.config.exists():
+            raise UserError(f"{self.folder} is no run folder: it has no {self.config.name}", "Name the folder of a run")
+        try:
+            return Customization.load(self.config)
+        except UserError as error:
+            what = f"The run {self.folder.name} cannot be read, since another version wrote it or it was damaged"
+            raise UserError(f"{what}: {error.what}", error.remedy) from None
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Be the one that works on the run until the block or the process ends, on all machines that share its folder.
@@ -86,6 +103,8 @@ class Run:
             lock = FileLock(self._lock, timeout=PATIENCE)
             lock.acquire()
         except Timeout:
+            if not self._lock.exists():  # a place that takes no files
+                raise UserError(f"The run {self.folder} cannot be written", "Choose another run folder") from None
             raise UserError(
                 f"The run {self.folder} is being trained by another process",
                 "Wait for it, cancel it, or choose another run folder",
@@ -173,7 +192,7 @@ class Run:
     def read_state(self) -> dict[str, Any]:
         try:
             state = json.loads(self.state.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # none yet, or damaged from outside: the run is still readable without
+        except (OSError, *NO_JSON):  # none yet, or damaged from outside: the run is still readable without
             return {}
         return state if isinstance(state, dict) else {}
 
@@ -188,9 +207,9 @@ class Run:
             return []
         entries = []
         for line in lines:
-            with suppress(ValueError):
+            with suppress(*NO_JSON):
                 entry = json.loads(line)
-                if isinstance(entry, dict) and entry.keys() >= METRICS:
+                if _is_ours(entry):
                     entries.append(entry)
         return entries
 
@@ -198,6 +217,13 @@ class Run:
         """Forget what was measured after `step`: those steps are about to be done again."""
         kept = [json.dumps(entry) + "\n" for entry in self.read_metrics() if entry["step"] <= step]
         checkpoint.write_bytes(self.metrics, "".join(kept).encode())
+
+
+def _is_ours(entry: Any) -> bool:
+    """Whether a line of the metrics is an entry that this version reads."""
+    if not isinstance(entry, dict) or not entry.keys() >= METRICS.keys():
+        return False
+    return all(isinstance(entry[key], kind) for key, kind in (METRICS | MAYBE).items() if key in entry)
 
 
 def decisive(config: Customization) -> dict[str, Any]:

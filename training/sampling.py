@@ -23,11 +23,9 @@ def open_run(folder: Path) -> tuple[DiffusionPipeline, Customization]:
         UserError: there is no such run, or it has no adapter yet.
     """
     run = Run(folder)
-    if not run.config.exists():
-        raise UserError(f"{folder} is no run folder: it has no {run.config.name}", "Name the folder of a run")
+    config = run.customization()
     if not run.adapter.exists():
         raise UserError(f"The run {folder} has no adapter yet", "Start its customization again and let it end")
-    config = Customization.load(run.config)
     pipe = guided_pipeline(open_base(config.resolved_base(), config.precision), config.preset)
     pipe.load_adapter(run.adapter)
     return pipe, config

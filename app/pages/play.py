@@ -41,7 +41,7 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
         if name == BASE_ALONE:
             return Model.of(sample), sample
         run = library.find(name)
-        config = Customization.load(run.config)
+        config = run.customization()
         return Model.of(config, run), config
 
     with gr.Row(equal_height=False):
@@ -266,7 +266,8 @@ def _wish(fields: Fields, sample: Customization) -> None:
 def _keep(copies: Copies, picture: Image.Image, label: str, recipe: Recipe) -> Path:
     """The picture with its recipe, under a name that tells what it is."""
     stem = "-".join(filter(None, [recipe.adapter or recipe.base.split("/")[-1], label, f"seed-{recipe.seed}"]))
-    with tempfile.TemporaryDirectory() as folder:
+    copies.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=copies.folder) as folder:
         return copies.add(recipe.save(picture, Path(folder) / f"{stem}.png"))
 
 

@@ -79,7 +79,7 @@ def build(library: Library, copies: Copies, timer: gr.Timer, spell: Callable[[st
         now = [name, [path.name for path in paths]]
         if now == before:
             return gr.skip(), gr.skip()
-        pictures = [(str(copies.of(path)), _title(path)) for path in paths]
+        pictures = [picture for path in paths for picture in _shown(copies, path)]
         selected = len(pictures) - 1 if pictures else None
         return gr.Gallery(pictures, visible=bool(pictures), selected_index=selected), now
 
@@ -123,8 +123,21 @@ def _find(library: Library, name: str | None) -> Run | None:
 
 def _strips(run: Run) -> list[Path]:
     """The sample sheets in the order in which they were drawn."""
-    return sorted(run.samples.glob("step-*.png")) + [path for path in [run.sheet] if path.exists()]
+    strips = (path for path in run.samples.glob("step-*.png") if _step(path).isdecimal())
+    return sorted(strips) + [path for path in [run.sheet] if path.exists()]
+
+
+def _shown(copies: Copies, path: Path) -> list[tuple[str, str]]:
+    """A sheet's copy and title; nothing of one that is damaged."""
+    try:
+        return [(str(copies.of(path)), _title(path))]
+    except UserError:
+        return []
 
 
 def _title(path: Path) -> str:
-    return "finished" if path.stem == "sheet" else f"step {int(path.stem.removeprefix('step-'))}"
+    return "finished" if path.stem == "sheet" else f"step {int(_step(path))}"
+
+
+def _step(path: Path) -> str:
+    return path.stem.removeprefix("step-")

@@ -346,7 +346,10 @@ def test_of_a_quantized_base_it_is_said_that_it_cannot_be_told(sd, tmp_path, cap
 
 def test_a_card_that_is_damaged_is_refused_in_words(sd, tmp_path):
     factors = layers(sd.unet, convolutions=False)
-    for text in ("{", "[]", '{"format": 2}', '{"format": 1, "base": "b"}'):
+    whole = {"format": 1, "base": "b", "base_hash": fingerprint(sd.unet)}
+    halves = ([], ["down"], {"content": "sideways"}, {"motif": "down"}, {"content": ["down"]})
+    strange = [json.dumps(whole | {"halves": value}) for value in halves]
+    for text in ("{", "[]", '{"format": 2}', '{"format": 1, "base": "b"}', *strange):
         path = write(tmp_path / "a.safetensors", factors, metadata={"joinery": text})
         with pytest.raises(UserError, match="damaged or from a newer version"):
             fresh(sd).load_adapter(path)

@@ -58,12 +58,63 @@ def empty_manifest(path):
     (path / "manifest.json").write_text(json.dumps({"step": 2}))
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, cut_manifest, drop_manifest, drop_state, empty_manifest])
+def no_table(path):
+    (path / "manifest.json").write_text("[3]")
+
+
+def no_files(path):
+    (path / "manifest.json").write_text(json.dumps(manifest(path) | {"files": 3}))
+
+
+def no_file(path):
+    (path / "manifest.json").write_text(json.dumps(manifest(path) | {"files": {}}))
+
+
+def no_numbers(path):
+    (path / "manifest.json").write_text(json.dumps(manifest(path) | {"numbers": 3}))
+
+
+def another_step(path):
+    (path / "manifest.json").write_text(json.dumps(manifest(path) | {"step": 1}))
+
+
+def manifest(path):
+    return json.loads((path / "manifest.json").read_text())
+
+
+BROKEN = [truncate, flip, cut_manifest, drop_manifest, drop_state, empty_manifest]
+FOREIGN = [no_table, no_files, no_file, no_numbers, another_step]
+
+
+@pytest.mark.parametrize("damage", BROKEN + FOREIGN)
 def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(tmp_path, caplog, damage):
     save(tmp_path, 1)
     damage(save(tmp_path, 2))
     assert checkpoint.read_last(tmp_path).step == 1
     assert "step-000002 is broken" in caplog.text
+
+
+def test_a_newer_version_s_checkpoint_is_not_gone_back_behind(tmp_path):
+    save(tmp_path, 1)
+    newest = save(tmp_path, 2)
+    (newest / "manifest.json").write_text(json.dumps(manifest(newest) | {"format": 2}))
+    with pytest.raises(UserError, match=r"A newer version wrote the checkpoint .*step-000002\. Go on with that"):
+        checkpoint.read_last(tmp_path)
+
+
+def test_what_others_put_beside_checkpoints_is_no_checkpoint(tmp_path):
+    (tmp_path / "step-by-step").mkdir()
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    assert checkpoint.read_last(tmp_path).step == 2 and (tmp_path / "step-000001").exists()
+
+
+def test_what_cannot_be_written_is_named_itself(tmp_path):
+    """Not the file in the making beside it."""
+    (tmp_path / "state.json").mkdir()
+    with pytest.raises(UserError, match=r"^\S+/state\.json could not be written \(Is a directory\)"):
+        checkpoint.write_bytes(tmp_path / "state.json", b"{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
 
 
 def test_none_is_left_when_all_are_broken(tmp_path):

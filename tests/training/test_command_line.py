@@ -111,8 +111,32 @@ STRANGE = {
     "--count is 0. Set it to 1 to": lambda run, place: ("sample", run, "--count", 0),
     "--content is nan. Set it to a number": lambda run, place: ("sample", run, "--content", "nan"),
     "--style is inf. Set it to a number": lambda run, place: ("sample", run, "--style", "inf"),
+    "--content is 1e\\+30. Set it to a number": lambda run, place: ("sample", run, "--content", 1e30),
+    "--seed is -1. Set it to a whole number": lambda run, place: ("sample", run, "--seed", -1),
+    "--seed is 10000000000000000000. Set it to a whole": lambda run, place: ("sample", run, "--seed", 10**19),
+    r'--prompt is "\\udcff", which is not readable': lambda run, place: ("sample", run, "--prompt", "\udcff"),
+    r"--out \S+n.jpg does not end in .png. Name it \S+n.png": lambda run, place: (
+        "sample",
+        run,
+        "--out",
+        place / "n.jpg",
+    ),
+    r"--out \S+n does not end in .safetensors. Name it": lambda run, place: ("export", run, "--out", place / "n"),
     r"--out \S+ is a folder. Name a file": lambda run, place: ("sample", run, "--out", place),
-    r"--out \S+ lies in \S+, which is a file": lambda run, place: ("export", run, "--out", run / "config.toml/a"),
+    r"--out \S+ lies in \S+, which is a file": lambda run, place: (
+        "export",
+        run,
+        "--out",
+        run / "config.toml/a.safetensors",
+    ),
+    r"--out \S+model lies in \S+, which is a file": lambda run, place: (
+        "export",
+        run,
+        "--format",
+        "model",
+        "--out",
+        run / "config.toml/model",
+    ),
     "is no run folder": lambda run, place: ("sample", run / "config.toml"),
     "is no finished run to take a content from": lambda run, place: ("join", place, run),
     "config.toml is a file. Name a folder": lambda run, place: (
@@ -132,6 +156,35 @@ def test_strange_names_and_numbers_are_one_sentence_and_exit_2(finished, tmp_pat
     (sentence,) = capsys.readouterr().err.strip().splitlines()
     assert re.search(said, sentence) and sentence.endswith(".")
     assert sorted(finished.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["sample", "export", "join", "further"])
+def test_a_run_that_another_version_wrote_is_named(finished, tmp_path, command, monkeypatch, capsys):
+    folder = shutil.copytree(finished.folder, tmp_path / "theirs")
+    (folder / "config.toml").write_text("future = 1\n" + (folder / "config.toml").read_text())
+    more = {"export": ["--format", "model"], "join": [finished.folder]}
+    assert call(monkeypatch, command, folder, *more.get(command, [])) == 2
+    (sentence,) = capsys.readouterr().err.strip().splitlines()
+    said = "The run theirs cannot be read, since another version wrote it or it was damaged: future is not a key"
+    assert sentence.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("file", "data"), [("metrics.jsonl", '{"step": "one", "loss": 1, "seconds_per_step": 1}\n'), ("state.json", "[3]")]
+)
+def test_what_a_run_says_of_itself_may_be_of_another_version(finished, tmp_path, file, data, monkeypatch):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    config = Customization.load(finished.config)
+    config.save(folder / "config.toml")
+    (folder / file).write_text(data)
+    assert call(monkeypatch, "customize", folder / "config.toml", "--run", folder) == 0
+    assert Run(folder).status == "done"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has no /proc")
+def test_a_place_that_takes_no_files_is_not_said_to_be_in_use(project, monkeypatch, capsys):
+    assert call(monkeypatch, "customize", project, "--run", "/proc/run") == 2
+    assert "The run /proc/run cannot be written. Choose another" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -35,8 +35,11 @@ def test_what_was_encoded_is_cached_by_content(tmp_path, monkeypatch):
     file.write_bytes(b"broken")
     again = concepts.prepare(pipe, read, tmp_path / "cache")
     assert len(encoded) == 1 and torch.equal(again.latents, first.latents)
+    save_file({"x": torch.zeros(1)}, file)
+    again = concepts.prepare(pipe, read, tmp_path / "cache")
+    assert len(encoded) == 2 and torch.equal(again.latents, first.latents)
     other = concepts.prepare(pipe, pictures.read_pictures([tmp_path], 32, "y"), tmp_path / "cache")
-    assert other.digest != first.digest and len(encoded) == 2
+    assert other.digest != first.digest and len(encoded) == 3
 
 
 def test_latents_are_the_scaled_mean_of_the_posterior():

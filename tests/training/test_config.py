@@ -1,4 +1,5 @@
 import json
+import sys
 from itertools import product
 from types import SimpleNamespace
 
@@ -44,6 +45,16 @@ FAULTS = {
     "content and style are both missing": {"content": None, "style": None},
     r"noise is \[0.5, 0.5\]. Give a lower and a higher share": {"content": {"pictures": "c", "noise": [0.5, 0.5]}},
     "content.noise.1 is 1.5": {"content": {"pictures": "c", "noise": [0.5, 1.5]}},
+    r"name is '\.\.'. Name the run by": {"name": ".."},
+    r"name is '\.'. Name the run by": {"name": "."},
+    "name is 'a/b'. Name the run by": {"name": "a/b"},
+    r"name is 'a\\x00b'. Leave out the character": {"name": "a\0b"},
+    r"base is 'a\\x00b'. Leave out the character": {"base": "a\0b"},
+    r"pictures is .*a\\x00b.*. Leave out the character": {"content": {"pictures": "a\0b"}},
+    r"run is 'a\\x00b'. Leave out the character": {"content": {"pictures": "c", "run": "a\0b"}},
+    r"others.caption is '\{content\}'. Set it to the prompt of each, with \{content\} and \{style\} in that order": {
+        "others": {"caption": "{content}"}
+    },
     "resolution is 60. Set it to .* a multiple of 8": {"resolution": 60},
 }
 
@@ -182,6 +193,36 @@ def test_a_base_is_found_from_a_run_wherever_the_run_or_the_command_stands(tmp_p
     monkeypatch.chdir(moved)
     (moved / "bases").rename(moved / "models")
     assert Customization.load(deeper / "config.toml").resolved_base() == str(moved / "models/mine")
+
+
+@pytest.mark.parametrize("base", ["n" * 300, "~" + "n" * 30 + "/base", "/" + "n" * 300, "a\nb"])
+def test_a_base_that_no_disk_can_hold_is_one_that_is_not_there(tmp_path, monkeypatch, base):
+    monkeypatch.chdir(tmp_path)
+    Customization(base=base, content={"pictures": "a"}).save(tmp_path / "config.toml")
+    config = Customization.load(tmp_path / "config.toml")
+    assert config.base.endswith(base)
+    if base[0] in "~/":
+        with pytest.raises(UserError, match="is not there, and"):
+            config.resolved_base()
+    else:
+        assert config.resolved_base() == base
+
+
+@pytest.mark.parametrize("base", [".", ".."])
+def test_the_folder_itself_may_be_the_base(tmp_path, base):
+    (tmp_path / "project.toml").write_text(f'base = "{base}"\n[content]\npictures = "a"')
+    assert Customization.load(tmp_path / "project.toml").base == str(tmp_path if base == "." else tmp_path.parent)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of bytes that are no text")
+def test_a_folder_whose_name_is_no_text_is_a_sentence(tmp_path):
+    folder = tmp_path / "\udcff\\"
+    folder.mkdir()
+    (folder / "project.toml").write_text('[content]\npictures = "a"')
+    config = Customization.load(folder / "project.toml")
+    assert config.name == "customization"
+    with pytest.raises(UserError, match=r"A name in \S+config.toml is not readable text \(.*udcff.*\)\. Rename it"):
+        config.save(tmp_path / "config.toml")
 
 
 def test_a_base_of_the_house_keeps_its_name_and_a_hub_id_its_own(tmp_path, monkeypatch):

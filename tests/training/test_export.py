@@ -186,6 +186,36 @@ def test_an_adapter_of_another_base_is_refused_unless_asked_for(tmp_path):
     assert not torch.equal(forward(pipe.unet), base)
 
 
+def without(key):
+    return lambda card: {name: value for name, value in card.items() if name != key}
+
+
+CARDS = {
+    "no table": lambda card: [3],
+    "newer": lambda card: card | {"format": 2},
+    "no halves": without("halves"),
+    "no layers": without("layers"),
+    "no base": without("base_hash"),
+    "a layer that is not there": lambda card: card | {"layers": [*card["layers"], "nowhere"]},
+    "a rank in words": lambda card: card | {"rank": "many"},
+    "halves in a list": lambda card: card | {"halves": ["down"]},
+    "a half that is none": lambda card: card | {"halves": {"content": "sideways", "style": "up"}},
+    "placeholders that are none": lambda card: card | {"placeholders": 3},
+    "a scale in words": lambda card: card | {"scales": {"content": "much"}},
+}
+
+
+@pytest.mark.parametrize("what", CARDS)
+def test_a_card_that_is_damaged_or_newer_is_a_sentence(tmp_path, what):
+    make(tmp_path / "a.safetensors")
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        card = CARDS[what](json.loads(file.metadata()["joinery"]))
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "a.safetensors", {"joinery": json.dumps(card)})
+    with pytest.raises(UserError, match=r"a\.safetensors says about itself is damaged or from a newer version"):
+        export.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "peft")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
 def test_a_base_s_fingerprint_is_that_of_its_weights():
     unet = tiny_pipeline().unet
     found = fingerprint(unet)

@@ -1,6 +1,7 @@
 """The base's own weights as what is learned."""
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -107,6 +108,26 @@ def test_steps_inside_the_backward_pass_change_nothing(config, run, tmp_path, mo
     for concept, half in learned_weights(run).items():
         for name, weight in half.items():
             assert torch.equal(weights[concept][name], weight) and torch.equal(after[concept][name], weight)
+
+
+def test_a_gradient_that_is_used_up_in_the_backward_pass_is_looked_at_too(config, tmp_path, monkeypatch):
+    loop, begun = sys.modules["training.loop"], []
+    loss = loop.denoising_loss
+
+    def spoilt(*arguments) -> torch.Tensor:
+        value = loss(*arguments)
+        begun.append(1)
+        if len(begun) == 5:
+            value.register_hook(lambda gradient: gradient * float("inf"))
+        return value
+
+    monkeypatch.setattr(loop, "denoising_loss", spoilt)
+    with pytest.raises(
+        UserError, match=r"The gradient at step 5 is not a finite number \(it learned from picture-\d.png"
+    ):
+        customize(whole(config), tmp_path / "run")
+    last = checkpoint.read_last(tmp_path / "run" / "checkpoints")
+    assert last.step == 4 and all(tensor.isfinite().all() for tensor in last.tensors.values())
 
 
 def test_an_adapter_of_full_rank_is_the_learned_weights_at_every_scale(config, run):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPImageProcessor
 
@@ -36,7 +37,33 @@ def test_the_base_draws_them_once_and_always_the_same(alone, tmp_path):
     again = draw_others(pipe, alone, tmp_path / "a")
     assert pixels(again) == pixels(drawn) and again[0].path.stat().st_mtime_ns == written[0]
     drawn[2].path.unlink()  # killed in between
+    drawn[0].path.write_bytes(b"")  # damaged
     assert pixels(draw_others(pipe, alone, tmp_path / "a")) == pixels(drawn)
+
+
+def test_they_are_shared_by_runs_of_one_base_and_found_by_all_that_decides_them(alone, tmp_path):
+    """Another autoencoder, tokenizer, scheduler, precision or denoiser draws others; another seed or rank does not."""
+    alone.others.count = 1
+
+    def folder(change=lambda pipe: None, **settings) -> str:
+        pipe = guided_pipeline(open_base(alone.resolved_base()), alone.preset)
+        change(pipe)
+        (drawn,) = draw_others(pipe, alone.model_copy(update=settings), tmp_path)
+        return drawn.path.parent.name
+
+    own = folder()
+    assert folder(seed=9, name="another", adapter=alone.adapter.model_copy(update={"rank": 8})) == own
+    found = {
+        own,
+        folder(lambda pipe: pipe.vae.register_to_config(scaling_factor=0.5)),
+        folder(lambda pipe: pipe.vae.post_quant_conv.weight.data.neg_()),
+        folder(lambda pipe: setattr(pipe.tokenizer, "model_max_length", 8)),
+        folder(lambda pipe: setattr(pipe.text_encoder.config, "hidden_act", "gelu")),
+        folder(lambda pipe: pipe.scheduler.register_to_config(beta_end=0.5)),
+        folder(lambda pipe: pipe.unet.register_to_config(center_input_sample=True)),
+        folder(lambda pipe: pipe.to(torch.bfloat16)),
+    }
+    assert len(found) == 8
 
 
 def suspicious() -> StableDiffusionSafetyChecker:
@@ -77,6 +104,13 @@ def test_none_are_drawn_where_none_are_wanted(alone, tmp_path):
     assert [len(stage.parts) for stage in plan(alone)] == [1, 1, 2]
     customize(alone, tmp_path / "run")
     assert not list((runs_folder().parent / "cache").glob("others-*"))
+
+
+@pytest.mark.parametrize("name", ["contents", "styles"])
+def test_nothing_to_draw_is_a_sentence(alone, tmp_path, name):
+    setattr(alone.others, name, [])
+    with pytest.raises(UserError, match=rf"others.{name} is empty, and 3 pictures are to be drawn of them\. Name some"):
+        customize(alone, tmp_path / "run")
 
 
 def test_a_caption_that_names_no_content_is_refused(alone):

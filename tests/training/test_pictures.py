@@ -147,6 +147,10 @@ def too_long(path):
     return path.with_name("x" * 300 + ".png")
 
 
+def no_folder(path):
+    return path.with_name("gone")
+
+
 def clear(path):
     return saved(path, Image.new("RGBA", (32, 32), (255, 0, 0, 0)))
 
@@ -159,6 +163,7 @@ FAULTS = {
     "bad.svg cannot be opened .a drawing of lines, not of pixels.. Export it as PNG": drawing,
     "bad.png cannot be opened .it is none of JPEG, PNG": script,
     "No pictures were found in .*bad.png": folder,
+    "The picture .*gone does not exist": no_folder,
     "bad.png is no file": pipe,
     "bad.png does not exist": nowhere,
     r"a\x00.png does not exist": nul,

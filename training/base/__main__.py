@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
+from safetensors import SafetensorError
 
 from pipelines.errors import UserError
-from training.__main__ import INTERRUPTED, INVALID
+from training.__main__ import in_words
 from training.base.npm import base_folder
 
 if TYPE_CHECKING:
@@ -54,13 +55,14 @@ def judge(
     """
     from training.base import data, judge, recipes
 
+    out = _folder(out or base_folder() / name)
     pictures = data.load()
     made = judge.make(name, recipes.JUDGES[config][name], pictures, check)
     if check:
         print(json.dumps(judge.held_out_accuracy(made, pictures)))
     else:
-        made.save(out or base_folder() / name)
-        print(out or base_folder() / name)
+        made.save(out)
+        print(out)
 
 
 def autoencoder(
@@ -77,8 +79,9 @@ def autoencoder(
     """
     from training.base import autoencoder, data, recipes
 
-    recipe, out, pictures = recipes.AUTOENCODERS[config], out or base_folder() / f"autoencoder-{config}", data.load()
+    recipe, out = recipes.AUTOENCODERS[config], _folder(out or base_folder() / f"autoencoder-{config}")
     begun = _autoencoder(start) if start else None
+    pictures = data.load()
     made = autoencoder.make(recipe, _with_computed(autoencoder.trainable(pictures), recipe.computed), out, start=begun)
     held_out = pictures.take(data.held_out_pairs(pictures))
     print(f"{autoencoder.signal_to_noise(made, held_out.pixels):.1f} dB on held-out contents\n{out}")
@@ -103,7 +106,7 @@ def denoiser(
     from training.base.autoencoder import trainable
     from training.model import open_base
 
-    recipe, out = recipes.DENOISERS[config], out or base_folder() / f"model-{config}"
+    recipe, out = recipes.DENOISERS[config], _folder(out or base_folder() / f"model-{config}")
     if start and not (start / "model_index.json").exists():
         raise UserError(f"{start} holds no model", "Name a folder in diffusers' layout, such as models/emoji")
     vae = _autoencoder(autoencoder or (start / "vae" if start else base_folder() / f"autoencoder-{config}"))
@@ -114,6 +117,13 @@ def denoiser(
     print(out)
 
 
+def _folder(out: Path) -> Path:
+    """Before the work: nothing can be written into what is no folder."""
+    if file := next((place for place in (out, *out.parents) if place.is_file()), None):
+        raise UserError(f"--out {out} cannot be made: {file} is a file", "Name a folder")
+    return out
+
+
 def _autoencoder(folder: Path) -> "AutoencoderKL":
     from diffusers import AutoencoderKL
 
@@ -121,7 +131,12 @@ def _autoencoder(folder: Path) -> "AutoencoderKL":
 
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no autoencoder", "Make one: python -m training.base autoencoder")
-    return AutoencoderKL.from_pretrained(folder).float().to(device()).eval()
+    try:
+        found = AutoencoderKL.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:  # another network, or damaged
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"{folder} holds no autoencoder that can be read ({reason})", "Name another folder") from None
+    return found.float().to(device()).eval()
 
 
 def _with_computed(pictures: "Pictures", share: float) -> "Pictures":
@@ -140,14 +155,12 @@ COMMANDS = {"data": data, "judge": judge, "autoencoder": autoencoder, "denoiser"
 def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("joinery").setLevel(logging.INFO)
-    try:
+
+    def command() -> int:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m training.base", description=__doc__)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return INVALID
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
+        return 0
+
+    return in_words(command)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def train(
     run.samples.mkdir(parents=True, exist_ok=True)
 
     def accept(numbers: dict) -> None:
-        if numbers["identity"] != identity:
+        if numbers.get("identity") != identity:
             raise UserError(
                 f"{folder} holds a part that was begun with other settings or pictures",
                 "Remove that folder to start anew",

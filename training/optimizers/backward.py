@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -28,6 +29,7 @@ class StepInBackward:
                 "Add them up, or step after it",
             )
         self.optimizer, self._handles = optimizer, []
+        self._largest: Tensor | None = None
         for index, group in enumerate(optimizer.param_groups):
             for parameter in group["params"]:
                 frozen = not parameter.requires_grad  # it may learn later: a layer sampler switches it
@@ -40,8 +42,15 @@ class StepInBackward:
         for handle in self._handles:
             handle.remove()
 
+    def largest(self) -> Tensor | None:
+        """The largest element of all gradients since this was asked last, not finite if one of them was not."""
+        found, self._largest = self._largest, None
+        return found
+
     def _step_of(self, index: int) -> Callable[[Tensor], None]:
         def step(parameter: Tensor) -> None:
+            largest = torch.linalg.vector_norm(parameter.grad, torch.inf)
+            self._largest = largest if self._largest is None else torch.maximum(self._largest.to(largest), largest)
             groups = self.optimizer.param_groups
             self.optimizer.param_groups = [{**groups[index], "params": [parameter]}]
             try:

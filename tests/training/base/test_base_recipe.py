@@ -1,6 +1,7 @@
 """The whole recipe, tiny, on drawings made here: autoencoder, denoiser, and the model that comes of them."""
 
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from pipelines import UserError
+from tests.tiny import tiny_unet
 from training.base import __main__ as command_line
 from training.base import autoencoder, data, denoiser, muon, recipes, tokenizer
 from training.base.computed import COMPUTED
@@ -264,3 +266,23 @@ def test_captions_have_unknown_words_before_contents_and_styles_as_often_as_aske
         share = sum(match is not None for match in before) / len(found)
         assert 0.25 < share < 0.35, words
     assert len({text.split()[0] for text in mixed if text}) > 500
+
+
+WRONG = {
+    "nowhere holds no autoencoder": ["autoencoder", "--start", "{}/nowhere"],
+    "unet holds no autoencoder that can be read": ["denoiser", "--autoencoder", "{}/unet"],
+    "nowhere holds no model": ["denoiser", "--start", "{}/nowhere"],
+    r"--out \S+file cannot be made: \S+file is a file": ["judge", "--out", "{}/file"],
+    r"--out \S+file/vae cannot be made: \S+file is a file": ["autoencoder", "--out", "{}/file/vae"],
+    r"--out \S+file/x/y cannot be made: \S+file is a file": ["denoiser", "--out", "{}/file/x/y"],
+}
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_what_is_wrong_is_said_before_the_pictures_are_read(folder, monkeypatch, capsys, said):
+    tiny_unet().save_pretrained(folder / "unet")
+    (folder / "file").touch()
+    monkeypatch.setattr(data, "load", lambda *_: pytest.fail("it went on"))
+    monkeypatch.setattr(sys, "argv", ["training.base", *(word.format(folder) for word in WRONG[said])])
+    assert command_line.main() == 2
+    assert re.search(said, capsys.readouterr().err.splitlines()[-1])
