@@ -9,6 +9,7 @@ from app.jobs import Job
 STAGES = {"content": "Content", "style": "Style", "make": "Join"}
 WORDS = {
     "new": "Not started",
+    "queued": "In line",
     "preparing": "Preparing",
     "running": "Training",
     "done": "Finished",
@@ -49,8 +50,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def progress(name: str, job: Job, stages: Sequence[str] = tuple(STAGES)) -> str:
-    """A run's status, the stages that it has, its progress bar and figures."""
+def progress(name: str, job: Job, stages: Sequence[str] = tuple(STAGES), ahead: int = 0) -> str:
+    """A run's status, the stages that it has, its progress bar and figures; `ahead` of it other runs wait or go on."""
     share = 100 * job.step / job.steps if job.steps else 0
     figures = []
     if job.steps:
@@ -67,6 +68,9 @@ def progress(name: str, job: Job, stages: Sequence[str] = tuple(STAGES)) -> str:
     hint = job.message
     if job.status == "preparing":
         hint = "Reading the pictures and opening the base model."
+    elif job.status == "queued":
+        before = f"the {ahead} runs before it have" if ahead > 1 else "the run before it has"
+        hint = f"It starts by itself when {before} ended."
     elif job.status == "interrupted":
         hint = (
             f"{job.message} The process is gone without a last word. Resume goes on from the last checkpoint.".strip()

@@ -1,9 +1,12 @@
 """A training job: a child process in a session of its own, found again through its run's folder.
 
-It outlives the page and the studio. What it does stands in the run's `state.json`, and its lock tells whether it still
+It outlives the page and the studio. The machine has room for one: the others wait in line, and the studio starts the
+next when one has ended. What it does stands in the run's `state.json`, and its lock tells whether it still
 does it; so a studio that was just started, in another container too, knows as much as the one that started the job.
 """
 
+import hashlib
+import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from app.library import Library
 
 LIVE = ("preparing", "running")
+QUEUED = "queued"
 RESUMABLE = ("cancelled", "failed", "interrupted")
 
 KINDS = {"step": int, "steps": int, "loss": float, "time_left": float | int} | dict.fromkeys(
@@ -66,38 +70,96 @@ def look(run: Run) -> Job:
 
 
 def launch(library: "Library", config: Customization, pictures: dict[str, list[tuple[Path, str | None]]]) -> Run:
-    """Make a run of a customization and train it; of two that are asked for together, the second is refused.
+    """Make a run of a customization, and train it when its turn comes.
 
     Args:
         pictures: as `Library.create` takes them.
     Raises:
-        UserError: as `start`; then there is no new run.
+        UserError: the same is being trained already, or waits; then there is no new run.
     """
     with _alone(library.folder):
         run = library.create(config, pictures)
-        _start(run)
+        for other in _runs(library.folder):
+            if other != run and _undecided(other) and _same(run, other):
+                shutil.rmtree(run.folder)
+                what = "is being trained already" if look(other).live else "waits for its turn already"
+                raise UserError(f"The same project {what}, as {other.folder.name}", "Change something in it")
+        _start_in_turn(run)
     return run
 
 
 def start(run: Run) -> None:
-    """Train the customization in the run's folder, or go on where it stopped.
+    """Train the customization in the run's folder, or go on where it stopped, when its turn comes.
 
     Raises:
-        UserError: this or another run of the same library is being trained; the machine has room for one.
+        UserError: it is being trained, or waits.
     """
     with _alone(run.folder.parent):
-        _start(run)
+        if _undecided(run):
+            raise UserError(f"The run {run.folder.name} is being trained or waits", "Wait for its end, or cancel it")
+        _start_in_turn(run)
+
+
+def start_next(folder: Path) -> Run | None:
+    """Start the first run in the line of a library's folder, if none is being trained."""
+    if not waiting(folder):  # asked every second
+        return None
+    with _alone(folder):
+        line = waiting(folder)
+        if not line or any(look(run).live for run in _runs(folder)):
+            return None
+        _start(line[0])
+        return line[0]
+
+
+def waiting(folder: Path) -> list[Run]:
+    """The runs in line, the next one first."""
+    states = [(run.read_state(), run) for run in _runs(folder)]
+    line = [(state.get("place", 0), run.folder.name, run) for state, run in states if state.get("status") == QUEUED]
+    return [run for *_, run in sorted(line, key=lambda one: one[:2])]
+
+
+def ahead(run: Run) -> int:
+    """How many runs come before one that waits: those in line, and the one that is being trained."""
+    line, folder = waiting(run.folder.parent), run.folder.parent
+    return line.index(run) + any(look(one).live for one in _runs(folder)) if run in line else 0
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """No other start in a library meanwhile, and no run that is being trained."""
+    """No other start in a library meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".start.lock"):
-        for config in folder.glob("*/config.toml"):
-            if look(Run(config.parent)).live:
-                raise UserError(f"The run {config.parent.name} is being trained", "Wait for its end, or cancel it")
         yield
+
+
+def _runs(folder: Path) -> list[Run]:
+    return [Run(config.parent) for config in folder.glob("*/config.toml")]
+
+
+def _undecided(run: Run) -> bool:
+    job = look(run)
+    return job.live or job.status == QUEUED
+
+
+def _same(run: Run, other: Run) -> bool:
+    """Whether two runs are one project with the same pictures: then someone has asked twice."""
+
+    def pictures(run: Run) -> dict[str, str]:
+        files = [path for path in (run.folder / "pictures").rglob("*") if path.is_file()]
+        return {str(path.relative_to(run.folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    return run.config.read_bytes() == other.config.read_bytes() and pictures(run) == pictures(other)
+
+
+def _start_in_turn(run: Run) -> None:
+    folder = run.folder.parent
+    if line := waiting(folder):
+        run.write_state(status=QUEUED, place=line[-1].read_state().get("place", 0) + 1, message="", time_left=None)
+    elif any(look(other).live for other in _runs(folder)):
+        run.write_state(status=QUEUED, place=1, message="", time_left=None)
+    else:
+        _start(run)
 
 
 def _start(run: Run) -> None:
@@ -117,9 +179,13 @@ def _start(run: Run) -> None:
 
 
 def cancel(run: Run) -> None:
-    """Ask a run to stop; it writes a checkpoint after the step it is in. A run that is not live stays as it is."""
-    if look(run).live:
-        run.ask_to_stop()
+    """Ask a run to stop; it writes a checkpoint after the step it is in. One that waits leaves the line."""
+    with _alone(run.folder.parent):
+        job = look(run)
+        if job.live:
+            run.ask_to_stop()
+        elif job.status == QUEUED:
+            run.write_state(status="cancelled")
 
 
 def log_path(run: Run) -> Path:

@@ -1,5 +1,7 @@
 """The studio: one page, served by one small web application."""
 
+import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -10,7 +12,7 @@ import gradio as gr
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse
 
-from app import bases, figures, look
+from app import bases, figures, jobs, look
 from app.copies import Copies
 from app.form import ProjectForm
 from app.guard import Guard, check_password, shut_fetching
@@ -22,6 +24,9 @@ from pipelines.errors import UserError
 from training import Customization
 
 TITLE = "Joinery"
+SECONDS = 1.0  # between two looks at the line of runs
+
+log = logging.getLogger("joinery")
 
 
 def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
@@ -79,6 +84,16 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
     return page
 
 
+async def _start_in_turn(library: Library) -> None:
+    """As long as the studio is open, the next run in line is started when one has ended."""
+    while True:
+        try:
+            await asyncio.to_thread(jobs.start_next, library.folder)
+        except (UserError, OSError):  # a full disk, say: the run keeps its place
+            log.exception("The next run in line could not be started")
+        await asyncio.sleep(SECONDS)
+
+
 def serve(runs: Path, sample: Path, password: str | None = None, names: Collection[str] = ()) -> FastAPI:
     """The web application: the page at /, adapters to download, and a health check.
 
@@ -100,7 +115,9 @@ def serve(runs: Path, sample: Path, password: str | None = None, names: Collecti
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        line = asyncio.create_task(_start_in_turn(library))
         yield
+        line.cancel()
         temporary.remove()
 
     server = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)

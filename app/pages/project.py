@@ -223,9 +223,6 @@ def start_run(library: Library, form: ProjectForm, values: Mapping[Hashable, Any
     """
     config, pictures = form.read(values)
     require(config.optimizer.name)
-    running = library.running()
-    if running:
-        raise UserError(f"The run {running.folder.name} is being trained", "Wait for its end, or cancel it")
     for concept, shown in pictures.items():
         for finding in check(concept, [path for path, _ in shown], config.resolution):
             if finding.blocks:

@@ -57,7 +57,8 @@ def build(library: Library, copies: Copies, timer: gr.Timer, spell: Callable[[st
         job = jobs.look(run)
         # Both notes are about a run that is being trained: this one, or the one that another waits for.
         shown = {note: ""} if said and not job.live and not library.running() else {}
-        now = [name, repr(job)]
+        ahead = jobs.ahead(run) if job.status == jobs.QUEUED else 0
+        now = [name, repr(job), ahead]
         if now == before:
             return shown or gr.skip()
         try:
@@ -65,9 +66,9 @@ def build(library: Library, copies: Copies, timer: gr.Timer, spell: Callable[[st
         except UserError as error:  # its configuration was changed by hand, or is from another version
             return shown | {progress: figures.note(str(error), "error"), curve: "", seen: now} | hidden
         return shown | {
-            progress: figures.progress(name, replace(job, message=spell(job.message)), stages),
+            progress: figures.progress(name, replace(job, message=spell(job.message)), stages, ahead),
             curve: figures.loss_curve(run.read_metrics()),
-            cancel: gr.Button(visible=job.live),
+            cancel: gr.Button(visible=job.live or job.status == jobs.QUEUED),
             resume: gr.Button(visible=job.status in jobs.RESUMABLE),
             play: gr.Button(visible=job.status == "done"),
             seen: now,

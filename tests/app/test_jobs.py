@@ -36,9 +36,8 @@ def test_a_job_starts_reports_is_cancelled_and_resumes_to_the_end(library, confi
     job = wait_for(run, lambda job: job.step >= 2)
     assert (job.status, job.stage, job.steps) == ("running", "content", 406)
     assert job.loss > 0 and job.time_left > 0
-    other = library.create(config, pictures_of(config))
-    with pytest.raises(UserError, match="is being trained"):
-        jobs.start(other)
+    with pytest.raises(UserError, match="is being trained or waits"):
+        jobs.start(run)
 
     jobs.cancel(run)
     cancelled = wait_for(run, lambda job: not job.live)
@@ -83,12 +82,37 @@ def test_another_studios_job_is_seen_before_and_after_it_has_taken_the_lock(libr
     assert jobs.look(run).status == "interrupted"
 
 
-def test_of_two_starts_together_one_makes_a_run(library, config, monkeypatch):
-    started = []
+@pytest.fixture
+def started(monkeypatch) -> list:
+    """The runs that were started, as if a child worked on each."""
+    runs = []
     monkeypatch.setattr(
-        jobs, "_start", lambda run: (time.sleep(0.2), started.append(run), run.write_state(status="preparing"))
+        jobs, "_start", lambda run: (time.sleep(0.2), runs.append(run), run.write_state(status="preparing"))
     )
+    return runs
 
+
+def test_runs_wait_in_line_and_start_in_turn(library, config, started):
+    first, second, third, fourth = (launched(library, config, seed) for seed in range(4))
+    assert started == [first] and jobs.waiting(library.folder) == [second, third, fourth]
+    assert [jobs.ahead(run) for run in (first, second, third, fourth)] == [0, 1, 2, 3]
+    assert "when the 2 runs before it have ended" in figures.progress("x", jobs.look(third), ahead=2)
+    assert jobs.start_next(library.folder) is None  # one is being trained
+    jobs.cancel(second)
+    first.write_state(status="done")
+    assert jobs.start_next(library.folder) == third and started == [first, third]
+    jobs.start(second)  # at the end of the line
+    third.write_state(status="failed")
+    assert [jobs.start_next(library.folder), jobs.start_next(library.folder)] == [fourth, None]
+    fourth.write_state(status="done")
+    assert jobs.start_next(library.folder) == second and jobs.waiting(library.folder) == []
+
+
+def launched(library, config, seed):
+    return jobs.launch(library, config.model_copy(update={"seed": seed}), pictures_of(config))
+
+
+def test_of_two_starts_together_one_makes_a_run(library, config, started):
     def press(_: int) -> str:
         try:
             jobs.launch(library, config, pictures_of(config))
@@ -98,7 +122,7 @@ def test_of_two_starts_together_one_makes_a_run(library, config, monkeypatch):
 
     with ThreadPoolExecutor() as threads:
         said = sorted(threads.map(press, range(4)))
-    assert said[0] == "" and all("is being trained" in one for one in said[1:])
+    assert said[0] == "" and all("is being trained already" in one for one in said[1:])
     assert [run.folder for run in library.runs()] == [run.folder for run in started] and len(started) == 1
 
 
