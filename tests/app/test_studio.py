@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from app import jobs, look, painter
 from app.__main__ import HOUSE
 from app.copies import Copies
 from app.drafts import Drafts
+from app.library import Library
 from app.pages import in_words
 from app.painter import Painter, Stopped
 from app.recipe import Recipe, file_hash
@@ -301,6 +303,21 @@ def test_what_a_person_wrote_stays_until_a_recipe_is_dropped(tmp_path_factory, p
         expect(note).not_to_contain_text("200")
         page.get_by_role("tab", name="1 Project").click()
         expect(page.get_by_label("Learning rate: apart")).to_have_value("0.5")
+
+
+def test_an_open_studio_starts_the_next_run_in_line(config, project, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_start", lambda run: run.write_state(status="preparing"))
+    library = Library(tmp_path / "runs")
+    first, second = (
+        jobs.launch(library, config.model_copy(update={"seed": seed}), pictures_of(config)) for seed in (1, 2)
+    )
+    with open_studio(library.folder, project):
+        assert jobs.look(second).status == "queued"
+        first.write_state(status="done")
+        deadline = time.monotonic() + PATIENCE / 1000
+        while jobs.look(second).status == "queued" and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert jobs.look(second).status == "preparing"
 
 
 def test_only_drawing_waits_in_line(config, library, tmp_path):
