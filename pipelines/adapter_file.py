@@ -82,8 +82,9 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except FileNotFoundError:
-        raise UserError(f"The adapter {path} does not exist", "Mend the path") from None
+    except FileNotFoundError:  # the library says so of one that may not be read, too
+        gone = "may not be read" if path.exists() else "does not exist"
+        raise UserError(f"The adapter {path} {gone}", "Mend the path, or the right to read it") from None
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{path} is not a whole safetensors file ({error})",

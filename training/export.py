@@ -92,8 +92,9 @@ def read(path: Path) -> tuple[Factors, Card]:
         with safe_open(path, "pt") as file:
             said = (file.metadata() or {}).get("joinery")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except FileNotFoundError:
-        raise UserError(f"The adapter {path} does not exist", "Mend the path") from None
+    except FileNotFoundError:  # the library says so of one that may not be read, too
+        gone = "may not be read" if path.exists() else "does not exist"
+        raise UserError(f"The adapter {path} {gone}", "Mend the path, or the right to read it") from None
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{path} is not an adapter made by Joinery ({error})", "Name an adapter.safetensors file of a finished run"

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -184,6 +185,15 @@ def test_an_adapter_of_another_base_is_refused_unless_asked_for(tmp_path):
     assert torch.equal(forward(pipe.unet), base)
     pipe.load_adapter(tmp_path / "a.safetensors", any_base=True)
     assert not torch.equal(forward(pipe.unet), base)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="who may read everything")
+def test_a_file_that_may_not_be_read_is_not_said_to_be_gone(tmp_path):
+    make(tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").chmod(0)
+    for read in (lambda: adapted(tmp_path / "a.safetensors"), lambda: export.read(tmp_path / "a.safetensors")):
+        with pytest.raises(UserError, match="may not be read"):
+            read()
 
 
 def without(key):
