@@ -78,6 +78,7 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
         trains.play.click(play_with, trains.run, [tabs, *plays.shown], **QUICK)
         timer.tick(add_new, [plays.run, known], [*plays.shown, known, *trains.mix.shown], **QUICK)
         page.unload(plays.leave)
+        page.unload(projects.leave)
     for event in page.fns.values():
         event.fn = event.fn and in_words(event.fn)
     page.queue(max_size=32)

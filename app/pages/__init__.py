@@ -34,7 +34,8 @@ def goes_with(note: gr.HTML, fields: Iterable[gr.components.Component]) -> None:
 
     def look(given: dict[gr.components.Component, Any]) -> Any:
         said = given.pop(note)
-        return gr.skip() if said and about(given) in said else ""
+        # An event from before the note was there must not take it away when it comes late.
+        return "" if said and about(given) not in said else gr.skip()
 
     gr.on([by_hand(field) for field in fields], look, {note, *fields}, note, **QUICK)
 

@@ -48,6 +48,7 @@ class ProjectPage:
     note: gr.HTML
     shown: list[gr.components.Component]  # what `open` fills: all fields, as the newest draft has them
     open: Callable
+    leave: Callable  # for a page that is gone
 
 
 def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
@@ -67,7 +68,8 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
             for words in ("New", "Copy", "Delete")
         )
     fields.add("name", name)
-    seen = gr.State(None)  # what this page and its draft have in common
+    draft = gr.Textbox("", visible="hidden")  # which one the fields show; none while the page opens
+    known_to: dict[tuple[str, str], dict] = {}  # (page, draft) -> the values that the page was shown or has sent
     with gr.Row(equal_height=False):
         columns = {concept: _concept(fields, concept, form, copies, info) for concept, info in WHAT.items()}
     preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info="Fits the numbers below to a base model.")
@@ -132,17 +134,26 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         fresh = dict(zip(rates, (chosen.lr, chosen.make_lr), strict=True))
         return fields.write(fresh | optimizer.show(chosen)) | {said: optimizer.about(name)}
 
-    def follow(given: dict) -> dict:
+    def follow(given: dict, request: gr.Request) -> dict:
         """Keep what has changed, and say what follows from it."""
-        before, values, shown = given.pop(seen), fields.read(given), {}
-        if before:  # no draft is shown yet while the page opens
-            shown[seen] = _keep(drafts, before, values)
-            if before["values"]["name"] != values["name"]:
-                shown[project] = listed(before["draft"])
+        name, values, shown = given.pop(draft), fields.read(given), {}
+        if name and "name" in keep(name, values, request.session_hash):
+            shown[project] = listed(name)
         try:
             return shown | {estimate: figures.note(_estimate(library, form.read(values)[0]))}
         except UserError:
             return shown | {estimate: ""}  # said in full when training starts
+
+    def keep(name: str, values: Mapping[Hashable, Any], page: str) -> dict[str, Any]:
+        """Write what a page has changed since it was shown the draft; what another page changed meanwhile stays."""
+        own = {*optimizer.own(values["optimizer.name"])}
+        now = {_key(field): value for field, value in values.items() if isinstance(field, str) or field in own}
+        before = begins | drafts.read(name) if (page, name) not in known_to else known_to[page, name]
+        changed = {key: value for key, value in now.items() if _seen(value) != _seen(before.get(key))}
+        if changed:
+            drafts.write(name, {key: files(v) if isinstance(v, list) else v for key, v in changed.items()})
+        known_to[page, name] = before | changed
+        return changed
 
     def say_words(given: dict) -> str:
         try:
@@ -158,36 +169,44 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         names = drafts.names()
         return gr.Dropdown([(drafts.read(name).get("name", sample.name), name) for name in names], value=value)
 
-    def show(draft: str) -> dict:
+    def show(name: str, request: gr.Request) -> dict:
         """A draft into all fields."""
-        kept = drafts.read(draft)
-        values = begins | {name: kept[name] for name in begins if name in kept}
-        values |= {key: _copied(copies, kept[key]) for key in values if isinstance(kept.get(key), list)}
+        kept = drafts.read(name)
+        kept |= {key: _copied(copies, value) for key, value in kept.items() if isinstance(value, list)}
+        values = begins | {key: value for key, value in kept.items() if key in begins}
         chosen = form.optimizer(values["preset"], values["optimizer.name"])
-        updates, own = optimizer.show(chosen), optimizer.own(chosen.name)
-        values |= {slot: kept.get(_key(slot), updates[slot]["value"]) for slot in own}
-        state = {"draft": draft, "values": _comparable(values)}
-        updates |= {slot: updates[slot] | {"value": values[slot]} for slot in own}
-        return fields.write(values | updates) | {
-            said: optimizer.about(chosen.name), project: listed(draft), seen: state, note: ""
+        updates = optimizer.show(chosen)
+        for slot in optimizer.own(chosen.name):
+            values[_key(slot)] = kept.get(_key(slot), updates[slot]["value"])
+            updates[slot] |= {"value": values[_key(slot)]}
+        known_to[request.session_hash, name] = values
+        into = {field: values[field] for field in begins} | updates
+        return fields.write(into) | {
+            said: optimizer.about(chosen.name), project: listed(name), draft: name, note: ""
         }  # fmt: skip
 
-    def open_newest() -> dict:
-        return show(drafts.names()[0])
+    def open_newest(request: gr.Request) -> dict:
+        return show(drafts.names()[0], request)
 
-    def make_new() -> dict:
+    def make_new(request: gr.Request) -> dict:
         """An empty one."""
         empty = {f"{concept}.pictures": [] for concept in CONCEPTS}
         empty |= {f"{concept}.class_word": "" for concept in CONCEPTS}
-        return show(drafts.make(empty | {"name": "my project"}))
+        return show(drafts.make(empty | {"name": "my project"}), request)
 
-    def make_copy(draft: str) -> dict:
-        values = drafts.read(draft)
-        return show(drafts.make(values | {"name": f"{values.get('name', sample.name)} copy"}))
+    def make_copy(name: str, request: gr.Request) -> dict:
+        values = drafts.read(name)
+        return show(drafts.make(values | {"name": f"{values.get('name', sample.name)} copy"}), request)
 
-    def take_away(draft: str) -> dict:
-        where = drafts.remove(draft)
-        return open_newest() | {note: figures.note(f"The project is in the trash now: {where}.")}
+    def take_away(name: str, request: gr.Request) -> dict:
+        where = drafts.remove(name)
+        return open_newest(request) | {
+            note: figures.note(f"The project is in the trash of the runs' folder now, as {where.name}.")
+        }
+
+    def leave(request: gr.Request) -> None:
+        for key in [key for key in known_to if key[0] == request.session_hash]:
+            known_to.pop(key, None)
 
     def look_up(name: str | None) -> dict:
         """What is known of a base, and the words that it knows."""
@@ -203,16 +222,16 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
 
     by_hand(preset)(fit, preset, [*fields.all, said], **QUICK)
     by_hand(which)(switch, [preset, which], [*fields.all, said], **QUICK)
-    shown = [*fields.all, said, project, seen, note]
+    shown = [*fields.all, said, project, draft, note]
     by_hand(project)(show, project, shown, **QUICK)
     anew.click(make_new, None, shown, **QUICK)
-    copy.click(make_copy, project, shown, **QUICK)
-    remove.click(take_away, project, shown, **QUICK)
+    copy.click(make_copy, draft, shown, **QUICK)
+    remove.click(take_away, draft, shown, **QUICK)
     # When the page loads, and when a field changes; of many changes at once the last is what counts.
-    gr.on(None, follow, {*fields.all, seen}, [estimate, seen, project], trigger_mode="always_last", **QUICK)
+    gr.on(None, follow, {*fields.all, draft}, [estimate, project], trigger_mode="always_last", **QUICK)
     gr.on(None, say_words, fields.all, words, trigger_mode="always_last", **QUICK)
     goes_with(note, fields.all)
-    return ProjectPage(fields, start, note, shown, open_newest)
+    return ProjectPage(fields, start, note, shown, open_newest, leave)
 
 
 def start_run(library: Library, form: ProjectForm, values: Mapping[Hashable, Any]) -> Run:
@@ -308,7 +327,7 @@ def _captions(pictures: gr.Gallery, given: list[tuple[str, str | None]], concept
 def _given(form: ProjectForm, copies: Copies, concept: str) -> list[tuple[str, str | None]]:
     """The sample project's pictures of a concept, with captions of their own, as the page shows them."""
     given = find_pictures(form.concept(concept).pictures) if concept in form.sample.concepts else []
-    return _copied(copies, [(path, captions.beside(path) or None) for path in given])
+    return [(str(copies.of(path)), captions.beside(path) or None) for path in given]
 
 
 def _copied(copies: Copies, pictures: list[tuple[Path, str | None]]) -> list[tuple[str, str | None]]:
@@ -320,29 +339,15 @@ def _copied(copies: Copies, pictures: list[tuple[Path, str | None]]) -> list[tup
     return found
 
 
-def _keep(drafts: Drafts, before: dict, values: Mapping[Hashable, Any]) -> dict:
-    """Write what has changed since `before`; what another tab has changed stays."""
-    shown = {*optimizer.own(values["optimizer.name"])}
-    values = {name: value for name, value in values.items() if isinstance(name, str) or name in shown}
-    now = _comparable(values)
-    changed = {_key(name): value for name, value in values.items() if now[name] != before["values"].get(name, ...)}
-    if changed:
-        drafts.write(before["draft"], {key: files(v) if key.endswith(".pictures") else v for key, v in changed.items()})
-    return {"draft": before["draft"], "values": now}
-
-
 def _key(name: Hashable) -> str:
     return name if isinstance(name, str) else f"optimizer.{name.name}"
 
 
-def _comparable(values: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-    """Values that are equal where a person sees the same: a page moves pictures from place to place."""
-    return {
-        name: [(path.name, path.stat().st_size, caption) for path, caption in files(value)]
-        if str(name).endswith(".pictures")
-        else value
-        for name, value in values.items()
-    }
+def _seen(value: Any) -> Any:
+    """Equal for values that a person sees as the same: a page moves pictures from place to place."""
+    if not isinstance(value, list):
+        return value
+    return [(path.name, path.stat().st_size, caption) for path, caption in files(value)]
 
 
 def _methods() -> list[tuple[str, str]]:

@@ -227,6 +227,7 @@ def test_a_project_is_kept_from_the_first_keystroke_in_every_tab(project, browse
         page.keyboard.press("Enter")
         wait_for("content.pictures", lambda kept: kept[-1][1] == "{placeholder}, green all over")
         other = page.context.new_page()
+        other.set_default_timeout(PATIENCE)
         other.goto(address)
         for one in (page, other):
             expect(one.locator("#project-name input, #project-name textarea")).to_have_value("Blue on red")
