@@ -1,7 +1,10 @@
 """What a base is, told without loading it; what cannot be trained, refused before a weight is read."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,9 +24,10 @@ from safetensors.torch import load_file, save_file
 
 from pipelines import UserError
 from pipelines.adapters import fingerprint
+from tests.hub import hub
 from tests.tiny import tiny_pipeline
 from training import Customization, customize, model
-from training.config import PRESETS
+from training.config import HOUSE, PRESETS
 from training.optimizers.settings import OPTIMIZERS
 from training.recognise import FIRST, KEYS, LABELS, PARTS, UNET, recognise, variant
 from training.sampling import guided_pipeline, open_run
@@ -424,3 +428,41 @@ def test_rates_go_only_to_optimizers_of_which_they_are_the_rates(name, preset, m
     assert (own.name, own.lr, own.make_lr) == (name, rates.lr, rates.make_lr)
     given = Customization(**PICTURES, preset=preset, optimizer={"name": name, "lr": 0.5}).optimizer
     assert given.lr == 0.5 and given.make_lr == rates.make_lr
+
+
+ON_THE_HUB = """
+from pipelines import UserError
+from training import Customization, model
+from training.recognise import recognise
+
+print(recognise("someone/half", fetch=False))
+try:
+    Customization(base="someone/turbo", content={"pictures": "content"}).recognised_base()
+except UserError as error:
+    print(error)
+try:
+    recognise("someone/none")
+except UserError as error:
+    print(error)
+print(model.open_base("someone/half", "fp32").unet.dtype)
+print(recognise("someone/half", fetch=False).family)
+"""
+
+
+def test_a_hub_id_is_recognised_before_a_weight_is_fetched(tmp_path):
+    """Of a model that is refused only small files are fetched; one with nothing but half precision is opened."""
+    models = tmp_path / "models"
+    folder(models / "someone/turbo")
+    tiny_pipeline().save_pretrained(models / "someone/half", variant="fp16")
+    with hub(models) as (address, asked):
+        here = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        command = [sys.executable, "-c", ON_THE_HUB]
+        done = subprocess.run(command, env=os.environ | here, cwd=HOUSE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    nothing_yet, turbo, none, opened, known = done.stdout.splitlines()
+    assert nothing_yet == "None" and known == "sd1" and opened == "torch.float32"
+    assert "'someone/turbo' is distilled to draw in a few steps (its name has 'turbo')" in turbo
+    assert "'someone/none' is neither a folder, nor a file, nor a hub model within reach" in none
+    small = {"model_index.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"}
+    assert {name.removeprefix("someone/turbo/") for name in asked if "turbo" in name} == small
+    assert "someone/half/unet/diffusion_pytorch_model.fp16.safetensors" in asked
