@@ -14,7 +14,6 @@ from diffusers import (
     DDPMScheduler,
     DiffusionPipeline,
     SchedulerMixin,
-    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
 from safetensors import SafetensorError
@@ -24,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
 from training.recognise import PARTS, Base, read_json, recognise, variant
+from training.single_file import open_single_file
 from training.state import all_finite
 
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -88,8 +88,7 @@ def open_base(
     found.check_opens()
     try:
         if Path(base).is_file():
-            family = StableDiffusionXLPipeline if found.family == "sdxl" else StableDiffusionPipeline
-            pipe = family.from_single_file(base, dtype=dtype(precision))
+            pipe = open_single_file(base, found.family, dtype(precision))
         else:
             pipe = _open_folder(base, dtype(precision))
     except UserError:
@@ -152,9 +151,8 @@ def _check_whole(pipe: DiffusionPipeline, base: str) -> None:
     for part in NETWORKS:
         network = getattr(pipe, part, None)
         tensors = network.state_dict() if network is not None else {}
-        for name, tensor in tensors.items():
-            if tensor.is_meta:
-                raise _incomplete(base, part, name, "is missing")
+        for name in (name for name, tensor in tensors.items() if tensor.is_meta):
+            raise _incomplete(base, part, name, "is missing")
         numbers = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
         if not all_finite(numbers.values()):
             name = next(name for name, tensor in numbers.items() if not all_finite([tensor]))

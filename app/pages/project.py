@@ -158,6 +158,7 @@ def start_run(library: Library, form: ProjectForm, values: Mapping[Hashable, Any
     """
     config, pictures = form.read(values)
     require(config.optimizer.name)
+    config.recognised_base()
     running = library.running()
     if running:
         raise UserError(f"The run {running.folder.name} is being trained", "Wait for its end, or cancel it")
