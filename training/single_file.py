@@ -19,7 +19,6 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.loaders.single_file_utils import SingleFileComponentError
-from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
 from training.recognise import PARTS
@@ -67,7 +66,7 @@ def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """The bytes, the bytes at a word's end, what each merge makes, start and end; and the merges."""
     lines = gzip.decompress((CONFIGS / "merges.txt.gz").read_bytes()).decode().splitlines()
     merges = [tuple(line.split()) for line in lines]
-    # Bytes that print stand for themselves and come first; the others have letters from 256 on.
-    letters = sorted(ByteLevel.alphabet())
+    # The 256 bytes as letters: those that print as themselves come first, the 68 others are letters from 256 on.
+    letters = [chr(i) for i in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
     pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]
     return {piece: number for number, piece in enumerate(pieces)}, merges
