@@ -9,9 +9,9 @@ from app.library import Library
 from pipelines.errors import UserError
 from training import Customization, Run
 from training.config import HOUSE, PRESETS
+from training.recognise import FAMILIES, PARTS, Base, recognise
 
 EMBEDDED = HOUSE / "models" / "emoji"
-FAMILIES = {"StableDiffusionPipeline": "Stable Diffusion 1 or 2", "StableDiffusionXLPipeline": "Stable Diffusion XL"}
 PREDICTIONS = {"epsilon": "predicts noise", "v_prediction": "predicts velocity", "sample": "predicts the picture"}
 
 
@@ -59,17 +59,17 @@ def place(base: str) -> Path | None:
 
 
 def about(base: str) -> str:
-    """What a base is, in a sentence, from its own files; of a hub id, what will happen."""
+    """What a base is, in a sentence, from its own files; of a hub id that was not used yet, what will happen."""
     path = place(base)
-    if path is None:
-        return "Not on this machine: it is fetched from the hub when training starts." if base else ""
-    size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
-    facts = [f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"]
-    if path.is_dir():
-        facts = [_family(path), _prediction(path), *facts]
-    elif path.suffix != ".safetensors":
+    if path is not None and path.is_file() and path.suffix != ".safetensors":
         return f"{path.name} is neither a diffusers folder nor a .safetensors file."
-    return f"{', '.join(filter(None, facts))}."
+    try:
+        found = recognise(str(path or base), fetch=False) if base else None
+    except UserError:
+        return f"{path.name} holds no base model." if path else ""
+    if found is None:
+        return "Not on this machine: it is fetched from the hub when training starts." if base else ""
+    return f"{', '.join([*_facts(found), *([_size(path)] if path else [])])}."
 
 
 def words(base: str) -> dict[str, list[str]]:
@@ -103,18 +103,21 @@ def _used(run: Run) -> list[str]:
     return [] if base.startswith("..") else [base]
 
 
-def _family(folder: Path) -> str:
-    name = _read(folder / "model_index.json").get("_class_name", "")
-    return FAMILIES.get(name, f"{name}, which cannot be customized yet" if name else "not a diffusers folder")
+def _facts(found: Base) -> list[str]:
+    trained = found.family in FAMILIES and not (found.inpainting or found.refiner or found.edm or found.distilled)
+    facts = {
+        found.title: True,
+        PREDICTIONS.get(found.prediction, found.prediction): found.prediction,
+        "down to pure noise": found.zero_snr,
+        f"made for {found.resolution} px": found.resolution,
+        "distilled to draw in a few steps": found.distilled,
+        "preconditioned as in EDM": found.edm,
+        "which cannot be customized yet": not trained,
+        f"without its {', '.join(PARTS[part] for part in found.missing)}": found.missing,
+    }
+    return [fact for fact, holds in facts.items() if holds]
 
 
-def _prediction(folder: Path) -> str:
-    prediction = _read(folder / "scheduler" / "scheduler_config.json").get("prediction_type", "")
-    return PREDICTIONS.get(prediction, prediction)
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+def _size(path: Path) -> str:
+    size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -13,6 +13,7 @@ from training.config import PRESETS, Concept, Content, Style
 from training.optimizers.settings import OPTIMIZERS, Learning
 
 CONCEPTS = {"content": Content, "style": Style}
+OF_THE_BASE = ("resolution", "prediction", "zero_snr")
 SHOWN = ("class_word", "placeholder", "caption")  # of a concept, as text
 
 
@@ -49,6 +50,8 @@ class ProjectForm:
                 place[name] = value.strip() if isinstance(value, str) else value
         data["name"] = data["name"] or "my project"
         data["base"] = self.base(data["base"])
+        if short(data["base"]) != short(self.sample.base):  # what the sample says of its base is not said of another
+            data = {key: value for key, value in data.items() if key not in OF_THE_BASE}
         return Customization(**data), {concept: shown for concept, shown in pictures.items() if shown}
 
     def _concept(self, data: dict, concept: str, values: Mapping[Hashable, Any], pictures: list) -> dict[str, Any]:

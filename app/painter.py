@@ -52,19 +52,27 @@ class Model:
     resolution: int
     preset: str
     run: Run | None = None
+    prediction: str | None = None  # where the base's own files are not believed
+    zero_snr: bool | None = None
 
     @classmethod
     def of(cls, config: Customization, run: Run | None = None) -> Model:
         base = config.resolved_base()
         name = Path(base).name if os.path.exists(base) else base
-        return cls(name, base, config.precision, config.resolution, config.preset, run)
+        said = config.prediction, config.zero_snr
+        return cls(name, base, config.precision, config.resolution, config.preset, run, *said)
+
+    @property
+    def opening(self) -> tuple[str, str, str | None, bool | None]:
+        """What decides the base as it is opened."""
+        return self.base, self.precision, self.prediction, self.zero_snr
 
 
 class Painter:
     """Keeps the last pipeline. Only one thread draws at a time; any thread may stop it."""
 
     def __init__(self) -> None:
-        self._base: tuple[str, str] | None = None
+        self._base: tuple[str, str, str | None, bool | None] | None = None
         self._adapter: str | None = None  # the hash of the file that is loaded
         self._base_hash = ""
         self._pipe = None
@@ -115,7 +123,7 @@ class Painter:
 
     def base_hash(self, model: Model) -> str:
         """The hash of a model's base, if it is the one that is open; else empty."""
-        return self._base_hash if self._base == (model.base, model.precision) else ""
+        return self._base_hash if self._base == model.opening else ""
 
     def _draw_batch(
         self, pipe: DiffusionPipeline, recipe: Recipe, seeds: list[int], after_step: Callable
@@ -145,10 +153,10 @@ class Painter:
         from training.model import open_base
         from training.sampling import guided_pipeline
 
-        if self._base != (model.base, model.precision):
+        if self._base != model.opening:
             self._base = self._pipe = None  # two large bases at once may not fit
-            self._pipe = guided_pipeline(open_base(model.base, model.precision), model.preset)
-            self._base, self._adapter = (model.base, model.precision), None
+            self._pipe = guided_pipeline(open_base(*model.opening), model.preset)
+            self._base, self._adapter = model.opening, None
             self._base_hash = fingerprint(self._pipe.unet)
         wanted = None
         if model.run:

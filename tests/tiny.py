@@ -37,15 +37,15 @@ def tiny_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=77)
 
 
-def tiny_text_encoder(tokenizer: CLIPTokenizer, cls=CLIPTextModel) -> CLIPTextModel:
+def tiny_text_encoder(tokenizer: CLIPTokenizer, cls=CLIPTextModel, width: int = TEXT_WIDTH) -> CLIPTextModel:
     return cls(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=TEXT_WIDTH,
+            hidden_size=width,
+            intermediate_size=width,
             num_hidden_layers=2,
             num_attention_heads=2,
-            projection_dim=TEXT_WIDTH,
+            projection_dim=width,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

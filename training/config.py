@@ -2,6 +2,7 @@
 
 import os
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -24,7 +25,8 @@ from training.adapters import DEFAULT_METHOD, METHODS, method_of
 from training.bounds import allowed
 from training.formats import shown
 from training.memory import BUDGETS, found_budget, settings_for
-from training.optimizers.settings import DEFAULT, OPTIMIZERS, Optimizer, Strict
+from training.optimizers.settings import DEFAULT, OPTIMIZERS, RATES, Optimizer, Strict, shares_rates
+from training.recognise import FAMILIES, Base, recognise
 
 HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/emoji" is found from any folder
 
@@ -210,7 +212,8 @@ class Customization(Strict):
 
     name: Annotated[str, AfterValidator(_without_nul)] = Field("", description="of the run; empty: the folder's name")
     preset: Literal["emoji", "sd15", "sdxl"] = Field(
-        "emoji", description="what suits a base: the embedded one, Stable Diffusion 1.5, or SDXL"
+        "emoji",
+        description="what suits the base: the embedded one, SD 1 or 2, or SDXL; follows from a base that is known",
     )
     memory: Literal[8, 12, 16, 24, 48, "cpu", "auto"] | None = Field(
         None,
@@ -218,6 +221,12 @@ class Customization(Strict):
     )
     base: Annotated[str, AfterValidator(_without_nul)] = Field(
         "models/emoji", min_length=1, description="a diffusers folder, one safetensors file, or a hub id"
+    )
+    prediction: Literal["epsilon", "v_prediction", "sample"] | None = Field(
+        None, description="what the base predicts: the noise, the velocity or the picture. Empty: as its files say"
+    )
+    zero_snr: bool | None = Field(
+        None, description="whether the base's noise schedule ends in pure noise. Empty: as its files say"
     )
     content: Content | None = Field(None, description="left out: only the style is learned")
     style: Style | None = Field(None, description="left out: only the content is learned")
@@ -229,9 +238,17 @@ class Customization(Strict):
     samples: Samples = Samples()
     seed: int = Field(0, ge=0, lt=2**63, description="of everything that is drawn by chance while learning")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of the base; adapters stay fp32. auto: bf16 on a GPU, but fp32 where its own weights learn"
+        "auto",
+        description="of the base; adapters stay fp32. auto: bf16 on a GPU that has it, else fp32, as where its own "
+        "weights learn",
     )
-    resolution: int = Field(64, ge=32, le=2048, multiple_of=8, description="side of the pictures in pixels")
+    resolution: int = Field(
+        64,
+        ge=32,
+        le=2048,
+        multiple_of=8,
+        description="side of the pictures in pixels; follows from a base that is known",
+    )
 
     def __init__(self, **data: Any):
         """Raises `UserError` with the key's path, the value seen and the allowed range."""
@@ -243,10 +260,12 @@ class Customization(Strict):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, data: Any) -> Any:
-        preset, memory = data.get("preset", "emoji"), data.get("memory")
+        follows = _follow(data)
+        data = {"preset": follows.get("preset", "emoji")} | data
+        preset, memory = data["preset"], data.get("memory")
         if not isinstance(preset, str) or preset not in PRESETS:
             return data
-        defaults = PRESETS[preset]
+        defaults = PRESETS[preset] | follows
         if isinstance(memory, int | str) and memory in (*BUDGETS, "auto") and preset != "emoji":  # which fits anywhere
             data = data | {"memory": found_budget() if memory == "auto" else memory}
             method = method_of(_table_in(data, "adapter").get("method"))
@@ -257,6 +276,9 @@ class Customization(Strict):
             defaults = _merge(defaults, fitting)
         whole = _merge(defaults, data)
         name = _table_in(whole, "optimizer").get("name", DEFAULT)
+        if not shares_rates(name):
+            suits = {key: value for key, value in defaults.get("optimizer", {}).items() if key not in RATES}
+            whole = _merge(defaults | {"optimizer": suits}, data)
         method = method_of(_table_in(whole, "adapter").get("method"))
         suits = method.optimizer_defaults(name)
         return _merge({"optimizer": suits}, whole) if suits else whole
@@ -317,8 +339,13 @@ class Customization(Strict):
             raise UserError(f"{path} cannot be read ({error.strerror})", "Name an existing project file") from None
         except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of too many digits, a list too deep
             raise UserError(f"{path} is not valid TOML ({error})", "Mend that line") from None
-        config = cls(**data)
         folder = path.resolve().parent
+        if isinstance(data.get("base"), str):
+            data["base"] = find_base(data["base"], [folder]) or data["base"]
+            if not data.keys() >= FOLLOWING:
+                with suppress(UserError):  # said when the work starts
+                    recognise(data["base"])  # so that the small files of a hub id are here
+        config = cls(**data)
         config.name = config.name or _as_name(folder.name) or "customization"
         for concept in config.concepts.values():
             concept.pictures = [folder / item for item in concept.pictures]
@@ -363,6 +390,16 @@ class Customization(Strict):
             )
         return found or self.base
 
+    def recognised_base(self) -> Base:
+        """What the base is, with what is said of it here.
+
+        Raises:
+            UserError: there is none, it cannot be trained on, or preset or resolution are not for it.
+        """
+        found = recognise(self.resolved_base()).told(self.prediction, self.zero_snr)
+        found.check_trains(self.preset, self.resolution)
+        return found
+
 
 def find_base(base: str, folders: list[Path]) -> str | None:
     """A base's path, started at one of the folders; of a path that leads nowhere its name, in them or their `models`.
@@ -376,6 +413,26 @@ def find_base(base: str, folders: list[Path]) -> str | None:
         if os.path.exists(place):  # unlike Path's own it takes a name that is too long for a file
             return os.path.normpath(place)
     return None
+
+
+FOLLOWING = {"preset", "resolution"}  # what follows from the base where it is left out
+
+
+def _follow(data: dict[str, Any]) -> dict[str, Any]:
+    """The preset and the resolution that suit the base, where it is named and can be recognised without a network."""
+    base = data.get("base")
+    if not isinstance(base, str) or not base or data.keys() >= FOLLOWING:
+        return {}
+    named = next((name for name, preset in PRESETS.items() if preset.get("base") == base), None)
+    if named:
+        return {"preset": named}
+    try:
+        found = recognise(find_base(base, [Path.cwd(), HOUSE]) or base, fetch=False)
+    except UserError:  # said when the work starts
+        return {}
+    if found is None or found.family not in FAMILIES:
+        return {}
+    return {"preset": found.preset} | ({"resolution": found.resolution} if found.resolution else {})
 
 
 OTHER_SHAPES = {

@@ -137,15 +137,17 @@ class Work:
 
 def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool]) -> Work:
     """Read pictures, open the base, encode, and put an adapter on."""
-    # Pictures first: they are quick to read, and a base model is not quick to open.
+    # What the base is and pictures first: they are quick to read, and a base model is not quick to open.
     stages, method = plan(config), METHODS[config.adapter.method]
     require(config.optimizer.name)
+    config.recognised_base()
     pictures = read_all_pictures(config)
     for finding in findings.of_pictures(config, pictures):
         log.warning(finding)
 
     # The base.
-    pipe = guided_pipeline(open_base(config.resolved_base(), method.precision(config)), config.preset)
+    opened = open_base(config.resolved_base(), method.precision(config), config.prediction, config.zero_snr)
+    pipe = guided_pipeline(opened, config.preset)
     device = pipe.device
     if device.type == "cpu" and sum(p.numel() for p in pipe.unet.parameters()) < SMALL:
         torch.set_num_threads(1)  # before anything is computed, so that the bits do not depend on the cores

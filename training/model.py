@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,19 @@ from diffusers import (
     DDPMScheduler,
     DiffusionPipeline,
     SchedulerMixin,
-    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
+from training.recognise import PARTS, Base, read_json, recognise, variant
+from training.single_file import open_single_file
+from training.state import all_finite
 
-FAMILIES = (StableDiffusionPipeline, StableDiffusionXLPipeline)
+NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 UNDECIDING = ("dtype", "torch_dtype", "transformers_version", "architectures", "model_type", "sample_size")
 LOSS_READS = (
     "num_train_timesteps",
@@ -33,7 +37,6 @@ LOSS_READS = (
     "prediction_type",
     "rescale_betas_zero_snr",
 )
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def device() -> torch.device:
@@ -42,15 +45,25 @@ def device() -> torch.device:
 
 
 def dtype(precision: str) -> torch.dtype:
-    """Of the frozen base: "auto" is bf16 on a GPU."""
-    whole = precision == "fp32" or (precision == "auto" and device().type != "cuda")
-    return torch.float32 if whole else torch.bfloat16
+    """Of the frozen base: "auto" is bf16 on a GPU that computes in it, and float32 elsewhere.
+
+    Not fp16: gradients of a small loss vanish in it, and SDXL's autoencoder overflows.
+    """
+    narrow = precision == "bf16" or (precision == "auto" and device().type == "cuda" and _computes_bf16())
+    return torch.bfloat16 if narrow else torch.float32
 
 
 def fast_dtype() -> torch.dtype:
-    """What the base's networks are made in: bf16, but float32 on a CPU that would emulate it, ten times slower."""
-    narrow = device().type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    """What the base's networks are made in: bf16, but float32 where it would be emulated, ten times slower."""
+    narrow = _computes_bf16() if device().type in ("cpu", "cuda") else True
     return torch.bfloat16 if narrow else torch.float32
+
+
+def _computes_bf16() -> bool:
+    """Whether the device has instructions for it, as NVIDIA's have from Ampere on."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def autocast() -> torch.autocast:
@@ -58,33 +71,35 @@ def autocast() -> torch.autocast:
     return torch.autocast(device().type, torch.bfloat16, enabled=fast_dtype() == torch.bfloat16)
 
 
-def open_base(base: str, precision: str = "auto") -> DiffusionPipeline:
+def open_base(
+    base: str, precision: str = "auto", prediction: str | None = None, zero_snr: bool | None = None
+) -> DiffusionPipeline:
     """Open a base model, frozen, for inference.
 
     Args:
         base: a diffusers folder, one safetensors file, or a hub id.
+        prediction: "epsilon", "v_prediction" or "sample", where what the base says of itself is not to be believed.
+        zero_snr: likewise, whether its noise schedule ends in pure noise.
     Raises:
-        UserError: it is not there, cannot be read, or is of a family that cannot be customized yet.
+        UserError: it is not there, cannot be read, is of a kind that cannot be customized yet, or a part of it is
+            missing or not finite.
     """
-    path = Path(base)
+    found = recognise(base).told(prediction, zero_snr)
+    found.check_opens()
     try:
-        if path.is_file():
-            family = StableDiffusionXLPipeline if _is_sdxl(path) else StableDiffusionPipeline
-            pipe = family.from_single_file(base, dtype=dtype(precision))
+        if Path(base).is_file():
+            pipe = open_single_file(base, found.family, dtype(precision))
         else:
-            # Safetensors only: a pickle from a stranger runs whatever its author liked.
-            pipe = DiffusionPipeline.from_pretrained(base, dtype=dtype(precision), use_safetensors=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        kind = "cannot be opened" if path.exists() else "is neither a folder, nor a file, nor a hub model within reach"
+            pipe = _open_folder(base, dtype(precision))
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
         raise UserError(
-            f"The base model {base!r} {kind} ({str(error).strip().splitlines()[0][:200].rstrip('.')})",
+            f"The base model {base!r} cannot be opened ({str(error).strip().splitlines()[0][:200].rstrip('.')})",
             "Set base to a diffusers folder, a .safetensors file, or a hub id",
         ) from None
-    if not isinstance(pipe, FAMILIES) or pipe.scheduler.config.get("prediction_type") not in PREDICTIONS:
-        raise UserError(
-            f"The base model {base!r} is a {type(pipe).__name__}, which cannot be customized yet",
-            "Choose a Stable Diffusion 1, 2 or XL base",
-        )
+    _check_whole(pipe, base)
+    pipe.scheduler = _scheduled(pipe.scheduler, found)
     pipe.set_progress_bar_config(disable=True)
     for module in pipe.components.values():
         if isinstance(module, nn.Module):
@@ -92,9 +107,81 @@ def open_base(base: str, precision: str = "auto") -> DiffusionPipeline:
     return pipe.to(device())
 
 
-def _is_sdxl(path: Path) -> bool:
-    with safe_open(path, "pt") as file:
-        return any(key.startswith("conditioner.embedders.1") for key in file.keys())  # noqa: SIM118 (not a dict)
+def _open_folder(base: str, narrow: torch.dtype) -> DiffusionPipeline:
+    """A folder's networks one by one, each with the weights that it has, then the rest.
+
+    Safetensors only: a pickle from a stranger runs whatever its author liked.
+    """
+    folder = Path(base) if Path(base).is_dir() else _download(base)
+    index, networks, safe = read_json(folder / "model_index.json"), {}, {"dtype": narrow, "use_safetensors": True}
+    for part in NETWORKS:
+        library, kind = index.get(part) or (None, None)
+        if library not in ("diffusers", "transformers"):
+            continue
+        family = getattr(import_module(library), kind, None)
+        if family is None:
+            raise UserError(
+                f"The {PARTS[part]} of the base model {base!r} is of the unknown class {kind}",
+                f"Choose another base, or a version of {library} that has it",
+            )
+        own = {"variant": variant(folder / part) or None, "output_loading_info": True}
+        networks[part], info = family.from_pretrained(folder / part, **safe, **own)
+        if info["missing_keys"]:
+            raise _incomplete(base, part, min(info["missing_keys"]), "is missing")
+    others = variant(folder / "safety_checker")
+    return DiffusionPipeline.from_pretrained(folder, variant=others or None, **safe, **networks)
+
+
+def _download(base: str) -> Path:
+    """The folder of a hub id's files; those in half precision where it has no others.
+
+    Raises:
+        UserError: a part of it is missing.
+    """
+    try:
+        folder = DiffusionPipeline.download(base, use_safetensors=True)
+    except OSError:
+        folder = DiffusionPipeline.download(base, use_safetensors=True, variant="fp16")
+    replace(recognise(str(folder)), name=base, prediction="epsilon").check_opens()
+    return Path(folder)
+
+
+def _check_whole(pipe: DiffusionPipeline, base: str) -> None:
+    """Raises UserError: a tensor of a network was not in the file, or holds what is no number."""
+    for part in NETWORKS:
+        network = getattr(pipe, part, None)
+        tensors = network.state_dict() if network is not None else {}
+        for name in (name for name, tensor in tensors.items() if tensor.is_meta):
+            raise _incomplete(base, part, name, "is missing")
+        numbers = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
+        if not all_finite(numbers.values()):
+            name = next(name for name, tensor in numbers.items() if not all_finite([tensor]))
+            raise _incomplete(base, part, name, "holds numbers that are not finite")
+
+
+def _incomplete(base: str, part: str, tensor: str, what: str) -> UserError:
+    return UserError(
+        f"The tensor {tensor} in the {PARTS[part]} of the base model {base!r} {what}",
+        "Fetch the model again, or choose another base",
+    )
+
+
+def _scheduled(scheduler: SchedulerMixin, found: Base) -> SchedulerMixin:
+    """The scheduler with the prediction and the end of the noise schedule that the base was trained with.
+
+    From pure noise on, its steps have to start at the very end (arXiv 2305.08891, section 3.3).
+    """
+    own, changes = scheduler.config, {}
+    if found.prediction != own.get("prediction_type"):
+        changes["prediction_type"] = found.prediction
+    if found.zero_snr != bool(own.get("rescale_betas_zero_snr")):
+        changes["rescale_betas_zero_snr"] = found.zero_snr
+        changes |= {"timestep_spacing": "trailing"} if found.zero_snr else {}
+    if not changes:
+        return scheduler
+    # Into the configuration, which keeps for other classes what this one does not know; what is said is no default.
+    defaults = [key for key in own.get("_use_default_values", ()) if key not in changes]
+    return type(scheduler).from_config({**own, **changes, "_use_default_values": defaults})
 
 
 @torch.no_grad()

@@ -229,9 +229,13 @@ def _is_ours(entry: Any) -> bool:
 def decisive(config: Customization) -> dict[str, Any]:
     """What decides the trained bits, less pictures and base: those count by their content, and folders may move.
 
+    What is said of the base's prediction counts by the noise schedule that it leads to.
+
     Periods, sample settings and gradient checkpointing may change between two starts of a run.
     """
-    data = config.model_dump(mode="json", exclude={"name", "preset", "memory", "base", "samples"})
+    data = config.model_dump(
+        mode="json", exclude={"name", "preset", "memory", "base", "prediction", "zero_snr", "samples"}
+    )
     del data["steps"]["checkpoint_every"], data["steps"]["gradient_checkpointing"]
     for name in config.concepts:
         del data[name]["pictures"], data[name]["others"], data[name]["run"]

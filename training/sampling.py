@@ -26,7 +26,8 @@ def open_run(folder: Path) -> tuple[DiffusionPipeline, Customization]:
     config = run.customization()
     if not run.adapter.exists():
         raise UserError(f"The run {folder} has no adapter yet", "Start its customization again and let it end")
-    pipe = guided_pipeline(open_base(config.resolved_base(), config.precision), config.preset)
+    opened = open_base(config.resolved_base(), config.precision, config.prediction, config.zero_snr)
+    pipe = guided_pipeline(opened, config.preset)
     pipe.load_adapter(run.adapter)
     return pipe, config
 

@@ -242,12 +242,12 @@ def start_run(library: Library, form: ProjectForm, values: Mapping[Hashable, Any
     """
     config, pictures = form.read(values)
     require(config.optimizer.name)
+    config.recognised_base()
     for concept, shown in pictures.items():
         for finding in check(concept, [path for path, _ in shown], config.resolution):
             if finding.blocks:
                 raise UserError(f"{concept.capitalize()}: {finding.text.rstrip('.')}", "Mend this, then start again")
-    run = jobs.launch(library, config, pictures)
-    return run
+    return jobs.launch(library, config, pictures)
 
 
 def _concept(fields: Fields, concept: str, form: ProjectForm, copies: Copies, info: str) -> tuple[gr.HTML, gr.HTML]:

@@ -19,6 +19,7 @@ from app.recipe import Recipe
 from app.studio import build
 from pipelines import UserError
 from tests.app.conftest import pictures_of
+from tests.single_file import save_single_file, tiny_base
 from training import packages
 from training.adapters import METHODS
 from training.config import PRESETS
@@ -184,6 +185,20 @@ def test_pairs_that_cannot_be_are_refused_before_anything_starts(config, library
     with pytest.raises(UserError, match=words):
         start_run(library, ProjectForm(config), values(config, changed))
     assert library.runs() == []
+
+
+def test_a_base_that_the_preset_is_not_for_is_refused_in_the_page_s_words(config, library, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "start", None)
+    save_single_file(tiny_base("sdxl"), "sdxl", tmp_path / "mine.safetensors", {}, {})
+    changed = {"base": str(tmp_path / "mine.safetensors")}
+    assert fields(config, changed).resolution == 1024  # the sample's is its own base's
+    with pytest.raises(UserError, match=r"preset is 'emoji', but .* is Stable Diffusion XL for 1024 px") as refused:
+        start_run(library, ProjectForm(config), values(config, changed))
+    with gr.Blocks():
+        page = project.build(library, ProjectForm(config), Copies(tmp_path / "copies"))
+    said = str(page.fields.in_labels(refused.value))
+    assert said.startswith('"Preset" is "Embedded emoji base, 64 px", but the base model ')
+    assert 'Set "Preset" to "Stable Diffusion XL, 1024 px", or leave it out.' in said and library.runs() == []
 
 
 @pytest.mark.parametrize("missing", ["content", "style"])

@@ -1,9 +1,7 @@
-import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipelines import UserError
 from tests.tiny import tiny_pipeline
 from training import concepts, model, pictures
 
@@ -48,14 +46,6 @@ def test_latents_are_the_scaled_mean_of_the_posterior():
     with torch.no_grad():
         expected = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
     torch.testing.assert_close(model.encode_pictures(pipe, pixels), expected)
-
-
-def test_a_base_that_is_no_model_is_told(tmp_path):
-    save_file({"a": torch.zeros(1)}, tmp_path / "file.safetensors")
-    (tmp_path / "folder").mkdir()
-    for base in ("file.safetensors", "folder"):
-        with pytest.raises(UserError, match="cannot be opened"):
-            model.open_base(str(tmp_path / base))
 
 
 def test_latents_are_found_again_by_all_that_decides_them(tmp_path):

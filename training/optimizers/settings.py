@@ -150,7 +150,14 @@ class OwLore(ProjectedAdamW):
 KINDS = (AdamW, AdamW8bit, LoRAPlus, Adafactor, ScheduleFree, Prodigy, ProjectedAdamW, GradNormLoRP, OwLore)
 DEFAULT = "gradnorm-lorp"  # where no name is given
 OPTIMIZERS: dict[str, type[Learning]] = {kind.model_fields["name"].default: kind for kind in KINDS}
+RATES = ("lr", "make_lr")
 NARROW = tuple(name for name, kind in OPTIMIZERS.items() if kind.narrow)
+
+
+def shares_rates(name: Any) -> bool:
+    """Whether a learning rate means to this optimizer what it means to most, and not a factor of one that it finds."""
+    lr = {known: kind.model_fields["lr"].default for known, kind in OPTIMIZERS.items()}
+    return lr[name] == lr[DEFAULT] if isinstance(name, str) and name in lr else True
 
 
 def _optimizer_name(value: Any) -> Any:
