@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -87,7 +88,7 @@ def open_base(
     found = recognise(base).told(prediction, zero_snr)
     found.check_opens()
     try:
-        if Path(base).is_file():
+        if os.path.isfile(base):
             pipe = open_single_file(base, found.family, dtype(precision))
         else:
             pipe = _open_folder(base, dtype(precision))
@@ -112,7 +113,7 @@ def _open_folder(base: str, narrow: torch.dtype) -> DiffusionPipeline:
 
     Safetensors only: a pickle from a stranger runs whatever its author liked.
     """
-    folder = Path(base) if Path(base).is_dir() else _download(base)
+    folder = Path(base) if os.path.isdir(base) else _download(base)
     index, networks, safe = read_json(folder / "model_index.json"), {}, {"dtype": narrow, "use_safetensors": True}
     for part in NETWORKS:
         library, kind = index.get(part) or (None, None)

@@ -5,6 +5,7 @@ the names and shapes of its tensors, by its metadata, and by tensors that only m
 """
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -189,9 +190,9 @@ def recognise(base: str, fetch: bool = True) -> Base | None:
         UserError: there is no such base within reach, it is no safetensors file, or a folder without a model.
     """
     path = Path(base)
-    if path.is_file():
+    if os.path.isfile(base):
         return _of_file(base)
-    if path.is_dir():
+    if os.path.isdir(base):
         found = _of_parts(base, lambda name: read_json(path / name))
         return replace(found, missing=_missing(path, found.family))
     try:
