@@ -5,7 +5,6 @@ from app.library import Library
 from pipelines.errors import UserError
 from training import Customization, Run, captions
 from training.formats import find_pictures
-from training.mix import further, mixed
 
 
 def having(library: Library, kind: str) -> list[str]:
@@ -25,6 +24,8 @@ def mix(library: Library, content: str | None, style: str | None, make: int) -> 
     for kind, name in (("content", content), ("style", style)):
         if not name:
             raise UserError(f"No run is chosen for the {kind}", "Choose one from the list")
+    from training.mix import mixed  # what trains takes longer to import than all else together
+
     config = mixed(library.find(content).folder, library.find(style).folder, make)
     config.name = f"{content} in {style}"
     return _launch(library, config)
@@ -43,6 +44,8 @@ def go_further(library: Library, name: str | None, steps: int, make: int) -> Run
         raise UserError("There is no run yet", "Start one under Project")
     if not steps and not make:
         raise UserError("There is nothing to do: both numbers of steps are 0", "Give one of them some steps")
+    from training.mix import further
+
     return _launch(library, further(library.find(name).folder, steps, make))
 
 

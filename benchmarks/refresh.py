@@ -26,7 +26,7 @@ CLOSE += ["LoRA, rank 4", "GradNormLoRP, shorter side", "OwLore, columns", "OwLo
 FEW = ["AdamW", "AdamW with compander", "PLP, AdamW", "PLP, AdamW with compander"]
 STEPS = [
     ["training", "customize", SAMPLE],
-    ["benchmarks.screenshot"],
+    *(["benchmarks.screenshot", page] for page in ("project", "train", "play")),
     ["benchmarks.base.measure"],
     ["benchmarks.base.tables"],
     ["benchmarks.guidance.sweep"],

@@ -1,7 +1,7 @@
-"""Take the README's picture of the studio: python -m benchmarks.screenshot [--runs FOLDER]
+"""Take pictures of the studio's pages: python -m benchmarks.screenshot [PAGE] [--runs FOLDER]
 
-The picture is of its third page: the newest finished run, drawn from seed 0 with nothing, content, style, and both.
-Needs a Chromium and playwright (requirements-dev.txt).
+The README's is of the third page: the newest finished run, drawn from seed 0 with nothing, content, style, and both.
+The others are the guide's. Needs a Chromium and playwright (requirements-dev.txt).
 """
 
 import shutil
@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 import uvicorn
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from app.__main__ import HOUSE, listen
 from app.studio import serve
@@ -39,20 +40,48 @@ def studio(runs: Path, project: Path, password: str | None = None) -> Iterator[s
         thread.join(timeout=30)
 
 
+def project(page: Page) -> None:
+    expect(page.locator("#estimate")).to_contain_text("steps")
+    page.get_by_role("button", name="Captions of the pictures").nth(1).click()
+    expect(page.locator("#style-captions")).to_contain_text(".png")
+
+
+def train(page: Page) -> None:
+    page.get_by_role("tab", name="2 Train").click()
+    expect(page.locator("svg.curve")).to_be_visible()
+    expect(page.locator("#strips img").first).to_be_visible()
+
+
+def play(page: Page) -> None:
+    page.get_by_role("tab", name="3 Play").click()
+    expect(page.locator("#adapter a")).to_be_visible()
+    page.get_by_label("New seed each time").uncheck()
+    page.get_by_label("Seed", exact=True).fill("0")
+    page.click("#compare")
+    expect(page.locator("#pictures img")).to_have_count(16)
+
+
+PAGES = {"project": (project, "studio-project"), "train": (train, "studio-train"), "play": (play, "studio")}
+
+
 def take(
+    which: Annotated[Literal["project", "train", "play"], tyro.conf.Positional] = "play",
     runs: Path | None = None,
-    out: Path = HOUSE / "docs" / "pictures" / "studio.png",
+    out: Path | None = None,
     width: int = 1280,
     dark: bool = False,
 ) -> None:
-    """Take the picture.
+    """Take a picture.
 
     Args:
+        which: the page.
         runs: the folder of the studio's runs; the data folder's if not given.
-        out: the PNG to write.
+        out: the PNG to write; that of the docs if not given.
         width: of the window; 390 is a telephone's.
         dark: as people see it who asked their system for dark windows.
     """
+    prepare, name = PAGES[which]
+    out = out or HOUSE / f"docs/pictures/{name}.png"
     browser_path = next(filter(None, map(shutil.which, BROWSERS)), None)
     with studio(runs or runs_folder(), HOUSE / "samples/project.toml") as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
@@ -62,14 +91,9 @@ def take(
         page.set_default_timeout(PATIENCE)
         expect.set_options(timeout=PATIENCE)
         page.goto(address)
-        page.get_by_role("tab", name="3 Play").click()
-        expect(page.locator("#adapter a")).to_be_visible()
-        page.get_by_label("New seed each time").uncheck()
-        page.get_by_label("Seed", exact=True).fill("0")
-        page.click("#compare")
-        expect(page.locator("#pictures img")).to_have_count(16)
+        prepare(page)
         page.mouse.move(0, 0)
-        page.wait_for_function("[...document.querySelectorAll('#pictures img')].every(img => img.complete)")
+        page.wait_for_function("[...document.querySelectorAll('img')].every(img => img.complete)")
         out.parent.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=out, full_page=True)
         browser.close()
