@@ -1,15 +1,18 @@
 """What is to be drawn: from the values of a page's fields to recipes, and from a picture's recipe back to values."""
 
+import math
 import random
 from collections.abc import Container, Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from app.painter import LARGEST_SEED, Model, default_rule, settings_of
 from app.recipe import RULES, Recipe
 from pipelines import APG, CFG, GuidanceRule, UserError
 from training.plan import SCALES
 
+AXES = ("content", "style", "guidance", "guidance_scale", "eta", "norm_threshold", "momentum", "steps", "seed")
+MOST_CELLS = 64
 CALM, PUNCHY = 4.0, 12.0  # guidance scales
 RANDOM_SEEDS = 1_000_000  # short enough to be read and typed
 AS_THEY_ARE = ("prompt", "content", "style", "guidance", "guidance_scale", "steps", "seed", "negative_prompt")
@@ -95,6 +98,66 @@ def by_rules(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Recipe]:
     """The same under each rule."""
     rules = rules_of(values)
     return {name: replace(recipe, guidance=name, guidance_settings=settings_of(rule)) for name, rule in rules.items()}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A field and the values that it takes along one side of a grid."""
+
+    name: str
+    values: list[Any]
+
+    @classmethod
+    def read(cls, name: str, text: str, ranges: Mapping[str, tuple[float, float]]) -> Self:
+        """From what a person has written, values with commas between them.
+
+        Args:
+            name: one of `AXES`.
+            ranges: of the fields that are numbers.
+        Raises:
+            UserError: there is no value, or one is no number of that field's range, or no rule.
+        """
+        words = [word.strip() for word in text.split(",") if word.strip()]
+        if not words:
+            raise UserError(f"{name} has no values", "Write some, with commas between them")
+        if name == "guidance":
+            known = {rule.lower(): rule for rule in RULES}
+            if odd := [word for word in words if word.lower() not in known]:
+                raise UserError(f"{name} is {odd[0]!r}", f"Choose of {', '.join(RULES)}")
+            found = [known[word.lower()] for word in words]
+        else:
+            found = [_number(name, word, *ranges[name]) for word in words]
+        return cls(name, [*dict.fromkeys(found)])
+
+
+def by_grid(values: Mapping[str, Any], model: Model, across: Axis, down: Axis | None) -> list[list[Recipe]]:
+    """A row of recipes for each value down, or one row; all are from the seed of the first.
+
+    Raises:
+        UserError: it has more than `MOST_CELLS` pictures, both sides are one field, or a value is out of range.
+    """
+    if down and down.name == across.name:
+        raise UserError("Both sides of the grid are the same", "Choose two different ones")
+    rows = [{down.name: value} for value in down.values] if down else [{}]
+    count = len(rows) * len(across.values)
+    if count > MOST_CELLS:
+        raise UserError(f"The grid has {count} pictures", f"Leave out some values: {MOST_CELLS} are the most")
+    fixed = dict(values) | {"seed": recipe_of(values, model).seed, "fresh": False}
+    return [[recipe_of(fixed | row | {across.name: value}, model) for value in across.values] for row in rows]
+
+
+def _number(name: str, word: str, low: float, high: float) -> float | int:
+    try:
+        number = float(word)
+    except ValueError:
+        number = math.nan
+    if not low <= number <= high:
+        raise UserError(f"{name} is {word}", f"Write numbers from {low:g} to {high:g}, with commas between them")
+    if name not in ("steps", "seed"):
+        return number
+    if number != int(number):
+        raise UserError(f"{name} is {word}", "Write whole numbers")
+    return int(number)
 
 
 def whole_seed(seed: float | None) -> int:

@@ -13,6 +13,7 @@ from PIL import Image
 from app import drawing, figures
 from app.checks import check_prompts
 from app.copies import Copies
+from app.drawing import AXES, Axis
 from app.fields import Fields
 from app.library import Library
 from app.line import Line
@@ -22,6 +23,7 @@ from app.recipe import RULES, Recipe, file_hash
 from pipelines import UserError
 from training import Customization
 
+SIDES = ("across", "down")  # of a grid
 BASE_ALONE = ""  # the dropdown's value for no run
 
 
@@ -68,6 +70,8 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
                 elem_id="pictures",
             )
             adapter = gr.HTML(padding=False, elem_id="adapter")
+            with gr.Accordion("Compare in a grid", open=False):
+                grid = _grid(fields)
             with gr.Accordion("Draw a picture again", open=False):
                 gr.Markdown("Every picture carries its recipe. Drop one here to set all fields as it was drawn.")
                 source = gr.File(label="A PNG made by Joinery", file_types=[".png"], height=110, elem_id="recipe")
@@ -82,8 +86,11 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
         words = f"Waiting for {'another drawing' if ahead == 1 else f'{ahead} other drawings'}." if ahead else ""
         return {ticket: number, note: figures.note(words)}
 
-    def drawing_of(plan: Callable) -> Callable:
-        """A handler. `plan` makes the recipes, by label, from the first one, the configuration and the values."""
+    def drawing_of(plan: Callable, one_each: bool = False) -> Callable:
+        """A handler. `plan` makes the recipes, by label, from the first one, the configuration and the values.
+
+        With `one_each` they are a grid: of each one picture is drawn, and all of them stand on a sheet as well.
+        """
 
         def handler(
             given: dict,
@@ -105,7 +112,7 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
                         progress((row * total + done) / (total * len(recipes)), desc="Drawing")
 
                     progress(row / len(recipes), desc="Drawing" if row else "Opening the model")
-                    drawn.append(painter.draw(model, wish, values["count"], show, stopped))
+                    drawn.append(painter.draw(model, wish, 1 if one_each else values["count"], show, stopped))
             except UserError as error:
                 asked = about({field: given[field] for field in fields.all})
                 return {note: figures.note(str(fields.in_labels(error)), "error", asked)}
@@ -118,6 +125,9 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
                         for label, found in zip(recipes, column, strict=True)]  # fmt: skip
             shown = [(str(_keep(copies, picture, label, own)), label or f"seed {own.seed}")
                      for label, picture, own in together]  # fmt: skip
+            if one_each:
+                whole = _sheet(recipe.prompt, [one[0][0] for one in drawn], *map(heads, sides(values)))
+                shown.insert(0, (str(_keep_sheet(copies, whole)), "all of them"))
             said = check_prompts(recipe, config.concepts if model.run else {}, model.base)
             return {
                 pictures: gr.Gallery(shown, selected_index=None),
@@ -131,6 +141,25 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
         if not learned:
             raise UserError("The base alone has nothing to compare", "Choose a finished run")
         return drawing.by_scales(recipe, learned)
+
+    def sides(values: dict) -> tuple[Axis, Axis | None]:
+        ranges = fields.ranges | {"seed": (0, LARGEST_SEED)}
+        across, down = (
+            Axis.read(values[side], values[f"{side} values"], ranges) if values[side] else None for side in SIDES
+        )
+        return across, down
+
+    def heads(side: Axis | None) -> list[str]:
+        return [f"{fields.label(side.name)} {value}" for value in side.values] if side else [""]
+
+    def gridded(recipe: Recipe, learned: dict, values: dict) -> dict[str, Recipe]:
+        across, down = sides(values)
+        rows = drawing.by_grid(values | {"seed": recipe.seed, "fresh": False}, model_of(values["run"])[0], across, down)
+        return {
+            ", ".join(filter(None, (head, column))): wish
+            for head, row in zip(heads(down), rows, strict=True)
+            for column, wish in zip(heads(across), row, strict=True)
+        }
 
     def choose(name: str) -> tuple:
         """What follows from a run: its prompt, whether there is something to scale, and its adapter."""
@@ -185,14 +214,15 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
         shown = fields.write(values | usable | {"run": recipe.adapter if known else now, "fresh": False})
         return shown | {adapter: _download(model), note: figures.note(*said)}
 
-    for button, plan in (
-        (draw, lambda recipe, learned, values: drawing.alone(recipe)),
-        (compare, compared),
-        (rules, lambda recipe, learned, values: drawing.by_rules(recipe, values)),
+    for button, plan, one_each in (
+        (draw, lambda recipe, learned, values: drawing.alone(recipe), False),
+        (compare, compared, False),
+        (rules, lambda recipe, learned, values: drawing.by_rules(recipe, values), False),
+        (grid, gridded, True),
     ):
         # The ticket is given at once, so that a Stop that comes while it waits is kept.
         button.click(ask, None, [ticket, note], trigger_mode="once", **QUICK).then(
-            drawing_of(plan),
+            drawing_of(plan, one_each),
             {*fields.all, ticket},
             [pictures, note, seed],
             concurrency_id="device",
@@ -261,6 +291,34 @@ def _wish(fields: Fields, sample: Customization) -> None:
 
     changes = [field.change for field in numbers]
     gr.on(changes, name, numbers, look, trigger_mode="always_last", **QUICK)
+
+
+def _grid(fields: Fields) -> gr.Button:
+    """Which field goes across, which down, and their values."""
+    gr.Markdown("One seed with other values across and down. All else is as the fields say.")
+    choices = [(fields.label(name), name) for name in AXES]
+    begins = {"across": ("style", "0, 0.5, 1, 1.5"), "down": ("guidance_scale", "2, 7, 12")}
+    for side, (name, values) in begins.items():
+        with gr.Row():
+            listed = choices if side == "across" else [("Nothing", ""), *choices]
+            fields.add(side, gr.Dropdown(listed, value=name, label=side.capitalize(), min_width=120))
+            fields.add(f"{side} values", gr.Textbox(values, label="Values", max_lines=1, min_width=120))
+    return gr.Button("Draw the grid", elem_id="grid")
+
+
+def _sheet(title: str, drawn: list[Image.Image], across: list[str], down: list[str]) -> Image.Image:
+    """All pictures with the values above and beside them."""
+    from training import sheet  # what draws takes longer to import than all else together
+
+    rows = [drawn[first : first + len(across)] for first in range(0, len(drawn), len(across))]
+    return sheet.compose(dict(zip(down, rows, strict=True)), title, across)
+
+
+def _keep_sheet(copies: Copies, picture: Image.Image) -> Path:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "grid.png"
+        picture.save(path, "PNG")
+        return copies.add(path)
 
 
 def _keep(copies: Copies, picture: Image.Image, label: str, recipe: Recipe) -> Path:

@@ -1,6 +1,7 @@
 """Recipes: into a picture and out of it, and drawn again from it."""
 
 import json
+import re
 import struct
 import threading
 import zlib
@@ -159,6 +160,50 @@ def test_only_what_was_learned_is_compared():
         ("content",): ["base", "content"],
         ("content", "style"): ["base", "content", "style", "joined"],
     }
+
+
+RANGES = {"style": (0, 1.5), "steps": (1, 50), "seed": (0, 99)}
+
+
+def test_a_grid_changes_two_fields_and_nothing_else(model):
+    values = {"prompt": "a", "content": 1, "style": 1, "seed": 0, "fresh": True, "steps": 2, "negative_prompt": ""}
+    values |= drawing.looks("emoji", 7.0)["Balanced"]
+    across = drawing.Axis.read("style", "0, 0.5,,0", RANGES)
+    down = drawing.Axis.read("guidance", "cfg, APG", RANGES)
+    assert across.values == [0, 0.5] and down.values == ["CFG", "APG"]
+    rows = drawing.by_grid(values, model, across, down)
+    assert [[(one.guidance, one.style) for one in row] for row in rows] == [
+        [("CFG", 0), ("CFG", 0.5)],
+        [("APG", 0), ("APG", 0.5)],
+    ]
+    others = [replace(one, guidance="", style=0, guidance_settings={}) for row in rows for one in row]
+    assert all(one == others[0] for one in others)  # the seed is one as well
+    alone = drawing.by_grid(values, model, drawing.Axis.read("steps", "1, 3", RANGES), None)
+    assert [[one.steps for one in row] for row in alone] == [[1, 3]]
+
+
+@pytest.mark.parametrize(
+    "name, text, said",
+    [
+        ("style", " , ", "style has no values"),
+        ("style", "0, much", "style is much. Write numbers from 0 to 1.5"),
+        ("style", "0, 2", "style is 2. Write numbers"),
+        ("style", "nan", "style is nan. Write numbers"),
+        ("steps", "1.5", "steps is 1.5. Write whole numbers"),
+        ("guidance", "APG, magic", "guidance is 'magic'. Choose of APG, CFG"),
+    ],
+)
+def test_values_of_a_grid_that_cannot_be_are_named(name, text, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        drawing.Axis.read(name, text, RANGES)
+
+
+def test_a_grid_has_two_sides_and_an_end(model):
+    many = drawing.Axis("seed", [*range(33)])
+    with pytest.raises(UserError, match="The grid has 66 pictures"):
+        drawing.by_grid({"seed": 0}, model, many, drawing.Axis("style", [0, 1]))
+    with pytest.raises(UserError, match="Both sides of the grid are the same"):
+        drawing.by_grid({"seed": 0}, model, many, many)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -183,6 +183,15 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
     for label in ("APG", "CFG"):
         expect(page.locator("#pictures").get_by_text(label, exact=True)).to_have_count(4)
 
+    page.get_by_role("button", name="Compare in a grid").click()
+    page.get_by_label("Values").nth(1).fill("2, 99")
+    page.click("#grid")
+    expect(page.locator("#play-note .error")).to_contain_text('"Scale" is 99. Write numbers from 1 to 15')
+    page.get_by_label("Values").nth(1).fill("2, 7")
+    page.click("#grid")
+    expect(page.locator("#pictures img")).to_have_count(9)  # and the sheet of them all
+    expect(page.locator("#pictures").get_by_text("Scale 7.0, Style 0.5")).to_have_count(1)
+
     page.get_by_label("range slider for Content").fill("0.5")
     page.click("#draw")
     expect(page.locator("#pictures img")).to_have_count(4)
@@ -325,7 +334,7 @@ def test_only_drawing_waits_in_line(config, library, tmp_path):
     page = studio_page(library, config, Copies(tmp_path))
     asked = (event for event in page.fns.values() if event.targets[0][1] != "unload")
     queued = [event for event in asked if event.queue is not False]
-    assert {event.concurrency_id for event in queued} == {"device"} and len(queued) == 3
+    assert {event.concurrency_id for event in queued} == {"device"} and len(queued) == 4
 
 
 def test_a_closed_tab_stops_its_drawing_and_who_waits_is_told(studio, page, monkeypatch):
