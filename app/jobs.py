@@ -32,6 +32,7 @@ RESUMABLE = ("cancelled", "failed", "interrupted")
 KINDS = {"step": int, "steps": int, "loss": float, "time_left": float | int} | dict.fromkeys(
     ("status", "stage", "device", "matrices", "message"), str
 )  # of what a state says; anything else was written by another program
+LARGEST = 10**12  # of a number that can be shown
 SPEAKS_WITHIN = 120  # seconds, in which a child opens its libraries and takes its run's lock
 
 _children: dict[Path, subprocess.Popen] = {}  # by run folder; ended ones must be waited for
@@ -66,7 +67,8 @@ def look(run: Run) -> Job:
         if state.get("status") in LIVE:
             state |= {"status": "interrupted", "message": _last_words(run)}
     known = {key: state[key] for key, kind in KINDS.items() if isinstance(state.get(key), kind)}
-    return Job(**{"status": "new"} | known)
+    shown = {key: value for key, value in known.items() if isinstance(value, str) or abs(value) < LARGEST}
+    return Job(**{"status": "new"} | shown)
 
 
 def launch(library: "Library", config: Customization, pictures: dict[str, list[tuple[Path, str | None]]]) -> Run:

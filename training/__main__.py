@@ -1,6 +1,7 @@
 """The command line: new, customize, join, further, estimate, sample, export."""
 
 import _thread
+import itertools
 import logging
 import os
 import signal
@@ -317,6 +318,10 @@ def main() -> int:
     logging.raiseExceptions = False  # nor does a message that cannot be written stop what it is about
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("joinery").setLevel(logging.INFO)
+    for option, value in itertools.pairwise(sys.argv):
+        if option.startswith("--") and value == "" and option != "--prompt":
+            say(f"{option} is empty. Name something, or leave it out.", to=sys.stderr)
+            return INVALID
     command = tyro.cli(
         New | Customize | Join | Further | Estimate | Sample | Export, prog="python -m training", description=__doc__
     )

@@ -56,6 +56,7 @@ UNREADABLE = {
 }
 READABLE = {
     "a base too long": base("n" * 300),
+    "numbers without end": state(status="failed", step=10**400, steps=10**401, loss=float("inf")),
     "a base that is gone": base("/gone/base"),
     "a base of nobody": base("~nobody-of-this-name/base"),
     "an adapter of no bytes": write("adapter.safetensors", ""),

@@ -137,6 +137,7 @@ STRANGE = {
         "--out",
         run / "config.toml/model",
     ),
+    "--run is empty. Name something": lambda run, place: ("customize", run / "config.toml", "--run", ""),
     "is no run folder": lambda run, place: ("sample", run / "config.toml"),
     "is no finished run to take a content from": lambda run, place: ("join", place, run),
     "config.toml is a file. Name a folder": lambda run, place: (
