@@ -2,14 +2,15 @@
 
 import math
 import random
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from app.painter import LARGEST_SEED, Model, default_rule, settings_of
 from app.recipe import RULES, Recipe
 from pipelines import APG, CFG, GuidanceRule, UserError
-from training.plan import SCALES
+from training.config import Content, Style
+from training.plan import SCALES, prompt_of
 
 AXES = ("content", "style", "guidance", "guidance_scale", "eta", "norm_threshold", "momentum", "steps", "seed")
 MOST_CELLS = 64
@@ -85,10 +86,10 @@ def alone(recipe: Recipe) -> dict[str, Recipe]:
     return {"": recipe}
 
 
-def by_scales(recipe: Recipe, learned: Container[str]) -> dict[str, Recipe]:
+def by_scales(recipe: Recipe, learned: Mapping[str, Content | Style]) -> dict[str, Recipe]:
     """The base, what was learned of it, and both: a column of a concept that was not learned is left out."""
     return {
-        label: replace(recipe, content=content, style=style)
+        label: replace(recipe, content=content, style=style, prompt=prompt_of(label, recipe.prompt, learned))
         for label, (content, style) in SCALES.items()
         if (not content or "content" in learned) and (not style or "style" in learned)
     }

@@ -60,6 +60,18 @@ def holds(text: str, word: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
 
 
+def without(text: str, placeholder: str, class_word: str) -> str:
+    """A text as a base reads it that has not learned a placeholder: its class word stands there alone.
+
+    Without a class word nothing can stand in its place, and the text stays.
+    """
+    word = rf"(?<!\w){re.escape(placeholder)}"
+    if class_word:
+        text = re.sub(rf"{word}\s+(?={re.escape(class_word)}(?!\w))", "", text, flags=re.IGNORECASE)
+        text = re.sub(rf"{word}(?!\w)", lambda _: class_word, text, flags=re.IGNORECASE)
+    return text
+
+
 def cut_from(text: str, tokenizers: Sequence[Tokenizer]) -> str:
     """The first word of which the text encoders do not see all; empty if they see every word."""
 

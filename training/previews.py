@@ -9,7 +9,7 @@ from PIL import Image
 from pipelines import CFG, GuidanceRule
 from training.adapters import Adapter
 from training.config import Customization
-from training.plan import SCALES
+from training.plan import SCALES, prompt_of
 from training.run import Run
 from training.sheet import compose, draw, save, stack
 from training.stages import BOTH, Stage
@@ -67,26 +67,27 @@ class Previews:
     def finish(self, learned: Set[str]) -> None:
         """Write `samples/sheet.png` of what was learned: each column's seeds, then one of them with CFG above APG."""
         self.columns = {column: self._pictures(column) for column in SCALES if _needs(column) <= learned}
-        rules = {}
+        prompt, rules = self.config.sample_prompt, {}
         for rule in (CFG(), self.pipe.guidance):
-            pictures = [self._draw(SEEDS[:1], scale, rule)[0] for scale in GUIDANCE_SCALES]
+            pictures = [self._draw(prompt, SEEDS[:1], scale, rule)[0] for scale in GUIDANCE_SCALES]
             rules[type(rule).__name__] = pictures
         below = compose(rules, "", [f"guidance scale {scale:g}" for scale in GUIDANCE_SCALES])
-        save(stack([self._compose(self.config.sample_prompt), below]), self.run.sheet)
+        save(stack([self._compose(prompt), below]), self.run.sheet)
 
     def _pictures(self, column: str) -> list[Image.Image]:
         content, style = SCALES[column]
         self.adapter.set_scales(content, style)
         try:
-            return self._draw(SEEDS, self.config.samples.guidance_scale)
+            prompt = prompt_of(column, self.config.sample_prompt, self.config.concepts)
+            return self._draw(prompt, SEEDS, self.config.samples.guidance_scale)
         finally:
             self.adapter.set_scales()
 
-    def _draw(self, seeds: tuple[int, ...], scale: float, rule: GuidanceRule | None = None) -> list[Image.Image]:
-        config, steps = self.config, self.config.samples.inference_steps
-        return draw(
-            self.pipe, config.sample_prompt, seeds, config.resolution, scale, steps, rule, should_stop=self.should_stop
-        )
+    def _draw(
+        self, prompt: str, seeds: tuple[int, ...], scale: float, rule: GuidanceRule | None = None
+    ) -> list[Image.Image]:
+        resolution, steps = self.config.resolution, self.config.samples.inference_steps
+        return draw(self.pipe, prompt, seeds, resolution, scale, steps, rule, should_stop=self.should_stop)
 
     def _compose(self, title: str) -> Image.Image:
         columns = [column for column in SCALES if column in self.columns]

@@ -27,6 +27,7 @@ from training.config import HOUSE
 from training.draws import keyed, stratified_timesteps
 from training.model import denoising_loss, encode_pictures, encode_prompts, timestep_count
 from training.pictures import open_picture
+from training.plan import SCALES
 from training.run import runs_folder
 from training.sampling import open_run
 
@@ -42,7 +43,7 @@ def score(folder: Path) -> dict[str, dict]:
     judges = both_judges()
     prompt, settings = config.sample_prompt, config.samples
     rows = {}
-    for row, (content, style) in sheet.SCALES.items():
+    for row, (content, style) in SCALES.items():
         pipe.set_scales(content=content, style=style)
         drawn = sheet.draw(pipe, prompt, SEEDS, config.resolution, settings.guidance_scale, settings.inference_steps)
         pixels, loss = tensor(drawn), true_loss(pipe, reference_pictures()[CONTENT, STYLE], prompt, NOISES)

@@ -18,6 +18,7 @@ from app.recipe import KEY, Recipe, file_hash
 from pipelines import APG, UserError
 from pipelines.guidance import PRESETS
 from training import Customization
+from training.config import Content, Style
 
 RECIPE = Recipe("sks koäla, zwx style", 7, 0.8, 1.25, "APG", {}, 5.0, 3, 32, "base", negative_prompt="grey")
 
@@ -153,13 +154,18 @@ def test_what_is_said_of_a_recalled_picture(faults, base, said):
     assert drawing.recalled(replace(RECIPE, base_hash="b"), faults, base, "") == said
 
 
-def test_only_what_was_learned_is_compared():
-    labels = {concepts: [*drawing.by_scales(RECIPE, concepts)] for concepts in ((), ("content",), ("content", "style"))}
-    assert labels == {
-        (): ["base"],
-        ("content",): ["base", "content"],
-        ("content", "style"): ["base", "content", "style", "joined"],
-    }
+def test_only_what_was_learned_is_compared_each_in_words_that_it_knows():
+    concepts = {"content": Content(pictures="a", class_word="bear"), "style": Style(pictures="b", class_word="ink")}
+    whole, content, style = "sks bear, zwx ink style", "sks bear, ink style", "bear, zwx ink style"
+    recipe = replace(RECIPE, prompt=whole)
+    for names, prompts in (
+        ((), {"base": whole}),
+        (("content",), {"base": style, "content": whole}),
+        (("style",), {"base": content, "style": whole}),
+        (concepts, {"base": "bear, ink style", "content": content, "style": style, "joined": whole}),
+    ):
+        columns = drawing.by_scales(recipe, {name: concepts[name] for name in names})
+        assert {label: drawn.prompt for label, drawn in columns.items()} == prompts
 
 
 RANGES = {"style": (0, 1.5), "steps": (1, 50), "seed": (0, 99)}

@@ -83,6 +83,19 @@ def test_a_style_s_pictures_need_captions_of_their_own():
     assert findings.of_captions(content, [(Path("bus.png"), "")]) == []
 
 
+@pytest.mark.parametrize(
+    "text, class_word, known",
+    [
+        ("sks bear, zwx ink style", "bear", "bear, zwx ink style"),
+        ("a SKS on a table", "teddy bear", "a teddy bear on a table"),
+        ("sks bears and sks, sksy", "bear", "bear bears and bear, sksy"),
+        ("sks on a table", "", "sks on a table"),
+    ],
+)
+def test_what_is_not_learned_is_asked_for_by_its_class_word(text, class_word, known):
+    assert captions.without(text, "sks", class_word) == known
+
+
 def test_unknown_words_in_braces_are_said():
     style = Style(pictures=["x"], placeholder="zwx")
     given = [(Path("a.png"), "{plaecholder}, {placeholder} style"), (Path("b.png"), "{plaecholder} zwx {}")]

@@ -51,6 +51,17 @@ def test_a_strip_shows_what_exists_by_then_and_leaves_the_adapter_alone(previews
         assert now.keys() == learned.keys() and all(torch.equal(now[name], learned[name]) for name in learned)
 
 
+def test_a_column_s_prompt_has_no_word_that_it_did_not_learn(previews, monkeypatch):
+    asked = []
+    monkeypatch.setattr("training.previews.draw", lambda pipe, prompt, seeds, *rest, **more: (
+        asked.append(prompt), [Image.new("RGB", (32, 32))] * len(seeds))[1])  # fmt: skip
+    previews.config.content.class_word, previews.config.style.class_word = "koala", "ink"
+    previews.finish({"content", "style"})
+    joined = "sks koala, zwx ink style"
+    assert asked[:4] == ["koala, ink style", "sks koala, ink style", "koala, zwx ink style", joined]
+    assert {*asked[4:]} == {joined}
+
+
 def test_the_sheet_has_a_column_for_what_was_learned(previews):
     teach(previews.adapter, "style")
     previews.finish({"style"})
