@@ -357,22 +357,29 @@ class _OutOfReach(Exception):
 
 def _from_hub(base: str, name: str, fetch: bool) -> dict[str, Any]:
     """A small file of a hub id, from the cache if it is there; empty if the model has none."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    first = name == "model_index.json"
     try:
         kept = try_to_load_from_cache(base, name)
-        if kept is None and not fetch and name == "model_index.json":
-            raise _OutOfReach
         if kept is None and fetch:
+            if first:
+                get_hf_file_metadata(hf_hub_url(base, name))  # fetching tries for half a minute where no network is
             kept = hf_hub_download(base, name)
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        raise _OutOfReach(str(error).splitlines()[0][:200].rstrip(".")) from None
-    except EntryNotFoundError:
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError):
+            raise _OutOfReach(_short(error)) from None
         return {}
-    except OSError as error:  # no such model, one that asks for consent first, no network
-        raise _OutOfReach(str(error).strip().splitlines()[0][:200].rstrip(".")) from None
+    except Exception as error:  # no name of a model, none there, consent is asked first, no network: each its own kind
+        raise _OutOfReach(_short(error)) from None
+    if kept is None and first:
+        raise _OutOfReach
     return read_json(Path(kept)) if isinstance(kept, str) else {}
+
+
+def _short(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200].rstrip(".")
 
 
 def _unreadable(base: str, why: str) -> UserError:

@@ -5,11 +5,10 @@ import shutil
 import pytest
 import torch
 
-from app import mixing
+from app import jobs, mixing
 from app.library import Library
 from pipelines import UserError
-from tests.app.test_jobs import wait_for
-from training import Customization, export
+from training import Customization, customize, export
 
 
 @pytest.fixture
@@ -20,11 +19,12 @@ def shelf(tmp_path_factory, finished) -> Library:
     return Library(folder)
 
 
-def test_a_content_and_a_style_are_joined_as_they_were_learned(shelf, finished):
+def test_a_content_and_a_style_are_joined_as_they_were_learned(shelf, finished, monkeypatch):
+    monkeypatch.setattr(jobs, "_start", lambda run: customize(Customization.load(run.config), run.folder))
     name = finished.folder.name
     assert mixing.having(shelf, "content") == mixing.having(shelf, "style") == [name]
     run = mixing.mix(shelf, name, name, 0)
-    assert wait_for(run, lambda job: not job.live).status == "done"
+    assert jobs.look(run).status == "done"
     assert run.folder.name == f"{name}-in-{name}" and run.sheet.exists()
     before, after = (export.read(one.adapter)[0] for one in (finished, run))
     assert before.keys() == after.keys()
