@@ -13,11 +13,11 @@ from training.base.data import SPLIT
 from training.base.judge import Judge, accuracy
 
 ROOT = Path(__file__).parent.parent
-EMOJI = ROOT / "models/emoji"
 
 
-def test_the_embedded_base_draws_with_the_stock_pipeline():
-    pipe = StableDiffusionPipeline.from_pretrained(EMOJI, use_safetensors=True)
+@pytest.mark.parametrize("name", ["emoji", "emoji-composing"])
+def test_an_embedded_base_draws_with_the_stock_pipeline(name):
+    pipe = StableDiffusionPipeline.from_pretrained(ROOT / "models" / name, use_safetensors=True)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     prompts = ["red apple, twemoji style", "fish, blueprint style"]

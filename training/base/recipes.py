@@ -34,7 +34,15 @@ DENOISERS = {
     "small": DenoiserRecipe((48, 96, 160), 128, Schedule(3300, 64)),
     "longer": DenoiserRecipe((48, 96, 160), 128, Schedule(4000, 64), "all", split_share=0.5, noisy=0.6),
     "composing": DenoiserRecipe(
-        (48, 96, 160), 128, Schedule(6000, 64), "all", split_share=0.5, computed=0.5, unknown=0.3, noisy=0.6
+        (48, 96, 160),
+        128,
+        Schedule(1200, 48, average=0.995, save_every=50),
+        "all",
+        split_share=0.5,
+        computed=0.5,
+        unknown=0.3,
+        noisy=0.6,
+        lr=1e-3,
     ),
     "unknown-words": DenoiserRecipe(
         (48, 96, 160), 128, Schedule(300, 32, average=0.98, save_every=50), "all", 0.5, unknown=0.3, lr=5e-4, noisy=0.6
