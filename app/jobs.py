@@ -108,7 +108,7 @@ def start_next(folder: Path) -> Run | None:
         return None
     with _alone(folder):
         line = waiting(folder)
-        if not line or any(look(run).live for run in _runs(folder)):
+        if not line or _busy(folder):
             return None
         _start(line[0])
         return line[0]
@@ -116,15 +116,14 @@ def start_next(folder: Path) -> Run | None:
 
 def waiting(folder: Path) -> list[Run]:
     """The runs in line, the next one first."""
-    states = [(run.read_state(), run) for run in _runs(folder)]
-    line = [(state.get("place", 0), run.folder.name, run) for state, run in states if state.get("status") == QUEUED]
-    return [run for *_, run in sorted(line, key=lambda one: one[:2])]
+    line = [run for run in _runs(folder) if run.read_state().get("status") == QUEUED]
+    return sorted(line, key=lambda run: (_place(run), run.folder.name))
 
 
 def ahead(run: Run) -> int:
     """How many runs come before one that waits: those in line, and the one that is being trained."""
-    line, folder = waiting(run.folder.parent), run.folder.parent
-    return line.index(run) + any(look(one).live for one in _runs(folder)) if run in line else 0
+    line = waiting(run.folder.parent)
+    return line.index(run) + _busy(run.folder.parent) if run in line else 0
 
 
 @contextmanager
@@ -137,6 +136,17 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _runs(folder: Path) -> list[Run]:
     return [Run(config.parent) for config in folder.glob("*/config.toml")]
+
+
+def _busy(folder: Path) -> bool:
+    """Whether a run is being trained."""
+    return any(look(run).live for run in _runs(folder))
+
+
+def _place(run: Run) -> int:
+    """In line; another program may have written none."""
+    place = run.read_state().get("place")
+    return place if isinstance(place, int) else 0
 
 
 def _undecided(run: Run) -> bool:
@@ -155,11 +165,9 @@ def _same(run: Run, other: Run) -> bool:
 
 
 def _start_in_turn(run: Run) -> None:
-    folder = run.folder.parent
-    if line := waiting(folder):
-        run.write_state(status=QUEUED, place=line[-1].read_state().get("place", 0) + 1, message="", time_left=None)
-    elif any(look(other).live for other in _runs(folder)):
-        run.write_state(status=QUEUED, place=1, message="", time_left=None)
+    line = waiting(run.folder.parent)
+    if line or _busy(run.folder.parent):
+        run.write_state(status=QUEUED, place=_place(line[-1]) + 1 if line else 1, message="", time_left=None)
     else:
         _start(run)
 

@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from pipelines.adapter_file import Factors, find_layers, read_file, unwrapped
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
 from pipelines.fingerprint import fingerprint, is_quantized, resting_weight
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class AdapterMixin:
             _remove(self, name)
             _activate(self, active, earlier and earlier.name)
             raise UserError(
-                f"The adapter {path} does not fit this base ({_first_line(error)})",
+                f"The adapter {path} does not fit this base ({first_line(error)})",
                 "Load it on the base model that it was trained on",
             ) from None
         if earlier is not None:
@@ -306,7 +306,3 @@ def _denoiser(pipe: DiffusionPipeline) -> nn.Module:
             f"A {type(pipe).__name__} has neither a UNet nor a transformer", "Load adapters on a pipeline that has one"
         )
     return denoiser
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")

@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""The one exception for what a user can mend, and how others' errors are quoted in it."""
 
 
 class UserError(ValueError):
@@ -14,3 +14,8 @@ class UserError(ValueError):
     def __init__(self, what: str, remedy: str):
         super().__init__(f"{what}. {remedy}.")
         self.what, self.remedy = what, remedy
+
+
+def first_line(error: Exception) -> str:
+    """What a library says, short enough for a sentence, without a closing full stop; its kind if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")

@@ -12,7 +12,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
 from training import checkpoint
 from training.config import Customization
 from training.loop import customize
@@ -93,7 +93,7 @@ def estimate(config: Customization) -> Estimate:
             customize(probe, run.folder, progress, should_stop)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise UserError(
-                f"The first steps do not fit into memory ({str(error).splitlines()[0]})",
+                f"The first steps do not fit into memory ({first_line(error)})",
                 'Set memory = "auto" or steps.gradient_checkpointing = true, or lower steps.batch_size or resolution',
             ) from None
         state = checkpoint.read_last(run.checkpoints)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from pipelines.adapters import fingerprint
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
 from training.recognise import PARTS, Base, read_json, recognise, variant
 from training.single_file import open_single_file
 from training.state import all_finite
@@ -96,7 +96,7 @@ def open_base(
         raise
     except (OSError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
         raise UserError(
-            f"The base model {base!r} cannot be opened ({str(error).strip().splitlines()[0][:200].rstrip('.')})",
+            f"The base model {base!r} cannot be opened ({first_line(error)})",
             "Set base to a diffusers folder, a .safetensors file, or a hub id",
         ) from None
     _check_whole(pipe, base)

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
 
 FAMILIES = {"sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sdxl": "Stable Diffusion XL"}
 ORIGINS = {  # what distilled and inpainting models, and refiners, go with
@@ -264,7 +264,7 @@ def _of_file(base: str) -> Base:
             shapes = {key: file.get_slice(key).get_shape() for key in (FIRST, KEYS) if key in keys}
             steps = int(file.get_tensor("global_step").max()) if "global_step" in keys else 0
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise _unreadable(base, str(error).strip().splitlines()[0][:200].rstrip(".")) from None
+        raise _unreadable(base, first_line(error)) from None
     channels, width = shapes.get(FIRST, [0, 4])[1], shapes.get(KEYS, [0])[-1]
     family = _file_family(keys, channels, width)
     prediction = _file_prediction(base, family, keys, metadata, steps)
@@ -367,19 +367,13 @@ def _from_hub(base: str, name: str, fetch: bool) -> dict[str, Any]:
             if first:
                 get_hf_file_metadata(hf_hub_url(base, name))  # fetching tries for half a minute where no network is
             kept = hf_hub_download(base, name)
-    except EntryNotFoundError as error:
-        if isinstance(error, LocalEntryNotFoundError):
-            raise _OutOfReach(_short(error)) from None
-        return {}
     except Exception as error:  # no name of a model, none there, consent is asked first, no network: each its own kind
-        raise _OutOfReach(_short(error)) from None
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return {}
+        raise _OutOfReach(first_line(error)) from None
     if kept is None and first:
         raise _OutOfReach
     return read_json(Path(kept)) if isinstance(kept, str) else {}
-
-
-def _short(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200].rstrip(".")
 
 
 def _unreadable(base: str, why: str) -> UserError:

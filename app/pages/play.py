@@ -39,12 +39,13 @@ class PlayPage:
 def build(library: Library, sample: Customization, painter: Painter, copies: Copies) -> PlayPage:
     line, fields = Line(), Fields()
 
-    def model_of(name: str) -> tuple[Model, Customization]:
+    def model_of(name: str) -> tuple[Model, Customization, dict]:
+        """What draws, its configuration, and the concepts that it has learned."""
         if name == BASE_ALONE:
-            return Model.of(sample), sample
+            return Model.of(sample), sample, {}
         run = library.find(name)
         config = run.customization()
-        return Model.of(config, run), config
+        return Model.of(config, run), config, config.concepts
 
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
@@ -102,9 +103,9 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
                 return gr.skip()
             stopped = line.stopped(number)
             try:
-                model, config = model_of(values["run"])
+                model, _, learned = model_of(values["run"])
                 recipe = drawing.recipe_of(values, model)
-                recipes = plan(recipe, config.concepts if model.run else {}, values)
+                recipes = plan(recipe, learned, values)
                 drawn = []
                 for row, wish in enumerate(recipes.values()):
 
@@ -128,11 +129,11 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
             if one_each:
                 whole = _sheet(recipe.prompt, [one[0][0] for one in drawn], *map(heads, sides(values)))
                 shown.insert(0, (str(_keep_sheet(copies, whole)), "all of them"))
-            said = check_prompts(recipe, config.concepts if model.run else {}, model.base)
+            said = check_prompts(recipe, learned, model.base)
             return {
                 pictures: gr.Gallery(shown, selected_index=None),
                 note: figures.warnings(said),
-                seed: recipe.seed,
+                seed: next(iter(recipes.values())).seed,
             }
 
         return handler
@@ -154,7 +155,7 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
 
     def gridded(recipe: Recipe, learned: dict, values: dict) -> dict[str, Recipe]:
         across, down = sides(values)
-        rows = drawing.by_grid(values | {"seed": recipe.seed, "fresh": False}, model_of(values["run"])[0], across, down)
+        rows = drawing.by_grid(values, model_of(values["run"])[0], across, down)
         return {
             ", ".join(filter(None, (head, column))): wish
             for head, row in zip(heads(down), rows, strict=True)
@@ -164,10 +165,10 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
     def choose(name: str) -> tuple:
         """What follows from a run: its prompt, whether there is something to scale, and its adapter."""
         try:
-            model, config = model_of(name)
+            model, config, learned = model_of(name)
         except UserError as error:
             return gr.skip(), gr.skip(), gr.skip(), figures.note(str(error), "error")
-        return config.sample_prompt, *scales(config.concepts if model.run else {}), _download(model)
+        return config.sample_prompt, *scales(learned), _download(model)
 
     def scales(learned: dict) -> list[dict]:
         return [gr.update(interactive=concept in learned) for concept in ("content", "style")]
@@ -198,7 +199,7 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
             recipe = Recipe.read(Path(path))
             values, odd = drawing.recall(recipe, ranges)
             known = not recipe.adapter or recipe.adapter in names()
-            model, config = model_of(recipe.adapter if known else now)
+            model, _, learned = model_of(recipe.adapter if known else now)
         except UserError as error:
             return {note: figures.note(str(fields.in_labels(error)), "error")}
         faults = [] if known else [f"Its adapter, {recipe.adapter}, is not among your runs."]
@@ -208,7 +209,7 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
         # A base that is not open has no hash yet; one of another name is taken for another.
         base_hash = painter.base_hash(model) or ("" if model.name == recipe.base else model.name)
         said = drawing.recalled(recipe, faults, base_hash, _adapter_hash(model) if known else recipe.adapter_hash)
-        usable = dict(zip(("content", "style"), scales(config.concepts if model.run else {}), strict=True))
+        usable = dict(zip(("content", "style"), scales(learned), strict=True))
         for concept in usable.keys() & values.keys():
             usable[concept]["value"] = values[concept]
         shown = fields.write(values | usable | {"run": recipe.adapter if known else now, "fresh": False})

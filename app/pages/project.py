@@ -4,7 +4,6 @@ from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,7 +11,7 @@ import gradio as gr
 from app import bases, figures, jobs
 from app.checks import check, check_words
 from app.copies import Copies
-from app.drafts import Drafts
+from app.drafts import Drafts, Pictures
 from app.fields import Fields
 from app.form import CONCEPTS, ProjectForm, files
 from app.library import Library
@@ -39,6 +38,9 @@ LAYERS = [
     ("Attention and feed-forward", "attention+feedforward"),
     ("These and convolutions", "all"),
 ]
+
+
+Shown = list[tuple[str, str | None]]  # pictures as a gallery has them, each with the caption that is its own
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     draft = gr.Textbox("", visible="hidden")  # which one the fields show; none while the page opens
     known_to: dict[tuple[str, str], dict] = {}  # (page, draft) -> the values that the page was shown or has sent
     with gr.Row(equal_height=False):
-        columns = {concept: _concept(fields, concept, form, copies, info) for concept, info in WHAT.items()}
+        given = {concept: _given(form, copies, concept) for concept in CONCEPTS}
+        columns = {concept: _concept(fields, concept, form, given[concept], info) for concept, info in WHAT.items()}
     preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info="Fits the numbers below to a base model.")
     fields.add("preset", preset)
 
@@ -162,7 +165,7 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
             return ""
 
     begins = {name: fields[name].value for name in fields if isinstance(name, str)} | {
-        f"{concept}.pictures": _given(form, copies, concept) for concept in CONCEPTS
+        f"{concept}.pictures": pictures for concept, pictures in given.items()
     }
 
     def listed(value: str) -> gr.Dropdown:
@@ -250,13 +253,13 @@ def start_run(library: Library, form: ProjectForm, values: Mapping[Hashable, Any
     return jobs.launch(library, config, pictures)
 
 
-def _concept(fields: Fields, concept: str, form: ProjectForm, copies: Copies, info: str) -> tuple[gr.HTML, gr.HTML]:
-    """A column: pictures, and their words. Returns the notes on the pictures and on the class word."""
+def _concept(fields: Fields, concept: str, form: ProjectForm, given: Shown, info: str) -> tuple[gr.HTML, gr.HTML]:
+    """A column: the given pictures, and their words. Returns the notes on the pictures and on the class word."""
     settings = form.concept(concept)
     with gr.Column(min_width=320):
         gr.Markdown(f"### {concept.capitalize()}\n{info}")
         pictures = gr.Gallery(
-            _given(form, copies, concept),
+            given,
             label=f"Pictures of the {concept}",
             show_label=False,  # the heading says it, and a label would lie over the first picture
             height="auto",
@@ -271,7 +274,7 @@ def _concept(fields: Fields, concept: str, form: ProjectForm, copies: Copies, in
         fields.add(f"{concept}.pictures", pictures)
         found = gr.HTML(padding=False, elem_id=f"{concept}-findings")
         with gr.Accordion("Captions of the pictures", open=False):
-            _captions(pictures, _given(form, copies, concept), concept)
+            _captions(pictures, given, concept)
 
         def add(name: str, kind: type[gr.components.Component], label: str, info: str, **shown: Any) -> None:
             field = kind(value=getattr(settings, name), label=label, info=info, **shown)
@@ -286,7 +289,7 @@ def _concept(fields: Fields, concept: str, form: ProjectForm, copies: Copies, in
     return found, asked
 
 
-def _captions(pictures: gr.Gallery, given: list[tuple[str, str | None]], concept: str) -> None:
+def _captions(pictures: gr.Gallery, given: Shown, concept: str) -> None:
     """A table of the pictures' own captions, which are the gallery's; it begins with `given`."""
 
     def rows(value: list | None) -> list[list[str]]:
@@ -324,13 +327,13 @@ def _captions(pictures: gr.Gallery, given: list[tuple[str, str | None]], concept
     table.input(take, [pictures, table], pictures, trigger_mode="always_last", **QUICK)
 
 
-def _given(form: ProjectForm, copies: Copies, concept: str) -> list[tuple[str, str | None]]:
+def _given(form: ProjectForm, copies: Copies, concept: str) -> Shown:
     """The sample project's pictures of a concept, with captions of their own, as the page shows them."""
     given = find_pictures(form.concept(concept).pictures) if concept in form.sample.concepts else []
     return [(str(copies.of(path)), captions.beside(path) or None) for path in given]
 
 
-def _copied(copies: Copies, pictures: list[tuple[Path, str | None]]) -> list[tuple[str, str | None]]:
+def _copied(copies: Copies, pictures: Pictures) -> Shown:
     """Pictures as the page may show them; it cannot show one that is damaged."""
     found = []
     for path, caption in pictures:

@@ -56,6 +56,8 @@ UNREADABLE = {
 }
 READABLE = {
     "a base too long": base("n" * 300),
+    "a place in line that is no number": state(status="queued", place="first"),
+    "no place in line": state(status="queued"),
     "numbers without end": state(status="failed", step=10**400, steps=10**401, loss=float("inf")),
     "a base that is gone": base("/gone/base"),
     "a base of nobody": base("~nobody-of-this-name/base"),

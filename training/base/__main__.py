@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from safetensors import SafetensorError
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
 from training.__main__ import in_words
 from training.base.npm import base_folder
 
@@ -134,8 +134,8 @@ def _autoencoder(folder: Path) -> "AutoencoderKL":
     try:
         found = AutoencoderKL.from_pretrained(folder)
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:  # another network, or damaged
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"{folder} holds no autoencoder that can be read ({reason})", "Name another folder") from None
+        what = f"{folder} holds no autoencoder that can be read ({first_line(error)})"
+        raise UserError(what, "Name another folder") from None
     return found.float().to(device()).eval()
 
 
