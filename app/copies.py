@@ -1,10 +1,12 @@
 """What the page may show of the machine's files: copies of pictures, written anew from their pixels."""
 
 import hashlib
+import io
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from training import checkpoint
 from training.pictures import open_picture
 
 
@@ -25,11 +27,9 @@ class Copies:
         folder = self.folder / hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
         copy = folder / f"{path.stem}.png"
         if not copy.exists():
-            picture = open_picture(path)
-            folder.mkdir(parents=True, exist_ok=True)
-            half = copy.with_suffix(".part")
-            picture.save(half, "PNG")
-            half.replace(copy)
+            buffer = io.BytesIO()
+            open_picture(path).save(buffer, "PNG")
+            checkpoint.write_bytes(copy, buffer.getvalue(), lasting=False)  # several pages may ask at once
         return copy
 
     def add(self, path: Path) -> Path:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def write_bytes(path: Path, data: bytes, lasting: bool = True) -> None:
     Raises:
         UserError: the disk is full, or the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")  # threads may write at once
     with _in_words(path, "what was there before is still there"):
         path.parent.mkdir(parents=True, exist_ok=True)
         if lasting:

@@ -1,5 +1,8 @@
 import json
+import os
+import threading
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -157,3 +160,11 @@ def test_equal_tensors_and_metadata_give_equal_bytes_that_the_library_reads(tmp_
     with safe_open(path, "pt") as file:
         assert file.metadata() == metadata
         assert all(torch.equal(file.get_tensor(key), value) for key, value in tensors.items())
+
+
+def test_two_threads_may_write_one_file_at_once(tmp_path, monkeypatch):
+    both, replace = threading.Barrier(2, timeout=60), os.replace
+    monkeypatch.setattr(checkpoint.os, "replace", lambda *paths: (both.wait(), replace(*paths)))
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda data: checkpoint.write_bytes(tmp_path / "a", data), (b"1", b"1")))
+    assert (tmp_path / "a").read_bytes() == b"1" and os.listdir(tmp_path) == ["a"]
