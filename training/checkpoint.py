@@ -104,6 +104,12 @@ def clean(folder: Path) -> None:
             remains.unlink(missing_ok=True)
 
 
+def follow_umask(folder: Path) -> None:
+    """Give a model's weights the mode of its configurations: safetensors writes files that only their user may read."""
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(next(folder.rglob("*.json")).stat().st_mode)
+
+
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, like `write_bytes`; equal tensors and metadata give equal bytes."""
     from safetensors.torch import save

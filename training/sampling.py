@@ -56,6 +56,7 @@ def write_model(folder: Path, out: Path) -> None:
     fresh = out.with_name(f".{out.name}.new")  # whole or not there
     shutil.rmtree(fresh, ignore_errors=True)
     pipe.save_pretrained(fresh, safe_serialization=True)
+    checkpoint.follow_umask(fresh)
     fresh.rename(out)
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from pipelines import UserError
+from tests.tiny import tiny_pipeline
 from training import checkpoint
 from training.checkpoint import Checkpoint
 
@@ -168,3 +169,15 @@ def test_two_threads_may_write_one_file_at_once(tmp_path, monkeypatch):
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(lambda data: checkpoint.write_bytes(tmp_path / "a", data), (b"1", b"1")))
     assert (tmp_path / "a").read_bytes() == b"1" and os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o007])
+def test_a_model_s_weights_can_be_read_by_those_who_can_read_its_configuration(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        tiny_pipeline().save_pretrained(tmp_path / "model")
+    finally:
+        os.umask(before)
+    checkpoint.follow_umask(tmp_path / "model")
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert modes == {0o666 & ~mask}

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipelines.adapters import fingerprint
-from training import sheet
+from training import checkpoint, sheet
 from training.base.computed import COMPUTED
 from training.base.data import SPLIT, Pictures, to_network, to_pixels
 from training.base.learning import Schedule, train
@@ -206,6 +206,7 @@ def make(
             return None
     centre(learner.vae, pictures)
     learner.vae.save_pretrained(folder)
+    checkpoint.follow_umask(folder)
     return learner.vae
 
 

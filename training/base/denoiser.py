@@ -305,3 +305,4 @@ def write(pipe: StableDiffusionPipeline, folder: Path) -> None:
     StableDiffusionPipeline(**pipe.components | smaller, requires_safety_checker=False).save_pretrained(
         folder, safe_serialization=True
     )
+    checkpoint.follow_umask(folder)
