@@ -88,7 +88,7 @@ def autoencoder(
 
 
 def denoiser(
-    config: Literal["tiny", "small", "longer", "composing", "unknown-words", "full"] = "small",
+    config: Literal["tiny", "small", "longer", "composing", "composing-longer", "unknown-words", "full"] = "small",
     autoencoder: Path | None = None,
     start: Path | None = None,
     out: Path | None = None,

@@ -44,6 +44,18 @@ DENOISERS = {
         noisy=0.6,
         lr=1e-3,
     ),
+    "composing-longer": DenoiserRecipe(
+        (48, 96, 160),
+        128,
+        Schedule(2400, 96, hold=0.5, save_every=50),
+        "all",
+        split_share=0.5,
+        computed=0.5,
+        unknown=0.3,
+        noisy=0.6,
+        lr=1e-3,
+        seed=1,
+    ),
     "unknown-words": DenoiserRecipe(
         (48, 96, 160), 128, Schedule(300, 32, average=0.98, save_every=50), "all", 0.5, unknown=0.3, lr=5e-4, noisy=0.6
     ),
