@@ -4,9 +4,10 @@ A style is learned from five pictures of contents that the base knows, and drawn
 contents that it knows ("new"), each from four seeds. The error is the mean difference from the true pictures, in grey
 levels of 255; where a judge knows the style, also the shares of pictures whose content and style it tells.
 Keys of learning: base, rank, layers, lr, steps, batch, low and high (of the noise schedule), mirror,
-shift (pixels by which each picture is moved to eight sides as well), word (the placeholder), seed. Keys of
-drawing: upto (the share of the schedule up to which what was learned acts, 1 the noisiest), scale and rule of guidance,
-draws (sampling steps). What was learned is kept, so that other keys of drawing cost no learning.
+shift (pixels by which each picture is moved to eight sides as well), bare (how often a picture is learned under the
+style's words alone), word (the placeholder), seed. Keys of drawing: upto (the share of the schedule up to which what
+was learned acts, 1 the noisiest), scale and rule of guidance, draws (sampling steps). What was learned is kept, so that
+other keys of drawing cost no learning.
 Adds a line to results/probe.jsonl.
 """
 
@@ -15,6 +16,7 @@ import json
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +61,7 @@ DEFAULTS = {
     "seed": 0,
     "mirror": True,
     "shift": 0,
+    "bare": 0.0,
     "word": "zwx",
 }
 DRAWING = {"upto": 1.0, "scale": 3.0, "rule": "preset", "draws": 15}
@@ -95,7 +98,8 @@ def main(style: str, kind: str, *changes: str) -> None:
         key, _, value = change.partition("=")
         settings[key] = type(settings[key])(value) if not isinstance(settings[key], bool) else value == "True"
     shown, near = pictures_of(style)
-    caption = f"{{}}, {settings['word']} {near} style".replace(",  ", ", ")
+    words = f"{settings['word']} {near} style".strip()
+    caption = f"{{}}, {words}"
     began = time.monotonic()
     pipe = guided_pipeline(open_base(settings["base"]), "emoji")
     pipe.unet.to(memory_format=torch.channels_last)
@@ -103,6 +107,8 @@ def main(style: str, kind: str, *changes: str) -> None:
     for content in contents(style)["seen"]:
         for image in varied(shown.image((content, style)), settings):
             found.append(Picture(Path(content), image, caption.format(content)))
+    if settings["bare"]:
+        found += [replace(picture, caption=words) for picture in found]
     concept = prepare(pipe, found, runs_folder().parent / "probe-cache")
     with (
         learning(pipe.unet, kind, settings["rank"], settings["layers"])
@@ -156,7 +162,10 @@ def learn(
     count, losses = settings["batch"], []
     for step in range(settings["steps"]):
         generator = keyed(settings["seed"], "style", "style", step)
-        index = choose(settings["seed"], "style", "style", step, count, len(concept))
+        own = len(concept) // 2 if settings["bare"] else len(concept)
+        index = choose(settings["seed"], "style", "style", step, count, own)
+        if settings["bare"]:
+            index = index + own * (torch.rand(count, generator=generator) < settings["bare"])
         noise = torch.randn((count, *concept.latents.shape[1:]), generator=generator)
         stretch = settings["low"], settings["high"]
         timesteps = stratified_timesteps(count, timestep_count(pipe), generator, stretch)

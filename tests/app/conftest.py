@@ -7,6 +7,7 @@ import torch
 
 from app.library import Library
 from benchmarks.screenshot import studio as open_studio
+from tests.app.browser import browser, page  # noqa: F401
 from tests.tiny import tiny_pipeline, write_pictures
 from training import Customization, Run, customize
 
