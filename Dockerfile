@@ -28,4 +28,4 @@ VOLUME /data
 EXPOSE 7860
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:7860/healthz', timeout=5)"]
-CMD ["python", "-m", "app", "--host", "0.0.0.0", "--port", "7860"]
+CMD ["python", "-m", "app", "--host", "0.0.0.0", "--port", "7860", "--stop-training"]

@@ -10,13 +10,16 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+import asyncio
 import errno
+import signal
 import socket
 import sys
 import threading
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import tyro
 import uvicorn
@@ -25,6 +28,7 @@ from app.guard import is_loopback
 from pipelines.errors import UserError
 
 INVALID = 2  # exit code
+SAVES_WITHIN = 6  # seconds, of the ten after which a container's processes are killed
 HOUSE = Path(__file__).resolve().parents[1]
 
 
@@ -48,6 +52,9 @@ class Studio:
     """The project that is filled in at the start."""
     open: bool = False
     """Open a browser window too."""
+    stop_training: bool = False
+    """When the studio is ended by SIGTERM, training is saved and ended with it, and goes on at the next start; for
+    containers, where it would be killed."""
 
     def __call__(self) -> None:
         password = self.password or os.environ.get("JOINERY_PASSWORD")
@@ -63,18 +70,35 @@ class Studio:
         from training.run import runs_folder
 
         # A page that is still open keeps connections; they must not keep the studio from closing.
-        application = serve(self.runs or runs_folder(), self.project, password, self.names)
+        runs = self.runs or runs_folder()
+        application = serve(runs, self.project, password, self.names)
         settings = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=3)
         with door:
-            _Server(settings, self.open).run(sockets=[door])
+            _Server(settings, self.open, runs if self.stop_training else None).run(sockets=[door])
 
 
 class _Server(uvicorn.Server):
-    """Says where the studio is once it answers."""
+    """Says where the studio is once it answers; when it is ended, training may be ended with it."""
 
-    def __init__(self, config: uvicorn.Config, open_browser: bool):
+    def __init__(self, config: uvicorn.Config, open_browser: bool, stopped: Path | None):
         super().__init__(config)
         self.open_browser = open_browser
+        self.stopped, self.paused = stopped, []  # the folder of the runs that end with it
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGTERM and self.stopped and not self.should_exit:
+            from app import jobs
+
+            self.config.app.state.closing = True  # nothing of the line is started any more
+            self.paused = jobs.pause_all(self.stopped)
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.paused:
+            from app import jobs
+
+            await asyncio.to_thread(jobs.wait_in_line, self.paused, SAVES_WITHIN)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

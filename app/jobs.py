@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LIVE = ("preparing", "running")
 QUEUED = "queued"
+TAKEN_UP = "taken_up"  # in `state.json`: the checkpoint that a killed run last went on from by itself
 RESUMABLE = ("cancelled", "failed", "interrupted")
 
 KINDS = {"step": int, "steps": int, "loss": float, "time_left": float | int} | dict.fromkeys(
@@ -65,7 +66,8 @@ def look(run: Run) -> Job:
     if state.get("status") in LIVE and not _lives(run, state):
         state = run.read_state()  # its last word may have come between the two looks
         if state.get("status") in LIVE:
-            state |= {"status": "interrupted", "message": _last_words(run)}
+            twice = " It went on by itself once, and ended again at the same place." if _given_up(run) else ""
+            state |= {"status": "interrupted", "message": (_last_words(run) + twice).strip()}
     known = {key: state[key] for key, kind in KINDS.items() if isinstance(state.get(key), kind)}
     shown = {key: value for key, value in known.items() if isinstance(value, str) or abs(value) < LARGEST}
     return Job(**{"status": "new"} | shown)
@@ -104,6 +106,7 @@ def start(run: Run) -> None:
 
 def start_next(folder: Path) -> Run | None:
     """Start the first run in the line of a library's folder, if none is being trained."""
+    _take_up(folder)
     if not waiting(folder):  # asked every second
         return None
     with _alone(folder):
@@ -112,6 +115,43 @@ def start_next(folder: Path) -> Run | None:
             return None
         _start(line[0])
         return line[0]
+
+
+def _take_up(folder: Path) -> None:
+    """Runs whose process was killed go first in line: once, and again only if they have saved more since."""
+    for run in _runs(folder):
+        if look(run).status == "interrupted" and not _given_up(run):
+            with _alone(folder):
+                if look(run).status == "interrupted":
+                    run.write_state(status=QUEUED, place=0, **{TAKEN_UP: _saved(run)})
+
+
+def _given_up(run: Run) -> bool:
+    """Whether a run that was killed had been taken up where it still is: it would be killed there again."""
+    return run.read_state().get(TAKEN_UP) == _saved(run)
+
+
+def _saved(run: Run) -> str:
+    """The newest checkpoint."""
+    return max((path.name for path in run.checkpoints.glob("step-*")), default="")
+
+
+def pause_all(folder: Path) -> list[Run]:
+    """Ask every run that is being trained to end after its step; `wait_in_line` then keeps them for the next start."""
+    paused = [run for run in _runs(folder) if look(run).live]
+    for run in paused:
+        run.ask_to_stop()
+    return paused
+
+
+def wait_in_line(paused: list[Run], seconds: float) -> None:
+    """Put runs that were asked to end first in line. One that does not end in time is taken up as killed."""
+    deadline = time.monotonic() + seconds
+    while any(look(run).live for run in paused) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for run in paused:
+        if look(run).status == "cancelled":
+            run.write_state(status=QUEUED, place=0, message="")
 
 
 def waiting(folder: Path) -> list[Run]:

@@ -85,9 +85,9 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
     return page
 
 
-async def _start_in_turn(library: Library) -> None:
+async def _start_in_turn(library: Library, server: FastAPI) -> None:
     """As long as the studio is open, the next run in line is started when one has ended."""
-    while True:
+    while not server.state.closing:
         try:
             await asyncio.to_thread(jobs.start_next, library.folder)
         except (UserError, OSError):  # a full disk, say: the run keeps its place
@@ -115,13 +115,14 @@ def serve(runs: Path, sample: Path, password: str | None = None, names: Collecti
     shut_fetching()
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        line = asyncio.create_task(_start_in_turn(library))
+    async def lifespan(server: FastAPI) -> AsyncIterator[None]:
+        line = asyncio.create_task(_start_in_turn(library, server))
         yield
         line.cancel()
         temporary.remove()
 
     server = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    server.state.closing = False
     server.add_middleware(Guard, names=names)
 
     def signed_in(request: Request) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +12,7 @@ import psutil
 import pytest
 
 from app import figures, jobs
+from app.__main__ import HOUSE
 from pipelines.errors import UserError
 from tests.app.conftest import pictures_of
 
@@ -106,6 +110,53 @@ def test_runs_wait_in_line_and_start_in_turn(library, config, started):
     assert [jobs.start_next(library.folder), jobs.start_next(library.folder)] == [fourth, None]
     fourth.write_state(status="done")
     assert jobs.start_next(library.folder) == second and jobs.waiting(library.folder) == []
+
+
+def test_a_killed_run_is_taken_up_first_and_given_up_where_it_is_killed_again(library, config, started):
+    killed, waits = (launched(library, config, seed) for seed in range(2))
+
+    def kill() -> None:
+        killed.state.write_text(json.dumps(killed.read_state() | {"status": "running", "time": 0.0}))
+
+    kill()
+    assert jobs.start_next(library.folder) == killed
+    kill()
+    assert jobs.start_next(library.folder) == waits
+    assert "ended again at the same place" in figures.progress("x", jobs.look(killed))
+    waits.write_state(status="done")
+    assert jobs.start_next(library.folder) is None
+    (killed.checkpoints / "step-000010").mkdir(parents=True)  # somebody resumed it, and it came further
+    assert jobs.start_next(library.folder) == killed
+
+
+def test_a_studio_that_is_terminated_takes_its_training_along_and_goes_on_at_the_next_start(library, project, config):
+    config.steps.break_, config.steps.make, config.steps.checkpoint_every = 60, 0, 1000
+    library.folder.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "app", "--runs", library.folder, "--project", project, "--port", port]
+
+    def opened() -> subprocess.Popen:
+        return subprocess.Popen([*map(str, command), "--stop-training"], cwd=HOUSE, stdout=subprocess.DEVNULL)
+
+    studio = opened()
+    try:
+        run, other = (library.create(config.model_copy(update={"seed": seed}), pictures_of(config)) for seed in (1, 2))
+        run.write_state(status="queued", place=1)
+        other.write_state(status="queued", place=2)
+        wait_for(run, lambda job: job.step >= 2)
+        studio.terminate()
+        assert studio.wait(PATIENCE) != 0
+        job = jobs.look(run)
+        assert job.status == "queued" and jobs.look(other).status == "queued" and jobs.waiting(library.folder)[0] == run
+        steps = len(run.read_metrics())
+        assert 2 <= steps < 120 and (run.checkpoints / f"step-{steps:06d}").exists()
+        studio = opened()
+        wait_for(run, lambda job: job.step > steps)
+    finally:
+        studio.terminate()
+        studio.wait(PATIENCE)
+        jobs.cancel(run)
 
 
 def launched(library, config, seed):
