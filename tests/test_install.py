@@ -112,8 +112,8 @@ def test_a_lock_holds_each_pin_with_hashes_and_no_build_of_pytorch(name):
 def test_locks_that_are_installed_together_agree():
     plain, gpu, base, dev = (locked(name) for name in SETS)
     for one in (gpu, base, dev):
-        assert {n: str(one[n][0]) for n in one.keys() & plain.keys()} == {
-            n: str(plain[n][0]) for n in one.keys() & plain.keys()
+        assert {n: one[n][0].specifier for n in one.keys() & plain.keys()} == {
+            n: plain[n][0].specifier for n in one.keys() & plain.keys()
         }
     assert gpu.keys() - plain.keys() == {"xformers", "bitsandbytes"} and plain.keys() <= gpu.keys()
     assert base.keys() <= dev.keys()
@@ -149,8 +149,24 @@ def test_a_lock_is_closed(name):
 def test_cudas_packages_are_constrained_not_hashed(name):
     """So that a build without CUDA brings none of them, and one of another index is not refused."""
     constraints = requirements(f"locks/cuda-{name}")
-    assert constraints.keys() >= {"triton", "nvidia-cublas"} and "torch" not in constraints
+    assert "triton" in constraints and "torch" not in constraints
     assert "--hash" not in (LOCKS / f"cuda-{name}").read_text()
+
+
+def test_torch_brings_the_cuda_that_xformers_is_linked_to(tmp_path):
+    """Else xformers is there and never loads; its own metadata asks for no CUDA at all."""
+    asked = tmp_path / "xformers.txt"
+    requirement, hashes = locked("requirements-gpu.txt")["xformers"]
+    asked.write_text(f"{requirement.name}{requirement.specifier} " + " ".join(f"--hash={one}" for one in hashes))
+    system = ["--platform", "manylinux_2_28_x86_64", "--only-binary", ":all:"]
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes", *system]
+    subprocess.run([*command, "-d", tmp_path, "-r", asked], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        linked = re.search(rb"libcudart\.so\.(\d+)", archive.read("xformers/_C.so"))[1].decode()
+    constraints = requirements("locks/cuda-requirements-gpu.txt")
+    (runtime,) = (pin for name, pin in constraints.items() if name.startswith("nvidia-cuda-runtime"))
+    assert str(runtime.specifier).startswith(f"=={linked}.")
 
 
 def test_the_wheel_is_built_by_what_is_locked():
