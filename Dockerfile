@@ -1,6 +1,6 @@
 # The studio in a container:
-#   docker build -t joinery . && docker run -e JOINERY_PASSWORD=... -p 127.0.0.1:7860:7860 -v joinery:/data joinery
-# With a GPU: --build-arg REQUIREMENTS=requirements-gpu.txt, and `docker run --gpus all`.
+#   docker build -t joinery . && docker run --init -e JOINERY_PASSWORD=... -p 127.0.0.1:7860:7860 -v joinery:/data joinery
+# docs/deploy.md says more. With a GPU: --build-arg REQUIREMENTS=requirements-gpu.txt, and `docker run --gpus all`.
 # Without one, a far smaller image: --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 ARG BASE=python:3.11-slim
 
@@ -16,16 +16,20 @@ RUN python3 -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir -r "${REQUIREMENTS}" -c "locks/cuda-${REQUIREMENTS}"
 
 FROM ${BASE}
-# The volume takes its first content, and so its owner, from the folder in the image.
-RUN useradd --uid 1000 --create-home joinery && install -d -o joinery -g joinery /data
+LABEL org.opencontainers.image.title="Joinery" \
+    org.opencontainers.image.description="Learn a content and a style apart, join them in one LoRA file" \
+    org.opencontainers.image.licenses="Apache-2.0"
+# Any user may run it, as long as the group is 0. The volume takes its first content, and so its owner, from the image.
+RUN install -d -m 2775 -g 0 /data
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /opt/joinery
 COPY . .
-# Models that are fetched by hub name outlive the container too.
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HOME=/data/hub JOINERY_DATA=/data
-USER 1000
+# All that is written lies under /data, so that the rest may be read only; models that are fetched by name outlive the
+# container too.
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    JOINERY_DATA=/data JOINERY_PORT=7860 HOME=/data/home TMPDIR=/data/tmp XDG_CACHE_HOME=/data/cache HF_HOME=/data/hub
+USER 1000:0
 VOLUME /data
 EXPOSE 7860
-HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
-    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:7860/healthz', timeout=5)"]
-CMD ["python", "-m", "app", "--host", "0.0.0.0", "--port", "7860", "--stop-training"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["python", "-m", "app.health"]
+CMD ["python", "-m", "app", "--host", "0.0.0.0", "--stop-training"]

@@ -38,8 +38,8 @@ class Studio:
 
     host: str = "127.0.0.1"
     """The address to listen on. Any other than this machine's own lets others in: that needs a password."""
-    port: int = 7860
-    """The port to listen on."""
+    port: int | None = None
+    """The port to listen on; 7860 if not given. JOINERY_PORT does the same."""
     password: str | None = None
     """Asked of everyone who opens the studio. JOINERY_PASSWORD does the same, and no list of processes shows it."""
     open_to_all: bool = False
@@ -58,7 +58,7 @@ class Studio:
 
     def __call__(self) -> None:
         password = self.password or os.environ.get("JOINERY_PASSWORD")
-        door = listen(self.host, self.port)
+        door = listen(self.host, chosen_port() if self.port is None else self.port)
         if not (password or self.open_to_all or is_loopback(door.getsockname()[0])):
             door.close()
             raise UserError(
@@ -111,6 +111,18 @@ class _Server(uvicorn.Server):
         from app.painter import import_tools
 
         threading.Thread(target=import_tools, daemon=True).start()
+
+
+def chosen_port() -> int:
+    """What JOINERY_PORT says, or 7860.
+
+    Raises:
+        UserError: it says no number.
+    """
+    port = os.environ.get("JOINERY_PORT") or "7860"
+    if not port.isdecimal():
+        raise UserError(f"JOINERY_PORT is {port!r}", "Set it to a port, for example 7860")
+    return int(port)
 
 
 def listen(host: str, port: int) -> socket.socket:

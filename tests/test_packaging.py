@@ -10,6 +10,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -160,3 +161,13 @@ def test_hadolint_finds_nothing():
         pytest.skip("hadolint is not installed")
     said = subprocess.run([hadolint, "Dockerfile"], cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 0, said.stdout
+
+
+def test_compose_starts_the_image_with_all_that_is_written_in_its_volume():
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    written = re.search(r"^VOLUME (.*)", (ROOT / "Dockerfile").read_text(), re.M)[1]
+    for service in services.values():
+        assert service["read_only"] and service["volumes"] == [f"joinery:{written}"]
+        for name in service["build"]["args"].keys() & {"REQUIREMENTS"}:
+            assert (ROOT / service["build"]["args"][name]).exists()
+    assert {profile for service in services.values() for profile in service["profiles"]} == {"cpu", "gpu"}

@@ -5,6 +5,7 @@ import json
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -12,12 +13,13 @@ import urllib.request
 import gradio as gr
 import pytest
 
-from app import jobs
+from app import health, jobs
 from app.__main__ import HOUSE
 from app.copies import Copies
 from app.library import Library
 from app.pages import in_words
 from app.studio import build as studio_page
+from app.temporary import TemporaryFolder
 from benchmarks.screenshot import studio as open_studio
 from pipelines import UserError
 from tests.app.browser import PATIENCE
@@ -117,3 +119,21 @@ def test_a_taken_port_is_refused_in_one_sentence():
         ended = subprocess.run([sys.executable, "-m", "app", "--port", port], cwd=HOUSE, capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"Port {port} of 127.0.0.1 is taken") and ended.stderr.count("\n") == 1
+
+
+def test_the_health_check_of_a_container_follows_the_port_and_says_why(studio, monkeypatch, capsys):
+    monkeypatch.setenv("JOINERY_PORT", studio[0].rpartition(":")[2])
+    assert health.main() == 0 and "ok" in capsys.readouterr().out
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+    for named, why in ((str(port), "Connection refused"), ("eighty", "JOINERY_PORT is 'eighty'")):
+        monkeypatch.setenv("JOINERY_PORT", named)
+        assert health.main() == 1 and why in capsys.readouterr().out
+
+
+def test_a_temporary_folder_that_is_named_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "volume/tmp"))
+    folder = TemporaryFolder()
+    assert folder.path.parent == tmp_path / "volume/tmp"
+    folder.remove()
