@@ -17,6 +17,7 @@ from torch import Tensor
 
 from training import checkpoint
 from training.config import Customization
+from training.families import denoiser_of
 from training.model import encode_pictures, encode_prompts, encoders
 from training.pictures import Picture, read_pictures
 from training.stages import SHORT
@@ -79,7 +80,7 @@ def prepare(pipe: DiffusionPipeline, pictures: list[Picture], cache: Path) -> En
             resolution,
             [(hashlib.sha256(p.image.tobytes()).hexdigest(), p.caption) for p in pictures],
             encoders(pipe),
-            str(pipe.unet.dtype),
+            str(denoiser_of(pipe).dtype),
         ]
     )
     digest = hashlib.sha256(identity.encode()).hexdigest()

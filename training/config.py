@@ -23,42 +23,17 @@ from pipelines.errors import UserError
 from training import checkpoint
 from training.adapters import DEFAULT_METHOD, METHODS, method_of
 from training.bounds import allowed
+from training.families import FAMILIES
 from training.formats import shown
 from training.memory import BUDGETS, found_budget, settings_for
 from training.optimizers.settings import DEFAULT, OPTIMIZERS, RATES, Optimizer, Strict, shares_rates
-from training.recognise import FAMILIES, Base, recognise
+from training.recognise import Base, recognise
 
 HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/emoji" is found from any folder
 
 # What differs from the defaults below, which suit the embedded base (64 px pictures, 11 M parameters). The learning
 # rates of the large bases are the paper's 1e-4, divided by what the frozen factors are larger here; not tried yet.
-PHOTOGRAPHED = {
-    "contents": ["a dog", "a cat", "a house", "a car", "a tree", "a chair", "a boat", "a flower", "a bird", "a cup"],
-    "styles": ["photo", "watercolor", "oil painting", "pencil sketch", "3d render", "pixel art", "charcoal", "anime"],
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "emoji": {},
-    "sd15": {
-        "others": PHOTOGRAPHED,
-        "make": {"precondition": True},
-        "base": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "resolution": 512,
-        "adapter": {"rank": 32, "layers": "attention"},
-        "optimizer": {"lr": 4e-5, "make_lr": 1e-5},
-        "steps": {"break": 500, "make": 200, "batch_size": 2, "others_batch_size": 1},
-        "samples": {"every": 100, "inference_steps": 25},
-    },
-    "sdxl": {
-        "others": PHOTOGRAPHED,
-        "make": {"precondition": True},
-        "base": "stabilityai/stable-diffusion-xl-base-1.0",
-        "resolution": 1024,
-        "adapter": {"rank": 64, "layers": "attention"},
-        "optimizer": {"lr": 2e-5, "make_lr": 5e-6},
-        "steps": {"break": 1000, "make": 300, "batch_size": 1, "others_batch_size": 1},
-        "samples": {"every": 250, "inference_steps": 25},
-    },
-}
+PRESETS: dict[str, dict[str, Any]] = {"emoji": {}} | {family.preset: family.settings for family in FAMILIES.values()}
 
 
 def _as_list(value: Any) -> Any:
@@ -211,7 +186,7 @@ class Customization(Strict):
     """Everything that decides a run. `load` reads it from TOML, `save` writes it back."""
 
     name: Annotated[str, AfterValidator(_without_nul)] = Field("", description="of the run; empty: the folder's name")
-    preset: Literal["emoji", "sd15", "sdxl"] = Field(
+    preset: Literal[tuple(PRESETS)] = Field(
         "emoji",
         description="what suits the base: the embedded one, SD 1 or 2, or SDXL; follows from a base that is known",
     )

@@ -29,15 +29,19 @@ def _epochs(positions: range, size: int) -> range:
     return range(positions[0] // size, positions[-1] // size + 1)
 
 
+def stratified(count: int, generator: torch.Generator, stretch: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """One number from each of `count` equal parts of a stretch of [0, 1), in random order: a steadier loss."""
+    low, high = stretch
+    strata = torch.randperm(count, generator=generator)
+    return low + (high - low) * (strata + torch.rand(count, generator=generator)) / count
+
+
 def stratified_timesteps(
     count: int, total: int, generator: torch.Generator, noise: tuple[float, float] = (0.0, 1.0)
 ) -> Tensor:
-    """One timestep from each of `count` equal stretches of the schedule, in random order: a steadier loss.
+    """One timestep from each of `count` equal stretches of the schedule, in random order.
 
     Args:
         noise: the share of the schedule that they come from, 1 the noisiest end.
     """
-    low, high = noise
-    strata = torch.randperm(count, generator=generator)
-    shares = low + (high - low) * (strata + torch.rand(count, generator=generator)) / count
-    return (shares * total).long().clamp(max=total - 1)
+    return (stratified(count, generator, noise) * total).long().clamp(max=total - 1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from pipelines.errors import UserError, first_line
 from training import checkpoint
 from training.config import Customization
+from training.families import FAMILIES
 from training.loop import customize
 from training.optimizers.outlier import active_of
 from training.optimizers.size import state_bytes
@@ -145,10 +146,11 @@ def _sampled_rows(config: Customization) -> float:
 def _optimizer_bytes(config: Customization, concepts: list[dict[str, Tensor]]) -> int:
     own = config.optimizer
     known = {key: value for key, value in own.own_settings().items() if key in ("rank", "bits", "side")}
+    lists = "|".join((*FAMILIES[config.recognised_base().family].blocks, "resnets"))
     blocks: dict[str, int] = {}
     for concept in concepts:
         for name, weight in concept.items():
-            block = re.match(r".*(transformer_blocks|resnets)\.\d+", name)
+            block = re.match(rf".*({lists})\.\d+", name)
             place = block.group() if block else name
             blocks[place] = blocks.get(place, 0) + state_bytes(own.name, tuple(weight.shape), **known)
     if own.name == "owlore":  # the largest blocks that can be drawn together

@@ -8,8 +8,9 @@ from diffusers import DiffusionPipeline
 
 from training.concepts import EncodedConcept
 from training.config import Customization
-from training.draws import keyed, stratified_timesteps
-from training.model import denoising_loss, timestep_count
+from training.draws import keyed, stratified
+from training.families import denoiser_of, family_of
+from training.model import denoising_loss
 from training.optimizers.outlier import OutlierLayerSampler, blocks_of, choose_scores, outlier_shares
 from training.optimizers.projected import ProjectedAdamW
 from training.stages import Stage
@@ -30,9 +31,10 @@ def layer_sampler(
         config: with OwLore's settings as its optimizer.
     """
     own, learned = config.optimizer, {p for group in optimizer.param_groups for p in group["params"]}
+    family = family_of(pipe)
     blocks = {
         name: block
-        for name, block in blocks_of(pipe.unet, resnets=config.adapter.layers == "all").items()
+        for name, block in blocks_of(denoiser_of(pipe), config.adapter.layers == "all", family.blocks).items()
         if not learned.isdisjoint(block.parameters())
     }
 
@@ -40,9 +42,9 @@ def layer_sampler(
         generator = keyed(config.seed, "calibration")
         for concept in (concepts[part.pictures or part.concept] for part in stage.parts):
             noise = torch.randn(concept.latents.shape, generator=generator).to(pipe.device)
-            timesteps = stratified_timesteps(len(concept), timestep_count(pipe), generator).to(pipe.device)
+            levels = family.levels(pipe, stratified(len(concept), generator)).to(pipe.device)
             for one in torch.arange(len(concept), device=pipe.device).split(config.steps.batch_size):
-                denoising_loss(pipe, *concept[one], noise[one], timesteps[one])
+                denoising_loss(pipe, *concept[one], noise[one], levels[one])
 
     even = dict.fromkeys(blocks, 1.0)
     scores = choose_scores(outlier_shares(blocks, calibrate)) if own.sampling == "outliers" else even

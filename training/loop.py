@@ -26,10 +26,11 @@ from training import checkpoint, export, findings
 from training.adapters import METHODS, Adapter
 from training.concepts import EncodedConcept, prepare, read_all_pictures
 from training.config import Customization
-from training.draws import choose, keyed, stratified_timesteps
+from training.draws import choose, keyed, stratified
+from training.families import denoiser_of, family_of
 from training.layer_sampler import layer_sampler
 from training.mix import digest, read_taken
-from training.model import denoising_loss, noise_schedule, open_base, timestep_count, tokenizers
+from training.model import denoising_loss, open_base, tokenizers
 from training.optimizers.backward import StepInBackward
 from training.optimizers.projected import ProjectedAdamW
 from training.optimizers.registry import make_optimizer
@@ -148,10 +149,10 @@ def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool
     # The base.
     opened = open_base(config.resolved_base(), method.precision(config), config.prediction, config.zero_snr)
     pipe = guided_pipeline(opened, config.preset)
-    device = pipe.device
-    if device.type == "cpu" and sum(p.numel() for p in pipe.unet.parameters()) < SMALL:
+    device, denoiser = pipe.device, denoiser_of(pipe)
+    if device.type == "cpu" and sum(p.numel() for p in denoiser.parameters()) < SMALL:
         torch.set_num_threads(1)  # before anything is computed, so that the bits do not depend on the cores
-    base_hash = fingerprint(pipe.unet)
+    base_hash = fingerprint(denoiser)
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
 
     # What is learned from.
@@ -163,15 +164,16 @@ def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool
     concepts = {name: prepare(pipe, found, run.cache) for name, found in pictures.items()}
 
     # What learns.
-    adapter = method.attach(pipe.unet, config.adapter)
+    adapter = method.attach(denoiser, config.adapter)
     if config.steps.gradient_checkpointing:
-        pipe.unet.enable_gradient_checkpointing()
+        denoiser.enable_gradient_checkpointing()
     learned_bytes = sum(p.nbytes for concept in BOTH for p in adapter.parameters(concept))
     checkpoint.check_space(run.folder, learned_bytes * (4 * (checkpoint.KEEP + 1) + 2))
     files = read_taken(config, adapter, base_hash)
     digests = {name: concept.digest for name, concept in concepts.items()}
     digests |= {f"{name}, taken": digest(factors) for name, factors in files.items()}
-    identity = json.dumps([decisive(config), base_hash, noise_schedule(pipe), digests], sort_keys=True)
+    schedule = family_of(pipe).noise_schedule(pipe)
+    identity = json.dumps([decisive(config), base_hash, schedule, digests], sort_keys=True)
     return Work(
         config=config,
         run=run,
@@ -296,7 +298,7 @@ def batches(work: Work, stage: Stage, part: Part, k: int) -> Iterator[tuple[Tens
     """The batches of one loss of a stage's step k, functions of (seed, k) alone.
 
     Yields:
-        latents (n, c, h, w), conditions with n rows each, noise like the latents, and timesteps (n,).
+        latents (n, c, h, w), conditions with n rows each, noise like the latents, and noise levels (n,).
     """
     config, device, seed = work.config, work.pipe.device, work.config.seed
     concept = work.concepts[part.pictures or part.concept]
@@ -306,9 +308,9 @@ def batches(work: Work, stage: Stage, part: Part, k: int) -> Iterator[tuple[Tens
     noise = torch.randn((count, *concept.latents.shape[1:]), generator=generator).to(device)
     own = config.concepts.get(part.concept)  # None for others
     stretch = own.noise if own else (0.0, 1.0)
-    timesteps = stratified_timesteps(count, timestep_count(work.pipe), generator, stretch).to(device)
+    levels = family_of(work.pipe).levels(work.pipe, stratified(count, generator, stretch)).to(device)
     for some in torch.arange(count, device=device).split(part.count):
-        yield *concept[index[some]], noise[some], timesteps[some]
+        yield *concept[index[some]], noise[some], levels[some]
 
 
 def finish(work: Work, state: State) -> None:

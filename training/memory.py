@@ -8,7 +8,7 @@ below the gigabytes of the row less 0.5 for the driver.
 from typing import Any
 
 from pipelines.errors import UserError
-from training.adapters import METHODS
+from training.families import FAMILIES
 
 BUDGETS = (8, 12, 16, 24, 48, "cpu")  # gigabytes of a GPU, or none
 COLUMNS = (
@@ -20,11 +20,11 @@ COLUMNS = (
     "resolution",
     "optimizer",
 )
-ROWS: dict[tuple, tuple] = {  # (preset, adapter.method, memory): each method has its own
-    (preset, method, budget): kind.memory[preset, budget]
-    for preset in ("sd15", "sdxl")
-    for method, kind in METHODS.items()
-    for budget in BUDGETS
+ROWS: dict[tuple, tuple] = {  # (preset, adapter.method, memory): each family has its own for each method
+    (family.preset, method, budget): row
+    for family in FAMILIES.values()
+    for method, rows in family.memory.items()
+    for budget, row in rows.items()
 }
 
 

@@ -1,43 +1,31 @@
-"""The base model as training sees it: opened from a folder, a file or the hub; pictures, prompts, and its own loss."""
+"""The base model as training sees it: opened from a folder, a file or the hub; pictures, prompts, and its own loss.
+
+What differs between families of bases lies in `training.families`.
+"""
 
 import hashlib
 import json
 import os
 from dataclasses import replace
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from diffusers import (
-    DDPMScheduler,
-    DiffusionPipeline,
-    SchedulerMixin,
-    StableDiffusionXLPipeline,
-)
+from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError, first_line
-from training.recognise import PARTS, Base, read_json, recognise, variant
-from training.single_file import open_single_file
+from training.families import FAMILIES, Family, denoiser_of, family_of
+from training.families.family import PARTS
+from training.recognise import Base, read_json, recognise, variant
 from training.state import all_finite
 
-NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 UNDECIDING = ("dtype", "torch_dtype", "transformers_version", "architectures", "model_type", "sample_size")
-LOSS_READS = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "prediction_type",
-    "rescale_betas_zero_snr",
-)
 
 
 def device() -> torch.device:
@@ -82,7 +70,7 @@ def open_base(
 
     Args:
         base: a diffusers folder, one safetensors file, or a hub id.
-        prediction: "epsilon", "v_prediction" or "sample", where what the base says of itself is not to be believed.
+        prediction: of its family's `predictions`, where what the base says of itself is not to be believed.
         zero_snr: likewise, whether its noise schedule ends in pure noise.
     Raises:
         UserError: it is not there, cannot be read, is of a kind that cannot be customized yet, or a part of it is
@@ -90,11 +78,12 @@ def open_base(
     """
     found = recognise(base).told(prediction, zero_snr)
     found.check_opens()
+    family = FAMILIES[found.family]
     try:
         if os.path.isfile(base):
-            pipe = open_single_file(base, found.family, dtype(precision))
+            pipe = family.open_file(base, dtype(precision))
         else:
-            pipe = _open_folder(base, dtype(precision))
+            pipe = _open_folder(found, family, dtype(precision))
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
@@ -102,8 +91,8 @@ def open_base(
             f"The base model {base!r} cannot be opened ({first_line(error)})",
             "Set base to a diffusers folder, a .safetensors file, or a hub id",
         ) from None
-    _check_whole(pipe, base)
-    pipe.scheduler = _scheduled(pipe.scheduler, found)
+    _check_whole(pipe, family, base)
+    pipe.scheduler = family.told(pipe.scheduler, found.prediction, found.zero_snr)
     pipe.set_progress_bar_config(disable=True)
     for module in pipe.components.values():
         if isinstance(module, nn.Module):
@@ -111,48 +100,49 @@ def open_base(
     return pipe.to(device())
 
 
-def _open_folder(base: str, narrow: torch.dtype) -> DiffusionPipeline:
+def _open_folder(found: Base, family: Family, narrow: torch.dtype) -> DiffusionPipeline:
     """A folder's networks one by one, each with the weights that it has, then the rest.
 
     Safetensors only: a pickle from a stranger runs whatever its author liked.
     """
-    folder = Path(base) if os.path.isdir(base) else _download(base)
+    base = found.name
+    folder = Path(base) if os.path.isdir(base) else _download(found)
     index, networks, safe = read_json(folder / "model_index.json"), {}, {"dtype": narrow, "use_safetensors": True}
-    for part in NETWORKS:
-        library, kind = index.get(part) or (None, None)
+    for part in family.networks:
+        library, name = index.get(part) or (None, None)
         if library not in ("diffusers", "transformers"):
             continue
-        family = getattr(import_module(library), kind, None)
-        if family is None:
+        kind = getattr(import_module(library), name, None)
+        if kind is None:
             raise UserError(
-                f"The {PARTS[part]} of the base model {base!r} is of the unknown class {kind}",
+                f"The {PARTS[part]} of the base model {base!r} is of the unknown class {name}",
                 f"Choose another base, or a version of {library} that has it",
             )
         own = {"variant": variant(folder / part) or None, "output_loading_info": True}
-        networks[part], info = family.from_pretrained(folder / part, **safe, **own)
+        networks[part], info = kind.from_pretrained(folder / part, **safe, **own)
         if info["missing_keys"]:
             raise _incomplete(base, part, min(info["missing_keys"]), "is missing")
     others = variant(folder / "safety_checker")
     return DiffusionPipeline.from_pretrained(folder, variant=others or None, **safe, **networks)
 
 
-def _download(base: str) -> Path:
+def _download(found: Base) -> Path:
     """The folder of a hub id's files; those in half precision where it has no others.
 
     Raises:
         UserError: a part of it is missing.
     """
     try:
-        folder = DiffusionPipeline.download(base, use_safetensors=True)
+        folder = DiffusionPipeline.download(found.name, use_safetensors=True)
     except OSError:
-        folder = DiffusionPipeline.download(base, use_safetensors=True, variant="fp16")
-    replace(recognise(str(folder)), name=base, prediction="epsilon").check_opens()
+        folder = DiffusionPipeline.download(found.name, use_safetensors=True, variant="fp16")
+    replace(recognise(str(folder)), name=found.name, prediction=found.prediction).check_opens()
     return Path(folder)
 
 
-def _check_whole(pipe: DiffusionPipeline, base: str) -> None:
+def _check_whole(pipe: DiffusionPipeline, family: Family, base: str) -> None:
     """Raises UserError: a tensor of a network was not in the file, or holds what is no number."""
-    for part in NETWORKS:
+    for part in family.networks:
         network = getattr(pipe, part, None)
         tensors = network.state_dict() if network is not None else {}
         for name in (name for name, tensor in tensors.items() if tensor.is_meta):
@@ -170,33 +160,12 @@ def _incomplete(base: str, part: str, tensor: str, what: str) -> UserError:
     )
 
 
-def _scheduled(scheduler: SchedulerMixin, found: Base) -> SchedulerMixin:
-    """The scheduler with the prediction and the end of the noise schedule that the base was trained with.
-
-    From pure noise on, its steps have to start at the very end (arXiv 2305.08891, section 3.3).
-    """
-    own, changes = scheduler.config, {}
-    if found.prediction != own.get("prediction_type"):
-        changes["prediction_type"] = found.prediction
-    if found.zero_snr != bool(own.get("rescale_betas_zero_snr")):
-        changes["rescale_betas_zero_snr"] = found.zero_snr
-        changes |= {"timestep_spacing": "trailing"} if found.zero_snr else {}
-    if not changes:
-        return scheduler
-    # Into the configuration, which keeps for other classes what this one does not know; what is said is no default.
-    defaults = [key for key in own.get("_use_default_values", ()) if key not in changes]
-    return type(scheduler).from_config({**own, **changes, "_use_default_values": defaults})
-
-
 @torch.no_grad()
 def encode_pictures(pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
-    """Pictures, (n, 3, h, w) in [-1, 1], to scaled latents, (n, c, h / f, w / f), float32, contiguous, on the CPU.
-
-    The mean of the autoencoder's posterior: the same picture always gives the same latents.
-    """
-    vae = pipe.vae
-    latents = [vae.encode(one[None].to(vae.device, vae.dtype)).latent_dist.mean for one in pixels]
-    return (torch.cat(latents).float() * vae.config.scaling_factor).cpu().contiguous()
+    """Pictures, (n, 3, h, w) in [-1, 1], to latents, (n, c, h / f, w / f), float32, contiguous, on the CPU."""
+    family, vae = family_of(pipe), pipe.vae
+    latents = [family.encode_picture(pipe, one[None].to(vae.device, vae.dtype)) for one in pixels]
+    return torch.cat(latents).cpu().contiguous()
 
 
 def encoders(pipe: DiffusionPipeline) -> list:
@@ -216,7 +185,8 @@ def sampler(pipe: DiffusionPipeline) -> list:
     """What decides a picture beside prompt, seed and `encoders`, as JSON takes it."""
     scheduler = {key: value for key, value in pipe.scheduler.config.items() if key[0] != "_"}
     empty = pipe.config.get("force_zeros_for_empty_prompt")  # what guidance leads away from, in SDXL
-    return [*_decisive(pipe.unet), str(pipe.unet.dtype), type(pipe.scheduler).__name__, scheduler, empty]
+    denoiser = denoiser_of(pipe)
+    return [*_decisive(denoiser), str(denoiser.dtype), type(pipe.scheduler).__name__, scheduler, empty]
 
 
 def _decisive(module: nn.Module) -> tuple[str, dict[str, Any]]:
@@ -225,21 +195,10 @@ def _decisive(module: nn.Module) -> tuple[str, dict[str, Any]]:
     return fingerprint(module), {key: value for key, value in config.items() if key[0] != "_" and key not in UNDECIDING}
 
 
-def noise_schedule(pipe: DiffusionPipeline) -> dict[str, Any]:
-    """The settings of the base's scheduler that its loss depends on."""
-    return {key: value for key, value in _schedule(pipe.scheduler).config.items() if key in LOSS_READS}
-
-
 @torch.no_grad()
 def encode_prompts(pipe: DiffusionPipeline, prompts: list[str], resolution: int) -> dict[str, Tensor]:
-    """Prompts to what the denoiser takes beside latents and timestep, each entry with n rows, on the CPU."""
-    encoded = pipe.encode_prompt(
-        prompts, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-    )
-    conditions = {"encoder_hidden_states": encoded[0]}
-    if isinstance(pipe, StableDiffusionXLPipeline):
-        time_ids = torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]], dtype=encoded[2].dtype)
-        conditions |= {"text_embeds": encoded[2], "time_ids": time_ids.repeat(len(prompts), 1)}
+    """Prompts to what `denoising_loss` takes as conditions, each entry with n rows, on the CPU."""
+    conditions = family_of(pipe).encode_prompts(pipe, prompts, resolution)
     return {key: value.cpu().contiguous() for key, value in conditions.items()}
 
 
@@ -249,41 +208,16 @@ def tokenizers(pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
 
 
 def denoising_loss(
-    pipe: DiffusionPipeline, latents: Tensor, conditions: dict[str, Tensor], noise: Tensor, timesteps: Tensor
+    pipe: DiffusionPipeline, latents: Tensor, conditions: dict[str, Tensor], noise: Tensor, levels: Tensor
 ) -> Tensor:
-    """The base's own training loss, a mean over the batch: the squared error of what its network predicts.
-
-    For v-prediction this is a constant weight of v, which stays sound at a terminal signal-to-noise ratio of zero.
+    """The base's own training loss, a mean over the batch.
 
     Args:
         latents, noise: (n, c, h, w), float32.
-        timesteps: (n,), whole numbers.
+        conditions: of `encode_prompts`, n rows each.
+        levels: (n,), of its family's `levels`.
     """
-    unet, schedule = pipe.unet, _schedule(pipe.scheduler)
-    noisy = schedule.add_noise(latents, noise, timesteps)
-    match schedule.config.prediction_type:
-        case "epsilon":
-            target = noise
-        case "v_prediction":
-            target = schedule.get_velocity(latents, noise, timesteps)
-        case "sample":
-            target = latents
-    added = {key: conditions[key] for key in ("text_embeds", "time_ids") if key in conditions}
-    output = unet(
-        noisy.to(unet.dtype),
-        timesteps,
-        encoder_hidden_states=conditions["encoder_hidden_states"],
-        added_cond_kwargs=added or None,
-        return_dict=False,
-    )[0]
-    # Inpainting and learned-variance networks have more channels than they are trained to predict here.
-    return (output[:, : target.shape[1]].float() - target).square().mean()
-
-
-@cache
-def _schedule(scheduler: SchedulerMixin) -> DDPMScheduler:
-    """The noise schedule of training behind any sampling scheduler."""
-    return DDPMScheduler.from_config(scheduler.config)
+    return family_of(pipe).loss(pipe, latents, conditions, noise, levels)
 
 
 def timestep_count(pipe: DiffusionPipeline) -> int:

@@ -15,55 +15,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from pipelines.errors import UserError, first_line
+from training.families import FAMILIES
+from training.families.family import HINTS, PARTS, Header, fast_name
+from training.families.stable_diffusion import FIRST, TOLD_SCALE, UNET
 
-FAMILIES = {"sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sdxl": "Stable Diffusion XL"}
-ORIGINS = {  # what distilled and inpainting models, and refiners, go with
-    "sd1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "sd2": "stabilityai/stable-diffusion-2-1",
-    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
-}
-SIDES = {"sd1": 512, "sdxl": 1024}  # pixels, where a single file does not say
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 SMALL = 256  # pixels: a base for smaller pictures learns as the embedded one does
-
-PARTS = {  # of a base, in words
-    "unet": "UNet",
-    "vae": "VAE",
-    "text_encoder": "text encoder",
-    "text_encoder_2": "second text encoder",
-    "tokenizer": "tokenizer",
-    "tokenizer_2": "second tokenizer",
-    "scheduler": "scheduler",
-}
-HINTS = {  # a file without which a part of a folder is none; networks need weights too
-    "tokenizer": ("tokenizer.json", "vocab.json"),
-    "tokenizer_2": ("tokenizer.json", "vocab.json"),
-    "scheduler": ("scheduler_config.json",),
-}
-
-# How a model that draws in a few steps is told: words of its name, its scheduler.
-FAST = re.compile(r"turbo|lightning|hyper-?sd|(?<![a-z])(?:lcm|dmd2?|distilled)(?![a-z])", re.I)
-FAST_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
-
-# Tensors of single files, as Stability AI names them.
-UNET = "model.diffusion_model."
-FIRST = f"{UNET}input_blocks.0.0.weight"  # (channels, channels of its input, 3, 3)
-KEYS = f"{UNET}input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"  # (channels, width of the text)
-LABELS = f"{UNET}label_emb.0.0.weight"  # SDXL's sizes and pooled text
-OPENCLIP_WIDTH = 1024  # of SD 2's text
-FILE_PARTS = {
-    "sd1": {"vae": "first_stage_model.", "text_encoder": "cond_stage_model."},
-    "sd2": {"vae": "first_stage_model.", "text_encoder": "cond_stage_model.model."},
-    "sdxl": {
-        "vae": "first_stage_model.",
-        "text_encoder": "conditioner.embedders.0.transformer.",
-        "text_encoder_2": "conditioner.embedders.1.model.",
-    },
-}
-EDM_MARKS = ("edm_mean", "edm_std", "edm_vpred.sigma_max")  # Playground 2.5, CosXL
-SD2_BASE_STEPS = 875_000  # `global_step` in SD 2-base's file; diffusers tells it by this too
-SAID = {"epsilon": "epsilon", "v": "v_prediction"}  # modelspec.prediction_type, modelspec.predict_key
-OTHERS = {  # a tensor that only such a file has, with or without `UNET` before it
+FAST_SCHEDULERS = ("LCMScheduler", "TCDScheduler")  # of models that draw in a few steps
+OTHERS = {  # a tensor that only such a file has, with or without the prefix of ComfyUI's files
     "joint_blocks.0.context_block.adaLN_modulation.1.bias": "Stable Diffusion 3 model",
     "distilled_guidance_layer.in_proj.bias": "Chroma model",
     "single_stream_modulation.lin.weight": "FLUX.2 model",
@@ -85,7 +43,7 @@ class Base:
 
     Attributes:
         family: a key of `FAMILIES`, or what else it is, in words.
-        prediction: of `PREDICTIONS`, or what a scheduler calls another; empty where nothing tells.
+        prediction: of its family's, or what a scheduler calls another; empty where nothing tells.
         zero_snr: whether its schedule ends in pure noise, a terminal signal-to-noise ratio of zero.
         resolution: the side in pixels that it was made for; 0 where nothing tells.
         distilled, edm: what tells that it is; empty where it is not.
@@ -108,12 +66,12 @@ class Base:
         """The preset that suits it."""
         if self.family not in FAMILIES or 0 < self.resolution < SMALL:
             return "emoji"
-        return "sdxl" if self.family == "sdxl" else "sd15"
+        return FAMILIES[self.family].preset
 
     @property
     def title(self) -> str:
         """What it is, in words."""
-        name = FAMILIES.get(self.family, self.family)
+        name = FAMILIES[self.family].title if self.family in FAMILIES else self.family
         if self.refiner:
             return f"{name} refiner"
         return f"{name} inpainting model" if self.inpainting else name
@@ -125,16 +83,16 @@ class Base:
 
     def check_opens(self) -> None:
         """Raises UserError: it is of a kind that cannot be opened here, or a part of it is missing."""
-        origin = ORIGINS.get(self.family)
+        family = FAMILIES.get(self.family)
         instead = (
-            f"Choose the model that it goes with, for example {origin}"
-            if origin
-            else "Choose an SD 1, SD 2 or SDXL base"
+            f"Choose the model that it goes with, for example {family.origin}"
+            if family
+            else f"Choose a base of {', '.join(one.title for one in FAMILIES.values())}"
         )
         if self.edm:
             what = f"is a {self.title} preconditioned as in EDM ({self.edm}), which cannot be customized yet"
             raise UserError(f"The base model {self.name!r} {what}", instead)
-        if self.inpainting or self.refiner or not origin:
+        if self.inpainting or self.refiner or not family:
             raise UserError(f"The base model {self.name!r} is a {self.title}, which cannot be customized yet", instead)
         if self.missing:
             raise UserError(
@@ -146,7 +104,7 @@ class Base:
                 f"Nothing in {self.name!r} tells whether it predicts noise or velocity",
                 'Set prediction in the project file: "epsilon" for a descendant of SD 2-base, else "v_prediction"',
             )
-        if self.prediction not in PREDICTIONS:
+        if self.prediction not in family.predictions:
             raise UserError(
                 f"The base model {self.name!r} predicts {self.prediction!r}, which cannot be customized yet", instead
             )
@@ -158,7 +116,7 @@ class Base:
             raise UserError(
                 f"The base model {self.name!r} is distilled to draw in a few steps ({self.distilled}), which training "
                 "would undo",
-                f"Train on the model that it was made from, for example {ORIGINS[self.family]}",
+                f"Train on the model that it was made from, for example {FAMILIES[self.family].origin}",
             )
         if preset != self.preset:
             size = f" for {self.resolution} px" if self.resolution else ""
@@ -227,31 +185,23 @@ def _of_parts(base: str, read: Callable[[str], dict[str, Any]]) -> Base:
     index = read("model_index.json")
     if "_class_name" not in index:
         raise _unreadable(base, "it has no model_index.json that names its class")
-    unet, vae = read("unet/config.json"), read("vae/config.json")
-    schedule = read("scheduler/scheduler_config.json")
     kind = index["_class_name"]
     kind = str(kind[-1] if isinstance(kind, list) else kind)  # a custom pipeline names its file first
-    inpainting = unet.get("in_channels") == 9
-    refiner = bool(index.get("requires_aesthetics_score"))
-    family = kind
-    if kind == "StableDiffusionXLPipeline" or (kind.startswith("StableDiffusionXL") and (inpainting or refiner)):
-        family = "sdxl"
-    elif kind == "StableDiffusionPipeline" or (kind.startswith("StableDiffusion") and inpainting):
-        family = "sd2" if unet.get("cross_attention_dim") == OPENCLIP_WIDTH else "sd1"
+    denoiser = read(f"{'transformer' if 'transformer' in index else 'unet'}/config.json")
+    vae, schedule = read("vae/config.json"), read("scheduler/scheduler_config.json")
+    family = next((one for one in FAMILIES.values() if one.of_folder(kind, index, denoiser)), None)
     scheduler = str(schedule.get("_class_name", ""))
     flows = scheduler.startswith("FlowMatch") or schedule.get("use_flow_sigmas")
-    names = [base, *(part.get("_name_or_path") or "" for part in (index, unet))]
-    side = unet.get("sample_size") or 0
-    side = max(side) if isinstance(side, list) else side
+    names = [base, *(part.get("_name_or_path") or "" for part in (index, denoiser))]
     return Base(
         name=base,
-        family=family,
+        family=family.name if family else kind,
         prediction="flow" if flows else schedule.get("prediction_type", "epsilon") if schedule else "",
         zero_snr=bool(schedule.get("rescale_betas_zero_snr")),
-        resolution=side * 2 ** (len(vae["block_out_channels"]) - 1) if "block_out_channels" in vae else 0,
-        distilled=_fast_name(names) or _fast_parts(schedule, unet),
-        inpainting=inpainting,
-        refiner=refiner,
+        resolution=family.side(denoiser, vae) if family else 0,
+        distilled=fast_name(names) or _fast_parts(schedule, denoiser),
+        inpainting=denoiser.get("in_channels") == 9,
+        refiner=bool(index.get("requires_aesthetics_score")),
         edm=scheduler if scheduler.startswith("EDM") else "",
     )
 
@@ -260,72 +210,32 @@ def _of_file(base: str) -> Base:
     """A single file, from its header."""
     try:
         with safe_open(base, "np") as file:
-            keys, metadata = set(file.keys()), file.metadata() or {}
-            shapes = {key: file.get_slice(key).get_shape() for key in (FIRST, KEYS) if key in keys}
-            steps = int(file.get_tensor("global_step").max()) if "global_step" in keys else 0
+            keys = frozenset(file.keys())
+            header = Header(
+                base,
+                keys,
+                file.metadata() or {},
+                shape=lambda key: file.get_slice(key).get_shape() if key in keys else [],
+                largest=lambda key: float(file.get_tensor(key).max()) if key in keys else 0.0,
+            )
+            facts = {name: family.of_file(header) for name, family in FAMILIES.items()}
+            channels = header.shape(FIRST)[1] if FIRST in keys else 0
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise _unreadable(base, first_line(error)) from None
-    channels, width = shapes.get(FIRST, [0, 4])[1], shapes.get(KEYS, [0])[-1]
-    family = _file_family(keys, channels, width)
-    prediction = _file_prediction(base, family, keys, metadata, steps)
-    size = re.match(r"\d+", metadata.get("modelspec.resolution", ""))
-    side = {"epsilon": 512, "v_prediction": 768}.get(prediction, 0) if family == "sd2" else SIDES.get(family, 0)
-    prefixes = FILE_PARTS.get(family, {})
-    missing = [part for part, prefix in prefixes.items() if not any(key.startswith(prefix) for key in keys)]
-    return Base(
-        name=base,
-        family=family,
-        prediction=prediction,
-        zero_snr="ztsnr" in keys,
-        resolution=int(size[0]) if size else side,
-        distilled=_fast_name([base, metadata.get("modelspec.title", "")])
-        or ("a network that is told the guidance scale" if f"{UNET}time_embed.cond_proj.weight" in keys else ""),
-        inpainting=channels == 9,
-        refiner=any(key.startswith("conditioner.embedders.0.model.") for key in keys),
-        edm=next((mark for mark in EDM_MARKS if mark in keys), ""),
-        missing=tuple(missing),
-    )
-
-
-def _file_family(keys: set[str], channels: int, width: int) -> str:
     if any(map(ADAPTER.search, keys)):
-        return "LoRA file"
+        return Base(base, "LoRA file")
     for tensor, name in OTHERS.items():
         if tensor in keys or UNET + tensor in keys:
-            return name
-    if FIRST not in keys:
-        return "file without a UNET of Stable Diffusion"
-    if channels not in (4, 9):
-        return f"model with {channels} channels of input"
-    if width == OPENCLIP_WIDTH or any(key.startswith("cond_stage_model.model.") for key in keys):
-        return "sd2"
-    return "sdxl" if LABELS in keys or any(key.startswith("conditioner.") for key in keys) else "sd1"
+            return Base(base, name)
+    found = next((name for name, told in facts.items() if told), None)
+    if found:
+        return Base(base, found, **facts[found])
+    if FIRST in keys:
+        return Base(base, f"model with {channels} channels of input")
+    return Base(base, "file without a UNET of Stable Diffusion")
 
 
-def _file_prediction(base: str, family: str, keys: set[str], metadata: dict[str, str], steps: int) -> str:
-    """By a marker, then by what the metadata says, then by the name; all but SD 2 predict noise otherwise."""
-    said = SAID.get(metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key", ""), "")
-    if "v_pred" in keys:
-        return "v_prediction"
-    if said:
-        return said
-    if re.search(r"v[-_ ]?pred", Path(base).stem, re.I):
-        return "v_prediction"
-    if family != "sd2":
-        return "epsilon"
-    architecture = metadata.get("modelspec.architecture", "")
-    if architecture.startswith("stable-diffusion-v2-512") or steps == SD2_BASE_STEPS:
-        return "epsilon"
-    return "v_prediction" if architecture.startswith("stable-diffusion-v2-768-v") or steps else ""
-
-
-def _fast_name(names: list[str]) -> str:
-    """The word in one of the names that only models for a few steps have; of a path the last part counts."""
-    found = next(filter(None, (FAST.search(Path(name).name) for name in names)), None)
-    return f"its name has {found[0]!r}" if found else ""
-
-
-def _fast_parts(schedule: dict[str, Any], unet: dict[str, Any]) -> str:
+def _fast_parts(schedule: dict[str, Any], denoiser: dict[str, Any]) -> str:
     name = schedule.get("_class_name", "")
     turbo = (  # as SDXL Turbo has it; a base for a terminal ratio of zero has these spacings too
         name == "EulerAncestralDiscreteScheduler"
@@ -337,12 +247,12 @@ def _fast_parts(schedule: dict[str, Any], unet: dict[str, Any]) -> str:
         return f"its scheduler is {name}"
     if turbo:
         return f"its scheduler is {name} with trailing steps"
-    return "a network that is told the guidance scale" if unet.get("time_cond_proj_dim") else ""
+    return TOLD_SCALE if denoiser.get("time_cond_proj_dim") else ""
 
 
 def _missing(folder: Path, family: str) -> tuple[str, ...]:
     """The parts that a folder of this family should have and has not."""
-    parts = [part for part in PARTS if family == "sdxl" or not part.endswith("_2")] if family in FAMILIES else []
+    parts = FAMILIES[family].parts if family in FAMILIES else ()
     return tuple(
         part
         for part in parts

@@ -3,12 +3,13 @@
 import shutil
 from pathlib import Path
 
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+from diffusers import DiffusionPipeline
 
 from pipelines import APG, UserError, guided, set_attention
 from training import checkpoint
 from training.adapters import METHODS
 from training.config import Customization
+from training.families import denoiser_of, family_of
 from training.model import open_base
 from training.run import Run
 from training.stages import BOTH
@@ -50,7 +51,7 @@ def write_model(folder: Path, out: Path) -> None:
         pipe.fuse_lora()
     pipe.unload_lora_weights()
     if last is not None:
-        adapter = method.attach(pipe.unet, config.adapter)
+        adapter = method.attach(denoiser_of(pipe), config.adapter)
         for concept in BOTH:
             adapter.load(concept, checkpoint.under(last.tensors, f"done.{concept}."))
     fresh = out.with_name(f".{out.name}.new")  # whole or not there
@@ -61,11 +62,11 @@ def write_model(folder: Path, out: Path) -> None:
 
 
 def guided_pipeline(pipe: DiffusionPipeline, preset: str) -> DiffusionPipeline:
-    """The same components, shared, in the guided class of the same family, with the preset's rule and DPM++ 2M.
+    """The same components, shared, in the guided class of the same family, with the preset's rule and a sampler.
 
     Its `kernels` say whose attention runs.
     """
-    pipe = guided(type(pipe)).from_pipe(pipe, scheduler=DPMSolverMultistepScheduler.from_config(pipe.scheduler.config))
+    pipe = guided(type(pipe)).from_pipe(pipe, scheduler=family_of(pipe).sampler(pipe.scheduler))
     pipe.guidance = APG.preset(preset)
     pipe.kernels = set_attention(pipe, "auto")
     pipe.set_progress_bar_config(disable=True)

@@ -10,40 +10,31 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DiffusionPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from transformers import CLIPTokenizer
 
-from training.recognise import PARTS
+from training.families.family import PARTS
+from training.families.stable_diffusion import END, START, StableDiffusion
 
 CONFIGS = Path(__file__).parent / "configs"  # a folder for each family, as diffusers has them, without weights
-START, END = "<|startoftext|>", "<|endoftext|>"
-PADS = {"sd1": (END,), "sd2": ("!",), "sdxl": (END, "!")}  # of each tokenizer: OpenCLIP's pad with the first token
 
 
-def open_single_file(path: str, family: str, dtype: torch.dtype) -> DiffusionPipeline:
+def open_single_file(path: str, family: StableDiffusion, dtype: torch.dtype) -> DiffusionPipeline:
     """Open a file in the layout of Stability AI's.
 
-    Args:
-        family: "sd1", "sd2" or "sdxl".
     Raises:
         ValueError, RuntimeError: a tensor is missing, in the part that is named, or of another shape.
     """
-    shared = {"config": str(CONFIGS / family), "local_files_only": True, "dtype": dtype}
-    parts = {name: clip_tokenizer(pad) for name, pad in zip(("tokenizer", "tokenizer_2"), PADS[family], strict=False)}
+    shared = {"config": str(CONFIGS / family.name), "local_files_only": True, "dtype": dtype}
+    parts = {name: clip_tokenizer(pad) for name, pad in zip(("tokenizer", "tokenizer_2"), family.pads, strict=False)}
     for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
         with _naming(PARTS[name]):
             parts[name] = kind.from_single_file(path, subfolder=name, **shared)
-    pipeline = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
     with _naming(PARTS["text_encoder"]):
-        return pipeline.from_single_file(path, **shared, **parts)
+        return getattr(diffusers, family.pipeline).from_single_file(path, **shared, **parts)
 
 
 @contextmanager

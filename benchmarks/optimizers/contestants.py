@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from training.adapters import FullWeights, PartlyLearnable
-from training.adapters.adapter import LAYERS
 from training.adapters.compander import compand
+from training.families.diffusion import LAYERS
 from training.optimizers.outlier import OutlierLayerSampler, blocks_of, choose_scores, outlier_shares
 from training.optimizers.registry import make_optimizer
 

@@ -29,8 +29,8 @@ from benchmarks.common.environment import environment
 from benchmarks.optimizers.live import simulated
 from benchmarks.optimizers.state import ACTIVE, ARCHITECTURES, unets
 from training.adapters import METHODS, PartlyLearnable
-from training.adapters.adapter import LAYERS
 from training.config import Customization
+from training.families.diffusion import LAYERS
 from training.memory import ROWS as MEMORY
 from training.optimizers.backward import StepInBackward
 from training.optimizers.outlier import OutlierLayerSampler, blocks_of

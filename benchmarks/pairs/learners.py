@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from training.adapters.adapter import LAYERS
 from training.adapters.factors import C_NORM, frozen_factors
 from training.draws import keyed
+from training.families.diffusion import LAYERS
 
 
 class Whole(nn.Module):

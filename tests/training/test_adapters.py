@@ -6,7 +6,8 @@ import torch
 from tests.tiny import tiny_pipeline
 from training import Customization
 from training.adapters import METHODS
-from training.config import PRESETS, AdapterSettings
+from training.config import AdapterSettings
+from training.families import FAMILIES
 from training.memory import BUDGETS
 from training.plan import plan
 from training.stages import BOTH
@@ -88,6 +89,8 @@ def test_its_stages_follow_one_another_and_teach_each_concept(method):
     assert all(set(stage.teaches) <= stage.rates.keys() for stage in stages)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_it_has_a_row_of_settings_for_every_memory(method):
-    assert METHODS[method].memory.keys() == {(preset, b) for preset in PRESETS if preset != "emoji" for b in BUDGETS}
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_has_a_row_of_settings_for_every_method_and_memory_or_none(family):
+    rows = FAMILIES[family].memory
+    assert not rows or rows.keys() == METHODS.keys()
+    assert all(own.keys() == set(BUDGETS) for own in rows.values())

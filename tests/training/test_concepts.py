@@ -4,6 +4,7 @@ from safetensors.torch import save_file
 
 from tests.tiny import tiny_pipeline
 from training import concepts, model, pictures
+from training.families import family_of
 
 
 def picture(path, colour="red", size=(40, 32), **options):
@@ -72,6 +73,6 @@ def test_latents_are_found_again_by_all_that_decides_them(tmp_path):
 
 def test_a_run_goes_on_only_on_the_same_noise_schedule():
     pipe = tiny_pipeline()
-    before = model.noise_schedule(pipe)
+    before = family_of(pipe).noise_schedule(pipe)
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, beta_end=0.5)
-    assert model.noise_schedule(pipe) != before
+    assert family_of(pipe).noise_schedule(pipe) != before

@@ -6,9 +6,9 @@ import torch
 from pipelines import UserError
 from tests.tiny import tiny_pipeline
 from training.adapters import PartlyLearnable
-from training.adapters.adapter import LAYERS
 from training.adapters.factors import C_NORM, frozen_factors
 from training.config import Make
+from training.families.diffusion import LAYERS
 from training.stages import BOTH, Stage
 
 RANK = 8

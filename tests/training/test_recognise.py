@@ -28,8 +28,11 @@ from tests.hub import hub
 from tests.tiny import tiny_pipeline
 from training import Customization, customize, model
 from training.config import HOUSE, PRESETS
+from training.families import family_of
+from training.families.family import PARTS
+from training.families.stable_diffusion import FIRST, KEYS, LABELS, UNET
 from training.optimizers.settings import OPTIMIZERS
-from training.recognise import FIRST, KEYS, LABELS, PARTS, UNET, recognise, variant
+from training.recognise import recognise, variant
 from training.sampling import guided_pipeline, open_run
 
 CLIP, OPENCLIP = (
@@ -61,6 +64,10 @@ def folder(path: Path, cls: type = StableDiffusionPipeline, scheduler: object = 
     for part, values in changes.items():
         change(path / part / "config.json" if part != "index" else path / "model_index.json", **values)
     return str(path)
+
+
+def noise_schedule(pipe: StableDiffusionPipeline) -> dict:
+    return family_of(pipe).noise_schedule(pipe)
 
 
 def change(config: Path, **values: object) -> None:
@@ -194,7 +201,7 @@ FOLDERS = {
         "index": {"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True}
     },
     r"preconditioned as in EDM \(EDMEulerScheduler\)": {"scheduler": EDMEulerScheduler()},
-    r"is a FluxPipeline, which cannot be customized yet. Choose an SD": {"index": {"_class_name": "FluxPipeline"}},
+    r"is a FluxPipeline, which cannot be customized yet. Choose a base of": {"index": {"_class_name": "FluxPipeline"}},
     r"predicts 'flow', which cannot": {"scheduler": FlowMatchEulerDiscreteScheduler()},
 }
 
@@ -309,9 +316,9 @@ def test_pickles_alone_are_no_weights(tmp_path):
 def test_what_a_project_says_of_its_base_is_what_it_trains_and_draws_with(tmp_path, scheduler):
     base = folder(tmp_path / "base", scheduler=scheduler())
     plain = model.open_base(base)
-    assert model.noise_schedule(plain)["prediction_type"] == "epsilon"
+    assert noise_schedule(plain)["prediction_type"] == "epsilon"
     pipe = model.open_base(base, prediction="v_prediction", zero_snr=True)
-    schedule = model.noise_schedule(pipe)
+    schedule = noise_schedule(pipe)
     assert (schedule["prediction_type"], schedule["rescale_betas_zero_snr"]) == ("v_prediction", True)
     drawn = guided_pipeline(pipe, "emoji").scheduler
     assert drawn.config.prediction_type == "v_prediction" and drawn.config.timestep_spacing == "trailing"

@@ -16,14 +16,6 @@ if TYPE_CHECKING:
     from training.config import AdapterSettings, Customization, Make
     from training.stages import Stage
 
-# Regular expressions over the denoiser's module names, as peft matches them (from the start to the end).
-LAYERS = {
-    "cross-attention": r".*\.attn2\.(to_q|to_k|to_v|to_out\.0)",
-    "attention": r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)",
-    "attention+feedforward": r".*\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))",
-    "all": r".*\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2)|resnets\.\d+\.conv[12])",
-}
-
 
 class Adapter(ABC):
     """What learns, on one denoiser: content and style apart, each with learned factors of its own.
@@ -34,7 +26,6 @@ class Adapter(ABC):
     # What follows from the choice of a method, before anything is opened.
     name: ClassVar[str]  # in project files
     title: ClassVar[str]  # what learns, in words
-    memory: ClassVar[dict[tuple[str, int | str], tuple]]  # (preset, gigabytes) -> a row of `training.memory`
     steps_in_backward: ClassVar[bool] = False  # whether a gradient may be used up before the others are there
     truncates: ClassVar[bool] = False  # whether an adapter file holds what was learned only as far as its rank does
 

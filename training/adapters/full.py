@@ -16,7 +16,8 @@ import re
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pipelines.errors import UserError
-from training.adapters.adapter import LAYERS, Adapter
+from training.adapters.adapter import Adapter
+from training.families import layers_of
 from training.optimizers.settings import NARROW
 from training.stages import BOTH, Stage, own_part
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from training.config import AdapterSettings, Customization
-
-PROJECTED = {"name": "gradnorm-lorp", "rank": 128, "bits": 8}
-BLOCKS = {"name": "owlore", "rank": 128, "bits": 8}
 
 log = logging.getLogger("joinery")
 
@@ -38,27 +36,13 @@ class FullWeights(Adapter):
 
     Args:
         rank: of the LoRA that is made of the differences, even.
-        layers: a key of `LAYERS`.
+        layers: one of the denoiser's sets (`training.families.layers_of`).
     Raises:
         UserError: the denoiser has no such layers.
     """
 
     name: ClassVar[str] = "full"
     title: ClassVar[str] = "the base's own weights, cut to a LoRA of this rank"
-    memory: ClassVar[dict[tuple[str, int | str], tuple]] = {
-        ("sd15", 8): ("fp32", True, 4, 1, 32, 512, BLOCKS),
-        ("sd15", 12): ("fp32", True, 4, 1, 32, 512, PROJECTED),
-        ("sd15", 16): ("fp32", True, 4, 1, 64, 512, PROJECTED),
-        ("sd15", 24): ("fp32", True, 4, 1, 64, 512, PROJECTED),
-        ("sd15", 48): ("fp32", False, 4, 1, 64, 512, PROJECTED),
-        ("sd15", "cpu"): ("fp32", True, 4, 1, 32, 512, PROJECTED),
-        ("sdxl", 8): ("bf16", True, 4, 1, 32, 512, BLOCKS),
-        ("sdxl", 12): ("bf16", True, 4, 1, 32, 1024, PROJECTED),
-        ("sdxl", 16): ("bf16", True, 4, 1, 64, 1024, PROJECTED),
-        ("sdxl", 24): ("fp32", True, 4, 1, 64, 1024, PROJECTED),
-        ("sdxl", 48): ("fp32", True, 4, 1, 64, 1024, PROJECTED),
-        ("sdxl", "cpu"): ("fp32", True, 4, 1, 32, 512, BLOCKS),
-    }
     steps_in_backward: ClassVar[bool] = True
     truncates: ClassVar[bool] = True
 
@@ -103,7 +87,7 @@ class FullWeights(Adapter):
     def __init__(self, denoiser: nn.Module, rank: int, layers: str = "attention"):
         from torch import nn
 
-        pattern, kinds = re.compile(LAYERS[layers]), (nn.Linear, nn.Conv2d)
+        pattern, kinds = re.compile(layers_of(denoiser)[layers]), (nn.Linear, nn.Conv2d)
         self.layers = {n: m for n, m in denoiser.named_modules() if isinstance(m, kinds) and pattern.fullmatch(n)}
         if not self.layers:
             raise UserError(

@@ -15,16 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pipelines.errors import UserError
-from training.adapters.adapter import LAYERS, Adapter
+from training.adapters.adapter import Adapter
+from training.families import layers_of
 from training.stages import BOTH, Part, Stage, own_part
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from training.config import AdapterSettings, Customization, Make
-
-EIGHT_BIT = {"name": "gradnorm-lorp", "rank": 0.25, "bits": 8}
-EXACT = {"name": "gradnorm-lorp", "rank": 0.25, "bits": 32}
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class PartlyLearnable(Adapter):
 
     Args:
         rank: even, at most the shorter side of the narrowest layer.
-        layers: a key of `LAYERS`.
+        layers: one of the denoiser's sets (`training.families.layers_of`).
         seed: of the frozen factors.
         compander: a of a Weight Compander on the learned factors, whose entries then stay within a pi / 2; 0 for none.
         content_half: "down" gives D to the content and B to the style, "up" the other way round.
@@ -61,20 +59,6 @@ class PartlyLearnable(Adapter):
 
     name: ClassVar[str] = "plp"
     title: ClassVar[str] = "partly learnable projections"
-    memory: ClassVar[dict[tuple[str, int | str], tuple]] = {
-        ("sd15", 8): ("bf16", False, 2, 2, 32, 512, EIGHT_BIT),
-        ("sd15", 12): ("bf16", False, 4, 1, 32, 512, EIGHT_BIT),
-        ("sd15", 16): ("bf16", False, 4, 1, 64, 512, EXACT),
-        ("sd15", 24): ("fp32", False, 4, 1, 64, 512, EXACT),
-        ("sd15", 48): ("fp32", False, 4, 1, 64, 512, EXACT),
-        ("sd15", "cpu"): ("fp32", False, 2, 2, 32, 512, EIGHT_BIT),
-        ("sdxl", 8): ("bf16", True, 1, 4, 16, 512, EIGHT_BIT),
-        ("sdxl", 12): ("bf16", True, 2, 2, 32, 1024, EIGHT_BIT),
-        ("sdxl", 16): ("bf16", True, 4, 1, 64, 1024, EIGHT_BIT),
-        ("sdxl", 24): ("bf16", True, 4, 1, 64, 1024, EXACT),
-        ("sdxl", 48): ("bf16", False, 4, 1, 64, 1024, EXACT),
-        ("sdxl", "cpu"): ("fp32", True, 2, 2, 32, 512, EIGHT_BIT),
-    }
 
     @classmethod
     def stages(cls, config: Customization) -> list[Stage]:
@@ -126,7 +110,8 @@ class PartlyLearnable(Adapter):
         self.denoiser, self.layers, self.constant_block = denoiser, [], constant_block
         self.places = {"content": content_half, "style": "up" if content_half == "down" else "down"}
         denoiser.requires_grad_(False)
-        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=LAYERS[layers], init_lora_weights=False)
+        pattern = layers_of(denoiser)[layers]
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=pattern, init_lora_weights=False)
         try:
             denoiser.add_adapter(config, adapter_name=ADAPTER)
         except ValueError:

@@ -23,9 +23,15 @@ SCORED = (nn.Linear, nn.Conv2d)
 log = logging.getLogger("joinery")
 
 
-def blocks_of(denoiser: nn.Module, resnets: bool = False) -> dict[str, nn.Module]:
-    """The transformer blocks of a denoiser by name, and its residual blocks if wanted."""
-    lists = (*BLOCK_LISTS, "resnets") if resnets else BLOCK_LISTS
+def blocks_of(
+    denoiser: nn.Module, resnets: bool = False, blocks: tuple[str, ...] = BLOCK_LISTS
+) -> dict[str, nn.Module]:
+    """The transformer blocks of a denoiser by name, and its residual blocks if wanted.
+
+    Args:
+        blocks: names of the lists of modules that hold transformer blocks.
+    """
+    lists = (*blocks, "resnets") if resnets else blocks
     return {
         f"{name}.{index}": block
         for name, module in denoiser.named_modules()

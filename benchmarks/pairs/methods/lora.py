@@ -16,10 +16,10 @@ from benchmarks.pairs.cells import Cell, customization
 from benchmarks.pairs.methods.added import Factors, Now, put, take_off
 from benchmarks.pairs.methods.ready import folder, kept, over, project
 from pipelines.adapters import fingerprint
-from training.adapters.adapter import LAYERS
 from training.concepts import EncodedConcept, prepare, read_all_pictures
 from training.config import Customization, Make
 from training.draws import keyed
+from training.families.diffusion import LAYERS
 from training.loop import train_step
 from training.optimizers.registry import make_optimizer
 from training.run import decisive

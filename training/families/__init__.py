@@ -1,0 +1,34 @@
+"""The families of bases that are trained: one file a family, with all that sets it apart, and the one list of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from training.families.family import Family
+from training.families.sdxl import StableDiffusionXL
+from training.families.stable_diffusion import StableDiffusion1, StableDiffusion2
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from torch import nn
+
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL())
+}
+
+
+def family_of(pipe: DiffusionPipeline) -> Family:
+    """The family of an opened base, in a stock class or guided; of SD 1 and 2, which compute alike, the first."""
+    kinds = {kind.__name__ for kind in type(pipe).__mro__}
+    return next(family for family in FAMILIES.values() if family.pipeline in kinds)
+
+
+def denoiser_of(pipe: DiffusionPipeline) -> nn.Module:
+    """The network that learns."""
+    return getattr(pipe, family_of(pipe).denoiser)
+
+
+def layers_of(denoiser: nn.Module) -> dict[str, str]:
+    """The named sets of layers of a denoiser: `adapter.layers` -> a regular expression over module names."""
+    kind = type(denoiser).__name__
+    return next(family for family in FAMILIES.values() if family.network == kind).layers

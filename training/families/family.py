@@ -1,0 +1,169 @@
+"""What training has to know of a family of bases: the one interface that everything outside this folder goes by.
+
+A family is a file with a subclass, named in `training.families`. Project files are read by it, and the studio reads
+project files without PyTorch, so the families' files import PyTorch where they compute.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pipelines.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline, SchedulerMixin
+    from torch import Tensor
+
+PARTS = {  # of a base, in words
+    "unet": "UNet",
+    "transformer": "transformer",
+    "vae": "VAE",
+    "text_encoder": "text encoder",
+    "text_encoder_2": "second text encoder",
+    "tokenizer": "tokenizer",
+    "tokenizer_2": "second tokenizer",
+    "scheduler": "scheduler",
+}
+HINTS = {  # a file without which a part of a folder is none; networks need weights too
+    "tokenizer": ("tokenizer.json", "vocab.json"),
+    "tokenizer_2": ("tokenizer.json", "vocab.json"),
+    "scheduler": ("scheduler_config.json",),
+}
+PHOTOGRAPHED = {  # words that bases for large pictures know
+    "contents": ["a dog", "a cat", "a house", "a car", "a tree", "a chair", "a boat", "a flower", "a bird", "a cup"],
+    "styles": ["photo", "watercolor", "oil painting", "pencil sketch", "3d render", "pixel art", "charcoal", "anime"],
+}
+# A word in the name of a model that draws in a few steps.
+FAST = re.compile(r"turbo|lightning|hyper-?sd|(?<![a-z])(?:lcm|dmd2?|distilled)(?![a-z])", re.I)
+EIGHT_BIT = {"name": "gradnorm-lorp", "rank": 0.25, "bits": 8}
+EXACT = {"name": "gradnorm-lorp", "rank": 0.25, "bits": 32}
+PROJECTED = {"name": "gradnorm-lorp", "rank": 128, "bits": 8}
+BLOCKS = {"name": "owlore", "rank": 128, "bits": 8}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a single file says before its weights are read."""
+
+    name: str
+    keys: frozenset[str]
+    metadata: dict[str, str]
+    shape: Callable[[str], list[int]]  # of a tensor by its key; empty where there is none
+    largest: Callable[[str], float]  # number in a tensor by its key; 0 where there is none
+
+
+class Family(ABC):
+    """Bases with one architecture and one loss."""
+
+    # What is told before anything is opened.
+    name: ClassVar[str]  # a key of `training.families.FAMILIES`
+    title: ClassVar[str]  # in words
+    origin: ClassVar[str]  # the hub id of the model that its others descend from
+    pipeline: ClassVar[str]  # diffusers' class
+    parts: ClassVar[tuple[str, ...]]  # keys of `PARTS` that a base consists of
+    predictions: ClassVar[tuple[str, ...]]  # what its networks may predict
+    preset: ClassVar[str]
+    settings: ClassVar[dict[str, Any]]  # of the preset: what differs from a project file's defaults
+    # `adapter.method` -> gigabytes or "cpu" -> a row of `training.memory`; empty where nobody has measured.
+    memory: ClassVar[dict[str, dict[int | str, tuple]]] = {}
+
+    # What learns.
+    network: ClassVar[str]  # class of the denoiser
+    # `adapter.layers` -> a regular expression over the denoiser's module names, from their start to their end.
+    layers: ClassVar[dict[str, str]]
+    blocks: ClassVar[tuple[str, ...]]  # lists of modules in it, of which OwLore trains some at a time
+    formats: ClassVar[tuple[str, ...]]  # of adapter files (`training.export`), the usual one first
+
+    @property
+    def denoiser(self) -> str:
+        """The part that learns."""
+        return self.parts[0]
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The parts that have weights."""
+        return tuple(part for part in self.parts if part not in HINTS)
+
+    # Recognition.
+    @abstractmethod
+    def of_folder(self, kind: str, index: dict[str, Any], denoiser: dict[str, Any]) -> bool:
+        """Whether a folder is of this family, or an inpainting model or a refiner of it.
+
+        Args:
+            kind: class of its pipeline.
+            index, denoiser: what `model_index.json` and the denoiser's configuration hold.
+        """
+
+    @abstractmethod
+    def side(self, denoiser: dict[str, Any], vae: dict[str, Any]) -> int:
+        """The side in pixels that a folder was made for, 0 where its configurations do not tell."""
+
+    def of_file(self, header: Header) -> dict[str, Any] | None:
+        """What a single file of this family is, as fields of `training.recognise.Base`; None of another family."""
+        return None
+
+    def open_file(self, path: str, dtype: torch.dtype) -> DiffusionPipeline:
+        """Open a single file.
+
+        Raises:
+            UserError: this family's are not read.
+            ValueError, RuntimeError: a tensor is missing, or of another shape.
+        """
+        raise UserError(f"{path} is a single file, and {self.title} is read as a folder only", f"Name {self.origin}")
+
+    # Data.
+    @abstractmethod
+    def encode_picture(self, pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
+        """A picture, (1, 3, h, w) in [-1, 1], to latents as the denoiser knows them, (1, c, h / f, w / f), float32.
+
+        The mean of the autoencoder's posterior: the same picture always gives the same latents.
+        """
+
+    @abstractmethod
+    def encode_prompts(self, pipe: DiffusionPipeline, prompts: list[str], resolution: int) -> dict[str, Tensor]:
+        """Prompts to what `loss` takes as conditions, each entry with n rows; short rows are padded, with a mask."""
+
+    # The loss.
+    @abstractmethod
+    def levels(self, pipe: DiffusionPipeline, shares: Tensor) -> Tensor:
+        """Noise levels, (n,), as `loss` takes them, of shares of the draw in [0, 1), 1 the noisiest.
+
+        Even shares give the distribution that the family is trained with.
+        """
+
+    @abstractmethod
+    def loss(
+        self, pipe: DiffusionPipeline, latents: Tensor, conditions: dict[str, Tensor], noise: Tensor, levels: Tensor
+    ) -> Tensor:
+        """The family's training loss, a mean over the batch.
+
+        Args:
+            latents, noise: (n, c, h, w), float32.
+            conditions: of `encode_prompts`, n rows each.
+            levels: (n,), of `levels`.
+        """
+
+    @abstractmethod
+    def noise_schedule(self, pipe: DiffusionPipeline) -> dict[str, Any]:
+        """The settings of the base's scheduler that the loss depends on."""
+
+    # Drawing.
+    def told(self, scheduler: SchedulerMixin, prediction: str, zero_snr: bool) -> SchedulerMixin:
+        """The scheduler with the prediction and the end of the noise schedule that the base was trained with."""
+        return scheduler
+
+    def sampler(self, scheduler: SchedulerMixin) -> SchedulerMixin:
+        """The scheduler that pictures are drawn with."""
+        return scheduler
+
+
+def fast_name(names: Sequence[str]) -> str:
+    """The word in one of the names that only models for a few steps have; of a path the last part counts."""
+    found = next(filter(None, (FAST.search(Path(name).name) for name in names)), None)
+    return f"its name has {found[0]!r}" if found else ""
