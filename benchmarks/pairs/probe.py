@@ -4,7 +4,7 @@ A style is learned from five pictures of contents that the base knows, and drawn
 contents that it knows ("new"), each from four seeds. The error is the mean difference from the true pictures, in grey
 levels of 255; where a judge knows the style, also the shares of pictures whose content and style it tells.
 Keys of learning: base, rank, layers, lr, steps, batch, low and high (of the noise schedule), mirror,
-shift (pixels by which each picture is moved to eight sides as well), bare (how often a picture is learned under the
+shift (pixels by which each picture is moved to eight sides as well), turn (by quarters), bare (how often a picture is learned under the
 style's words alone), word (the placeholder), seed. Keys of drawing: upto (the share of the schedule up to which what
 was learned acts, 1 the noisiest), scale and rule of guidance, draws (sampling steps). What was learned is kept, so that
 other keys of drawing cost no learning.
@@ -61,6 +61,7 @@ DEFAULTS = {
     "seed": 0,
     "mirror": True,
     "shift": 0,
+    "turn": False,
     "bare": 0.0,
     "word": "zwx",
 }
@@ -145,6 +146,8 @@ def main(style: str, kind: str, *changes: str) -> None:
 def varied(image: Image.Image, settings: dict) -> list[Image.Image]:
     """A picture, mirrored, and each of them moved: its edges are drawn out to what was outside."""
     sides = [image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)] if settings["mirror"] else [image]
+    if settings["turn"]:
+        sides = [side.rotate(angle) for side in sides for angle in (0, 90, 180, 270)]
     by = settings["shift"]
     if not by:
         return sides
