@@ -152,10 +152,10 @@ def learning(denoiser: nn.Module, kind: str, rank: int = 32, layers: str = "all"
 
     Args:
         rank: at most; a layer's shorter side may be less.
-        layers: a key of `LAYERS`.
+        layers: a key of `LAYERS`, or a pattern of the layers' whole names.
     """
     denoiser.requires_grad_(False)
-    pattern, changed, learned = re.compile(LAYERS[layers]), [], []
+    pattern, changed, learned = re.compile(LAYERS.get(layers, layers)), [], []
     for name, module in list(denoiser.named_modules()):
         if isinstance(module, nn.Linear | nn.Conv2d) and pattern.fullmatch(name):
             delta = KINDS[kind](module.weight, rank, name).to(module.weight.device)

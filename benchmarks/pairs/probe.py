@@ -3,16 +3,17 @@
 A style is learned from five pictures of contents that the base knows, and drawn on these ("seen") and on five other
 contents that it knows ("new"), each from four seeds. The error is the mean difference from the true pictures, in grey
 levels of 255; where a judge knows the style, also the shares of pictures whose content and style it tells.
-Keys of learning: base, rank, layers, lr, steps, batch, low and high (of the noise schedule), mirror,
-shift (pixels by which each picture is moved to eight sides as well), turn (by quarters), bare (how often a picture is learned under the
-style's words alone), word (the placeholder), seed. Keys of drawing: upto (the share of the schedule up to which what
-was learned acts, 1 the noisiest), scale and rule of guidance, draws (sampling steps). What was learned is kept, so that
-other keys of drawing cost no learning.
+Keys of learning: base, rank, layers (a name or a pattern), lr, steps, batch, low and high (of the noise schedule),
+mirror, shift (pixels by which each picture is moved to eight sides as well), turn (by quarters), bare (how often a
+picture is learned under the style's words alone), word (the placeholder), seed. Keys of drawing: upto (the share of the
+schedule up to which what was learned acts, 1 the noisiest), scale and rule of guidance, draws (sampling steps). What was
+learned is kept, so that other keys of drawing cost no learning.
 Adds a line to results/probe.jsonl.
 """
 
 import hashlib
 import json
+import re
 import sys
 import time
 from contextlib import nullcontext
@@ -138,7 +139,7 @@ def main(style: str, kind: str, *changes: str) -> None:
     (HERE / "results").mkdir(exist_ok=True)
     with open(HERE / "results/probe.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(environment() | row) + "\n")
-    name = "-".join([style.replace(" ", "_"), kind, *changes]).replace("/", "_")
+    name = re.sub(r"[^\w=.-]+", "_", "-".join([style, kind, *changes]))
     look(drawn, shown, style, runs_folder().parent / f"probe/{name}.png")
     print(json.dumps(row), flush=True)
 
