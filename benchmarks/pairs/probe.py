@@ -5,9 +5,9 @@ contents that it knows ("new"), each from four seeds. The error is the mean diff
 levels of 255; where a judge knows the style, also the shares of pictures whose content and style it tells.
 Keys of learning: base, rank, layers (a name or a pattern), lr, steps, batch, low and high (of the noise schedule),
 mirror, shift (pixels by which each picture is moved to eight sides as well), turn (by quarters), bare (how often a
-picture is learned under the style's words alone), word (the placeholder), seed. Keys of drawing: upto (the share of the
-schedule up to which what was learned acts, 1 the noisiest), scale and rule of guidance, draws (sampling steps). What was
-learned is kept, so that other keys of drawing cost no learning.
+picture is learned under the style's words alone), word (the placeholder), seed. Keys of drawing: upto (the share of
+the schedule up to which what was learned acts, 1 the noisiest), scale and rule of guidance, draws (sampling steps).
+What was learned is kept, so that other keys of drawing cost no learning.
 Adds a line to results/probe.jsonl.
 """
 
