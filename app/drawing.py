@@ -2,11 +2,12 @@
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from app.painter import LARGEST_SEED, Model, default_rule, settings_of
+from app.parameters import Parameters
 from app.recipe import RULES, Recipe
 from pipelines import APG, CFG, GuidanceRule, UserError
 from training.config import Content, Style
@@ -175,11 +176,42 @@ def recall(recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> tuple[d
     """
     values = {name: getattr(recipe, name) for name in AS_THEY_ARE}
     # The rule's own defaults where the recipe names none; fields that the rule lacks stay.
-    values |= settings(RULES[recipe.guidance](**recipe.guidance_settings))
+    return _fitting(values | settings(RULES[recipe.guidance](**recipe.guidance_settings)), ranges)
+
+
+def recall_elsewhere(
+    found: Parameters, runs: Collection[str], ranges: Mapping[str, tuple[float, float]]
+) -> tuple[dict[str, Any], list[str]]:
+    """The same from the text of a web UI; "run" is among the values if it names one of `runs` as its LoRA."""
+    values = settings(CFG()) | found.values
+    if values["guidance"] not in RULES:
+        values["guidance"] = "CFG"
+    for name in found.loras.keys() & set(runs):
+        values = {"run": name, "content": found.loras[name], "style": found.loras[name]} | values
+    return _fitting(values, ranges)
+
+
+def _fitting(values: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]) -> tuple[dict[str, Any], list[str]]:
     numbers = {name: values[name] for name in ranges if name in values}
     odd = [name for name, value in numbers.items() if not _within(value, ranges[name])]
     odd += [name for name in ("prompt", "negative_prompt") if not isinstance(values[name], str)]
     return {name: value for name, value in values.items() if name not in odd}, odd
+
+
+def recalled_elsewhere(found: Parameters, faults: list[str], model: Model, run: str) -> tuple[str, str]:
+    """What to say when the fields were set from the text of a web UI, and its kind.
+
+    Args:
+        faults: sentences about what could not be set.
+        model, run: with which it would be drawn now.
+    """
+    here = {"Size": f"{model.resolution}x{model.resolution}", "Model": model.name}
+    others = {name: value for name, value in found.others.items() if here.get(name) != value}
+    others |= {"LoRA": ", ".join(name for name in found.loras if name != run)}
+    listed = ", ".join(f"{name} ({value})" for name, value in others.items() if value)
+    lost = [f"Not restored: {listed}."] if listed else []
+    begin = "Set from the text that web UIs write. It does not tell all, so the picture will be another."
+    return " ".join([begin, *lost, *faults]), "warning"
 
 
 def recalled(recipe: Recipe, faults: list[str], base_hash: str, adapter_hash: str) -> tuple[str, str]:

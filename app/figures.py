@@ -1,10 +1,12 @@
 """What is shown as HTML: notes, findings, a run's progress, its loss curve. Everything from outside is escaped."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from app.checks import Finding
 from app.jobs import Job
+from app.recipe import Recipe
 
 STAGES = {"content": "Content", "style": "Style", "make": "Join"}
 WORDS = {
@@ -48,6 +50,30 @@ def duration(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{round(seconds / 60)} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def facts(pairs: Mapping[str, str]) -> str:
+    """What is known of something, one fact a line."""
+    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs.items())
+    return f'<dl class="facts">{rows}</dl>'
+
+
+def recipe(drawn: Recipe, when: float) -> str:
+    """How a picture was drawn, and when."""
+    scales = {"Content": f"{drawn.content:g}", "Style": f"{drawn.style:g}"} if drawn.adapter else {}
+    return facts(
+        {"Prompt": drawn.prompt}
+        | ({"Keep away from": drawn.negative_prompt} if drawn.negative_prompt else {})
+        | {"Drawn with": drawn.adapter or f"{drawn.base} alone", **scales, "Seed": str(drawn.seed)}
+        | {"Guidance": f"{drawn.guidance}, scale {drawn.guidance_scale:g}", "Steps": str(drawn.steps)}
+        | {"Drawn": time.strftime("%Y-%m-%d %H:%M", time.localtime(when))}
+    )
+
+
+def download(address: str, label: str, said: str = "") -> str:
+    """A link that looks like a button, with a sentence beside it."""
+    link = f'<a class="download" href="{escape(address)}" download>{escape(label)}</a>'
+    return link + (f"<span>{escape(said)}</span>" if said else "")
 
 
 def progress(name: str, job: Job, stages: Sequence[str] = tuple(STAGES), ahead: int = 0) -> str:

@@ -81,7 +81,7 @@ def launch(library: "Library", config: Customization, pictures: dict[str, list[t
     Raises:
         UserError: the same is being trained already, or waits; then there is no new run.
     """
-    with _alone(library.folder):
+    with alone(library.folder):
         run = library.create(config, pictures)
         for other in _runs(library.folder):
             if other != run and _undecided(other) and _same(run, other):
@@ -98,7 +98,7 @@ def start(run: Run) -> None:
     Raises:
         UserError: it is being trained, or waits.
     """
-    with _alone(run.folder.parent):
+    with alone(run.folder.parent):
         if _undecided(run):
             raise UserError(f"The run {run.folder.name} is being trained or waits", "Wait for its end, or cancel it")
         _start_in_turn(run)
@@ -109,7 +109,7 @@ def start_next(folder: Path) -> Run | None:
     _take_up(folder)
     if not waiting(folder):  # asked every second
         return None
-    with _alone(folder):
+    with alone(folder):
         line = waiting(folder)
         if not line or _busy(folder):
             return None
@@ -167,7 +167,7 @@ def ahead(run: Run) -> int:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """No other start in a library meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".start.lock"):
@@ -230,7 +230,7 @@ def _start(run: Run) -> None:
 
 def cancel(run: Run) -> None:
     """Ask a run to stop; it writes a checkpoint after the step it is in. One that waits leaves the line."""
-    with _alone(run.folder.parent):
+    with alone(run.folder.parent):
         job = look(run)
         if job.live:
             run.ask_to_stop()

@@ -3,15 +3,19 @@
 import re
 import shutil
 import statistics
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from app import jobs
+from app.recipe import file_hash
 from pipelines.errors import UserError
 from training import Customization, Run, captions
 from training.formats import find_pictures, shown
 from training.plan import plan
+
+TRASH = ".trash"
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,53 @@ class Library:
             if run.folder.name == name:
                 return run
         raise UserError(f"There is no run {name!r} in {self.folder.name}", "Choose another one")
+
+    def holding(self, adapter_hash: str) -> Run | None:
+        """The finished run with this very adapter, whatever it is called now."""
+        return next((run for run in self.finished() if file_hash(run.adapter) == adapter_hash), None)
+
+    def rename(self, name: str, new: str) -> Run:
+        """Give a run another name, which is its folder's.
+
+        Raises:
+            UserError: there is no such run, it is being trained, another needs it under its name, or has the new one.
+        """
+        with jobs.alone(self.folder):
+            run, stem = self._resting(name), _slug(new)
+            if not stem:
+                raise UserError(f"The new name is {new!r}", "Write one with letters or numbers")
+            target = Run(self.folder / stem)
+            if target.folder.exists():
+                raise UserError(f"There is a run {stem!r} already", "Choose another name")
+            run.folder.rename(target.folder)
+            run.forget_lock()
+        return target
+
+    def remove(self, name: str) -> Path:
+        """Move a run into the trash, a folder beside the runs, and say where it is.
+
+        Raises:
+            UserError: there is no such run, it is being trained, or another needs it.
+        """
+        with jobs.alone(self.folder):
+            run = self._resting(name)
+            target = self.folder / TRASH / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{name}"
+            target.parent.mkdir(exist_ok=True)
+            run.folder.rename(target)
+            run.forget_lock()
+        return target
+
+    def _resting(self, name: str) -> Run:
+        """A run that nobody works on or needs."""
+        run = self.find(name)
+        if jobs.look(run).status in (*jobs.LIVE, jobs.QUEUED) or run.written:
+            raise UserError(f"The run {name} is being trained or waits", "Cancel it first, or wait for its end")
+        for other in self.runs():
+            config = None if other.adapter.exists() else self.customization(other)
+            taken = [concept.run for concept in config.concepts.values()] if config else []
+            if run.folder.resolve() in [path.resolve() for path in taken if path]:
+                raise UserError(f"The run {other.folder.name} learns on from {name}", "Wait for its end, or delete it")
+        return run
 
     def stages(self, run: Run) -> list[str]:
         """The names of the stages that a run has: without a style there is no stage for it, and nothing to join.

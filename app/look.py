@@ -69,6 +69,13 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700) !important;
 .download:hover { background: var(--button-secondary-background-fill-hover); }
 .download + span { color: var(--body-text-color-subdued); font-size: 0.9rem; }
 
+.album .grid-container { grid-template-columns: repeat(auto-fill, minmax(96px, 1fr)) !important; }
+.album .grid-wrap { min-height: 0 !important; max-height: 560px; }
+.facts { margin: 4px 0; display: grid; gap: 3px; }
+.facts div { display: grid; grid-template-columns: 8.5em 1fr; gap: 10px; }
+.facts dt { color: var(--body-text-color-subdued); }
+.facts dd { margin: 0; overflow-wrap: anywhere; }
+
 img.crisp { image-rendering: pixelated; }
 
 .note { margin: 4px 0; padding: 7px 12px; border-radius: 8px; border-left: 3px solid; font-size: 0.92rem;

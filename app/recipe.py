@@ -1,14 +1,20 @@
-"""Pictures that carry their own recipe: all that is needed to draw them again, in a text chunk of the PNG."""
+"""Pictures that carry their own recipe: all that is needed to draw them again, in a text chunk of the PNG.
+
+A second chunk says what it can of it in the words of the common web UIs (`app/parameters.py`).
+"""
 
 import hashlib
+import io
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
+from app import parameters
+from app.chunks import chunks_of
 from pipelines import APG, CFG, UserError
-from training.formats import FORMATS
+from training import checkpoint
 
 KEY = "joinery"  # of the text chunk
 RULES = {"APG": APG, "CFG": CFG}
@@ -36,11 +42,21 @@ class Recipe:
 
     def save(self, picture: Image.Image, path: Path) -> Path:
         """Write the picture as PNG with this recipe in it."""
-        chunks = PngImagePlugin.PngInfo()
-        chunks.add_itxt(KEY, json.dumps(asdict(self)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, "PNG", pnginfo=chunks)
+        checkpoint.write_bytes(path, self.bytes_with(picture))
         return path
+
+    def bytes_with(self, picture: Image.Image) -> bytes:
+        """The picture as a PNG's bytes, with this recipe in them."""
+        chunks, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
+        chunks.add_itxt(KEY, json.dumps(asdict(self)))
+        chunks.add_text(parameters.KEY, parameters.text_of(self))
+        picture.save(buffer, "PNG", pnginfo=chunks)
+        return buffer.getvalue()
+
+    @staticmethod
+    def is_in(path: Path) -> bool:
+        """Whether a picture carries one, sound or not."""
+        return KEY in chunks_of(path)
 
     @classmethod
     def read(cls, path: Path) -> "Recipe":
@@ -49,12 +65,7 @@ class Recipe:
         Raises:
             UserError: it is no picture, or none with a recipe that this version understands and can follow.
         """
-        try:
-            with Image.open(path, formats=tuple(FORMATS)) as picture:
-                picture.load()  # text chunks may stand after the pixels
-                text = getattr(picture, "text", {}).get(KEY)
-        except Exception:  # bytes from anywhere, in a decoder of another's: it may raise whatever it likes
-            raise UserError(f"{path.name} cannot be opened as a picture", "Choose a PNG made by Joinery") from None
+        text = chunks_of(path).get(KEY)
         if text is None:
             raise UserError(
                 f"{path.name} carries no recipe", "Choose a PNG made by Joinery, as it was downloaded, not a screenshot"

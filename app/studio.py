@@ -6,18 +6,22 @@ import os
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gradio as gr
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
 
 from app import bases, figures, jobs, look
+from app.album import Album
 from app.copies import Copies
+from app.exporting import Export
 from app.form import ProjectForm
 from app.guard import Guard, check_password, shut_fetching
 from app.library import Library
 from app.pages import QUICK, about, in_words, play, project, train
+from app.pages import library as library_page
 from app.painter import Painter
 from app.temporary import TemporaryFolder
 from pipelines.errors import UserError
@@ -31,7 +35,7 @@ log = logging.getLogger("joinery")
 
 def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
     """The page. `sample` is the project that is filled in when it opens."""
-    form = ProjectForm(sample, bases.offered(library, sample))
+    form, album = ProjectForm(sample, bases.offered(library, sample)), Album(library.folder / ".pictures")
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.HTML(
             f'<div class="masthead"><h1>{TITLE}</h1>'
@@ -45,7 +49,9 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
             with gr.Tab("2  Train", id="train"):
                 trains = train.build(library, copies, timer, projects.fields.spell)
             with gr.Tab("3  Play", id="play"):
-                plays = play.build(library, sample, Painter(), copies)
+                plays = play.build(library, sample, Painter(), album, copies)
+            with gr.Tab("4  Library", id="library") as shelf:
+                library_page.build(library, album, copies, plays, tabs, shelf)
 
         known = gr.State([])  # the finished runs that the page offers
 
@@ -136,15 +142,16 @@ def serve(runs: Path, sample: Path, password: str | None = None, names: Collecti
         return {"status": "ok"}
 
     @server.get("/adapters/{name}.safetensors", dependencies=[Depends(signed_in)])
-    def adapter(name: str) -> FileResponse:
+    def adapter(name: str, asked: Annotated[Export, Query()]) -> FileResponse:
         """A finished run's adapter, under a name that tells which."""
         try:
             run = library.find(name)
+            path = asked.of(run, temporary.path)
         except UserError as error:
             raise HTTPException(404, str(error)) from None
-        if not run.adapter.exists():
-            raise HTTPException(404, f"The run {name} has no adapter yet.")
-        return FileResponse(run.adapter, filename=f"{name}.safetensors", media_type="application/octet-stream")
+        passing = None if path == run.adapter else BackgroundTask(path.unlink)
+        kind = "application/octet-stream"
+        return FileResponse(path, filename=f"{name}.safetensors", media_type=kind, background=passing)
 
     gr.mount_gradio_app(
         server,

@@ -61,11 +61,23 @@ def play(page: Page) -> None:
     expect(page.locator("#pictures img")).to_have_count(16)
 
 
-PAGES = {"project": (project, "studio-project"), "train": (train, "studio-train"), "play": (play, "studio")}
+def library(page: Page) -> None:
+    page.get_by_role("tab", name="4 Library").click()
+    page.locator("#album button").first.click()
+    expect(page.locator("#shot-recipe")).to_contain_text("Prompt")
+    expect(page.locator("#export a")).to_be_visible()
+
+
+PAGES = {
+    "project": (project, "studio-project"),
+    "train": (train, "studio-train"),
+    "play": (play, "studio"),
+    "library": (library, "studio-library"),
+}
 
 
 def take(
-    which: Annotated[Literal["project", "train", "play"], tyro.conf.Positional] = "play",
+    which: Annotated[Literal["project", "train", "play", "library"], tyro.conf.Positional] = "play",
     runs: Path | None = None,
     out: Path | None = None,
     width: int = 1280,

@@ -1,6 +1,7 @@
 """Adapter files that other programs load: one ordinary LoRA, which also says where each concept lies in it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -14,6 +15,7 @@ from pipelines.errors import UserError
 from training import checkpoint
 
 Format = Literal["kohya", "peft"]
+Precision = Literal["float32", "bfloat16", "float16"]
 Half = Literal["up", "down", "first rank", "second rank"]
 Factors = dict[str, tuple[Tensor, Tensor]]  # layer name in the denoiser -> up (m, r), down (r, n, ...)
 
@@ -57,13 +59,16 @@ class Card:
         }
 
 
-def write(path: Path, factors: Factors, card: Card, style: Format = "kohya") -> None:
+def write(
+    path: Path, factors: Factors, card: Card, style: Format = "kohya", said: Mapping[str, str] | None = None
+) -> None:
     """Write an adapter with alpha = rank.
 
     Args:
         style: of the keys; "kohya" for web UIs, "peft" for PEFT. diffusers loads both.
+        said: metadata in place of the card's own.
     """
-    tensors, metadata = {}, card.metadata()
+    tensors, metadata = {}, card.metadata() | dict(said or {})
     for name, (up, down) in factors.items():
         if style == "kohya":
             key = "lora_unet_" + name.replace(".", "_")
@@ -120,10 +125,49 @@ def _factors(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
     return tensors[f"{peft}.lora_B.weight"], tensors[f"{peft}.lora_A.weight"]
 
 
-def convert(source: Path, target: Path, style: Format) -> None:
-    """Write one of our files anew in another format."""
+def convert(
+    source: Path,
+    target: Path,
+    style: Format,
+    precision: Precision | None = None,
+    scales: Mapping[str, float] | None = None,
+    title: str = "",
+    trigger: str = "",
+) -> None:
+    """Write one of our files anew in another format.
+
+    Args:
+        precision: of the weights; as they are if not given.
+        scales: of "content" and "style", baked into the weights: 1 is then what they were.
+        title, trigger: what web UIs show as its name and as its words; its placeholders if not given.
+    Raises:
+        UserError: as `read`; nothing would be left of it; or a weight is too large for the precision.
+    """
     factors, card = read(source)
-    write(target, factors, card, style)
+    if scales:
+        if not any(scales.get(concept, 1.0) for concept, _ in card.halves):
+            raise UserError("Both scales are 0, so nothing of the adapter would be left", "Raise one of them")
+        factors = {name: _scaled(pair, card, scales) for name, pair in factors.items()}
+        baked = tuple((concept, scale * scales.get(concept, 1.0)) for concept, scale in card.scales)
+        card = replace(card, scales=baked)
+    if precision:
+        dtype = getattr(torch, precision)
+        factors = {name: tuple(factor.to(dtype) for factor in pair) for name, pair in factors.items()}
+        if not all(factor.isfinite().all() for pair in factors.values() for factor in pair):
+            raise UserError(f"A weight is too large for {precision}", "Choose bfloat16 or float32")
+    said = {"modelspec.title": title, "modelspec.trigger_phrase": trigger}
+    write(target, factors, card, style, {key: text for key, text in said.items() if text})
+
+
+def _scaled(pair: tuple[Tensor, Tensor], card: Card, scales: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+    """A layer's up and down with each concept's learned factors times its scale."""
+    up, down = (factor.clone() for factor in pair)
+    for concept, half in card.halves:
+        factor, dim = {"up": (up, 0), "down": (down, 1), "first rank": (down, 0), "second rank": (down, 0)}[half]
+        middle, size = factor.shape[dim] // 2, factor.shape[dim]
+        start, end = (0, middle) if half == "first rank" else (middle, size)
+        factor.narrow(dim, start, end - start).mul_(scales.get(concept, 1.0))
+    return up, down
 
 
 def join(content: Path, style: Path, target: Path) -> None:

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,15 +10,17 @@ import gradio as gr
 from PIL import Image
 
 from app import drawing, figures
+from app.album import Album
 from app.checks import check_prompts
 from app.copies import Copies
-from app.drawing import AXES, Axis
+from app.drawing import Axis
 from app.fields import Fields
 from app.library import Library
 from app.line import Line
-from app.pages import QUICK, about, by_hand, goes_with
-from app.painter import LARGEST_SEED, Model, Painter, Stopped, default_rule
-from app.recipe import RULES, Recipe, file_hash
+from app.pages import QUICK, about, by_hand, goes_with, wish
+from app.painter import LARGEST_SEED, Model, Painter, Stopped
+from app.parameters import Parameters
+from app.recipe import Recipe, file_hash
 from pipelines import UserError
 from training import Customization
 
@@ -33,10 +34,13 @@ class PlayPage:
     shown: list[gr.components.Component]  # what `offer` fills: the runs, and all that follows from the chosen one
     offer: Callable
     add_new: Callable
+    filled: list[gr.components.Component]  # what `set_from` and `set_seed` fill
+    set_from: Callable
+    set_seed: Callable
     leave: Callable  # for a page that is gone: nobody waits for its pictures
 
 
-def build(library: Library, sample: Customization, painter: Painter, copies: Copies) -> PlayPage:
+def build(library: Library, sample: Customization, painter: Painter, album: Album, copies: Copies) -> PlayPage:
     line, fields = Line(), Fields()
 
     def model_of(name: str) -> tuple[Model, Customization, dict]:
@@ -50,7 +54,7 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
             run = fields.add("run", gr.Dropdown([], label="Draw with", elem_id="play-run"))
-            _wish(fields, sample)
+            wish.settings(fields, sample)
         with gr.Column(scale=3, min_width=320):
             with gr.Row():
                 draw = gr.Button("Draw", variant="primary", elem_id="draw", min_width=80)
@@ -72,11 +76,12 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
             )
             adapter = gr.HTML(padding=False, elem_id="adapter")
             with gr.Accordion("Compare in a grid", open=False):
-                grid = _grid(fields)
+                grid = wish.grid(fields)
             with gr.Accordion("Draw a picture again", open=False):
                 gr.Markdown("Every picture carries its recipe. Drop one here to set all fields as it was drawn.")
                 source = gr.File(label="A PNG made by Joinery", file_types=[".png"], height=110, elem_id="recipe")
     ticket = gr.State(None)
+    ranges = fields.ranges | {"seed": (0, LARGEST_SEED)}
     prompt, content, style, seed = (fields[name] for name in ("prompt", "content", "style", "seed"))
 
     def ask(request: gr.Request) -> dict:
@@ -124,7 +129,7 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
             # Compared pictures of one seed stand side by side.
             together = [(label, *found) for column in zip(*drawn, strict=True)
                         for label, found in zip(recipes, column, strict=True)]  # fmt: skip
-            shown = [(str(_keep(copies, picture, label, own)), label or f"seed {own.seed}")
+            shown = [(str(copies.add(album.add(picture, own, label))), label or f"seed {own.seed}")
                      for label, picture, own in together]  # fmt: skip
             if one_each:
                 whole = _sheet(recipe.prompt, [one[0][0] for one in drawn], *map(heads, sides(values)))
@@ -144,7 +149,6 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
         return drawing.by_scales(recipe, learned)
 
     def sides(values: dict) -> tuple[Axis, Axis | None]:
-        ranges = fields.ranges | {"seed": (0, LARGEST_SEED)}
         across, down = (
             Axis.read(values[side], values[f"{side} values"], ranges) if values[side] else None for side in SIDES
         )
@@ -193,27 +197,51 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
             return runs(name or BASE_ALONE), *[gr.skip()] * 4, there
         return *offer(), there
 
-    def set_from(path: str, now: str) -> dict:
-        ranges = fields.ranges | {"seed": (0, LARGEST_SEED)}
+    def set_from(path: str | Path, now: str) -> dict:
+        """All fields as a picture was drawn: from its recipe, or from what a web UI has written in it."""
+        picture = Path(path)
         try:
-            recipe = Recipe.read(Path(path))
-            values, odd = drawing.recall(recipe, ranges)
-            known = not recipe.adapter or recipe.adapter in names()
-            model, _, learned = model_of(recipe.adapter if known else now)
+            foreign = None if Recipe.is_in(picture) else Parameters.read(picture)
+            return set_from_text(foreign, now) if foreign else set_from_recipe(Recipe.read(picture), now)
         except UserError as error:
             return {note: figures.note(str(fields.in_labels(error)), "error")}
-        faults = [] if known else [f"Its adapter, {recipe.adapter}, is not among your runs."]
-        for name in odd:
-            here = ", and here it goes from {:g} to {:g}".format(*ranges[name]) if name in ranges else ""
-            faults.append(f'"{fields.label(name)}" is {getattr(recipe, name)!r} in the picture{here}.')
+
+    def set_from_recipe(recipe: Recipe, now: str) -> dict:
+        values, odd = drawing.recall(recipe, ranges)
+        known = not recipe.adapter or recipe.adapter in names()
+        same = None if known else library.holding(recipe.adapter_hash)  # it may have another name by now
+        values["run"] = recipe.adapter if known else same.folder.name if same else now
+        model, _, learned = model_of(values["run"])
+        faults = [] if known or same else [f"Its adapter, {recipe.adapter}, is not among your runs."]
+        faults += out_of_range({name: getattr(recipe, name) for name in odd})
         # A base that is not open has no hash yet; one of another name is taken for another.
         base_hash = painter.base_hash(model) or ("" if model.name == recipe.base else model.name)
-        said = drawing.recalled(recipe, faults, base_hash, _adapter_hash(model) if known else recipe.adapter_hash)
+        adapter_hash = _adapter_hash(model) if known or same else recipe.adapter_hash
+        return put(values, model, learned) | {note: figures.note(*drawing.recalled(
+            recipe, faults, base_hash, adapter_hash))}  # fmt: skip
+
+    def set_from_text(found: Parameters, now: str) -> dict:
+        values, odd = drawing.recall_elsewhere(found, names(), ranges)
+        values.setdefault("run", now)
+        model, _, learned = model_of(values["run"])
+        faults = out_of_range({name: found.values[name] for name in odd if name in found.values})
+        said = drawing.recalled_elsewhere(found, faults, model, values["run"])
+        return put(values, model, learned) | {note: figures.note(*said)}
+
+    def out_of_range(odd: dict) -> list[str]:
+        here = {name: ", and here it goes from {:g} to {:g}".format(*ranges[name]) for name in odd if name in ranges}
+        said = ((fields.label(name), value, here.get(name, "")) for name, value in odd.items())
+        return [f'"{label}" is {value!r} in the picture{limits}.' for label, value, limits in said]
+
+    def put(values: dict, model: Model, learned: dict) -> dict:
+        """Values into the fields; a scale of what was not learned cannot be moved."""
         usable = dict(zip(("content", "style"), scales(learned), strict=True))
         for concept in usable.keys() & values.keys():
             usable[concept]["value"] = values[concept]
-        shown = fields.write(values | usable | {"run": recipe.adapter if known else now, "fresh": False})
-        return shown | {adapter: _download(model), note: figures.note(*said)}
+        return fields.write(values | usable | {"fresh": False}) | {adapter: _download(model)}
+
+    def set_seed(number: int) -> dict:
+        return fields.write({"seed": number, "fresh": False}) | {note: figures.note(f"The seed is {number} now.")}
 
     for button, plan, one_each in (
         (draw, lambda recipe, learned, values: drawing.alone(recipe), False),
@@ -241,70 +269,12 @@ def build(library: Library, sample: Customization, painter: Painter, copies: Cop
 
     stop.click(stop_drawing, None, note, **QUICK)
     by_hand(run)(choose, run, [prompt, content, style, adapter], **QUICK)
-    source.upload(set_from, [source, run], [*fields.all, adapter, note], **QUICK)
+    filled = [*fields.all, adapter, note]
+    source.upload(set_from, [source, run], filled, **QUICK)
     goes_with(note, fields.all)
     source.clear(lambda: "", None, note, **QUICK)
-    return PlayPage(run, [run, prompt, content, style, adapter], offer, add_new, leave)
-
-
-def _wish(fields: Fields, sample: Customization) -> None:
-    """The fields that say what to draw, named as recipes name them."""
-
-    def slide(
-        name: str, low: float, high: float, value: float, step: float, label: str, info: str | None = None
-    ) -> None:
-        fields.add(name, gr.Slider(low, high, value, step=step, label=label, info=info, min_width=140))
-
-    words = "The placeholder words stand for what was learned."
-    fields.add("prompt", gr.Textbox(sample.sample_prompt, label="Prompt", info=words, lines=2, elem_id="prompt"))
-    slide("content", 0, 1.5, 1, 0.05, "Content", "0 leaves it out, 1 is as trained.")
-    slide("style", 0, 1.5, 1, 0.05, "Style", "0 leaves it out, 1 is as trained.")
-    with gr.Row():
-        slide("count", 1, 8, 4, 1, "Pictures")
-        slide("steps", 1, 50, sample.samples.inference_steps, 1, "Steps")
-    with gr.Row():
-        fields.add("seed", gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed"))
-        fields.add("fresh", gr.Checkbox(True, label="New seed each time", min_width=120))
-    known = drawing.looks(sample.preset, sample.samples.guidance_scale)
-    said = "How closely the prompt is followed. Punchy has more contrast."
-    look = gr.Radio(list(known), value="Balanced", label="Guidance", info=said, elem_id="look")
-    with gr.Accordion("Guidance in numbers", open=False):
-        fields.add("guidance", gr.Radio(list(RULES), value="APG", label="Rule", info="CFG is there for comparison."))
-        slide("guidance_scale", 1, 15, sample.samples.guidance_scale, 0.5, "Scale", "1 is none.")
-        kept_away = gr.Textbox("", label="Keep away from", info="A negative prompt; may stay empty.")
-        fields.add("negative_prompt", kept_away)
-        own = default_rule("APG", sample.preset)
-        with gr.Accordion("Finer", open=False):
-            with gr.Row():
-                slide("eta", 0, 1, own.eta, 0.05, "Eta", "Share kept of what oversaturates.")
-                slide("norm_threshold", 0, 0.5, own.norm_threshold or 0, 0.005, "Limit", "Norm threshold; 0 is none.")
-                slide("momentum", -0.9, 0, own.momentum, 0.05, "Momentum", "Away from the last steps.")
-            with gr.Row():
-                slide("start", 0, 0.95, 0, 0.05, "Guide from", "Share of the steps.")
-                slide("stop", 0.05, 1, 1, 0.05, "Guide until", "Share of the steps.")
-
-    # A look sets the numbers, and other numbers, wherever they come from, are none.
-    numbers = fields.only(*known["Balanced"])
-    by_hand(look)(lambda name: fields.write(known[name]), look, [*numbers], **QUICK)
-
-    def name(given: dict) -> str | None:
-        return drawing.look_of(fields.read(given), known)
-
-    changes = [field.change for field in numbers]
-    gr.on(changes, name, numbers, look, trigger_mode="always_last", **QUICK)
-
-
-def _grid(fields: Fields) -> gr.Button:
-    """Which field goes across, which down, and their values."""
-    gr.Markdown("One seed with other values across and down. All else is as the fields say.")
-    choices = [(fields.label(name), name) for name in AXES]
-    begins = {"across": ("style", "0, 0.5, 1, 1.5"), "down": ("guidance_scale", "2, 7, 12")}
-    for side, (name, values) in begins.items():
-        with gr.Row():
-            listed = choices if side == "across" else [("Nothing", ""), *choices]
-            fields.add(side, gr.Dropdown(listed, value=name, label=side.capitalize(), min_width=120))
-            fields.add(f"{side} values", gr.Textbox(values, label="Values", max_lines=1, min_width=120))
-    return gr.Button("Draw the grid", elem_id="grid")
+    shown = [run, prompt, content, style, adapter]
+    return PlayPage(run, shown, offer, add_new, filled, set_from, set_seed, leave)
 
 
 def _sheet(title: str, drawn: list[Image.Image], across: list[str], down: list[str]) -> Image.Image:
@@ -322,14 +292,6 @@ def _keep_sheet(copies: Copies, picture: Image.Image) -> Path:
         return copies.add(path)
 
 
-def _keep(copies: Copies, picture: Image.Image, label: str, recipe: Recipe) -> Path:
-    """The picture with its recipe, under a name that tells what it is."""
-    stem = "-".join(filter(None, [recipe.adapter or recipe.base.split("/")[-1], label, f"seed-{recipe.seed}"]))
-    copies.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=copies.folder) as folder:
-        return copies.add(recipe.save(picture, Path(folder) / f"{stem}.png"))
-
-
 def _adapter_hash(model: Model) -> str:
     return file_hash(model.run.adapter) if model.run and model.run.adapter.exists() else ""
 
@@ -338,7 +300,5 @@ def _download(model: Model) -> str:
     if not model.run:
         return ""
     name = model.run.folder.name
-    return (
-        f'<a class="download" href="adapters/{quote(name)}.safetensors" download>Download the adapter</a>'
-        f"<span>One LoRA file, {escape(name)}.safetensors, for diffusers and the common web UIs.</span>"
-    )
+    said = f"One LoRA file, {name}.safetensors, for diffusers and the common web UIs."
+    return figures.download(f"adapters/{quote(name)}.safetensors", "Download the adapter", said)

@@ -145,7 +145,7 @@ def test_a_closed_tab_stops_its_drawing_and_who_waits_is_told(studio, page, monk
 def test_it_fits_a_telephone(studio, page):
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(studio[0])
-    for name in ("1 Project", "2 Train", "3 Play"):
+    for name in ("1 Project", "2 Train", "3 Play", "4 Library"):
         page.get_by_role("tab", name=name).click()
         expect(page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -279,3 +280,28 @@ def test_a_finished_run_exports_what_it_trained(finished):
     factors, card = export.read(finished.adapter)
     assert card.rank == 4 and card.placeholders == {"content": "sks", "style": "zwx"}
     assert factors.keys() == set(card.layers)
+
+
+@pytest.mark.parametrize("style, halves", [("kohya", ("down", "up")), ("peft", ("first rank", "second rank"))])
+def test_scales_precision_and_words_are_baked_into_an_export(tmp_path, style, halves):
+    make(tmp_path / "a.safetensors")
+    factors, card = export.read(tmp_path / "a.safetensors")
+    card = replace(card, halves=tuple(zip(("content", "style"), halves, strict=True)))
+    export.write(tmp_path / "a.safetensors", factors, card)
+    scales = {"content": 0.5, "style": 1.25}
+    words = {"title": "Koala in ink", "trigger": "sks, zwx"}
+    export.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", style, scales=scales, **words)
+    pipe, expected = adapted(tmp_path / "b.safetensors"), adapted(tmp_path / "a.safetensors")
+    expected.set_scales(**scales)
+    torch.testing.assert_close(forward(pipe.unet), forward(expected.unet), atol=1e-6, rtol=1e-6)
+    with safe_open(tmp_path / "b.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["joinery"])["scales"] == scales
+    assert metadata["modelspec.title"] == "Koala in ink" and metadata["modelspec.trigger_phrase"] == "sks, zwx"
+
+    export.convert(tmp_path / "a.safetensors", tmp_path / "c.safetensors", style, precision="bfloat16")
+    halved = load_file(tmp_path / "c.safetensors")
+    assert {value.dtype for key, value in halved.items() if "lora" in key and "alpha" not in key} == {torch.bfloat16}
+    adapted(tmp_path / "c.safetensors")
+    with pytest.raises(UserError, match="Both scales are 0"):
+        export.convert(tmp_path / "a.safetensors", tmp_path / "d.safetensors", style, scales=dict.fromkeys(scales, 0.0))

@@ -1,0 +1,111 @@
+"""Every picture that was drawn, on disk: a folder for each, named by its bytes, so that equal pictures are one.
+
+It holds the PNG with its recipe, and the empty file `favourite` if it is one. Nothing else says what there is.
+"""
+
+import os
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+from PIL import Image
+
+from app.recipe import Recipe
+from pipelines.errors import UserError
+from training import checkpoint
+
+FAVOURITE, TRASH = "favourite", "trash"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture that was drawn."""
+
+    path: Path
+    recipe: Recipe
+    drawn: float  # when, in seconds since 1970; the last time if it was drawn again
+
+    @property
+    def name(self) -> str:
+        """By which an album finds it."""
+        return self.path.parent.name
+
+    @cached_property
+    def words(self) -> str:
+        """All that a search looks through."""
+        return f"{self.recipe.prompt} {self.recipe.adapter} {self.recipe.base} {self.path.stem}".casefold()
+
+    @property
+    def favourite(self) -> bool:
+        return (self.path.parent / FAVOURITE).exists()
+
+
+@dataclass(frozen=True)
+class Album:
+    """A folder of pictures. What was read of them once is kept in memory: a picture never changes."""
+
+    folder: Path
+    _read: dict[str, Shot] = field(default_factory=dict, repr=False)
+
+    def add(self, picture: Image.Image, recipe: Recipe, label: str = "") -> Path:
+        """Keep a picture with its recipe, under a name that tells what it is.
+
+        Raises:
+            UserError: the disk is full, or the file cannot be written.
+        """
+        stem = "-".join(filter(None, [recipe.adapter or recipe.base.split("/")[-1], label, f"seed-{recipe.seed}"]))
+        data = recipe.bytes_with(picture)
+        folder = self.folder / sha256(data).hexdigest()[:32]
+        path = next(folder.glob("*.png"), folder / f"{stem}.png")
+        if path.exists():  # drawn again: it is the newest now
+            os.utime(path)
+            return path
+        try:
+            checkpoint.write_bytes(path, data)
+        except UserError as error:
+            raise UserError(error.what, "Make room there, then draw again") from None
+        return path
+
+    def find(self, words: str = "", favourites: bool = False) -> list[Shot]:
+        """The pictures whose prompt, run, base or file has all these words, the newest first."""
+        wanted = words.casefold().split()
+        found = (shot for shot in self._all() if all(word in shot.words for word in wanted))
+        return [shot for shot in found if not favourites or shot.favourite]
+
+    def get(self, name: str) -> Shot:
+        """The picture of this name; a name from outside reaches no other folder.
+
+        Raises:
+            UserError: there is none.
+        """
+        for shot in self._all():
+            if shot.name == name:
+                return shot
+        raise UserError("That picture is not there any more", "Choose another one")
+
+    def mark(self, name: str, favourite: bool) -> None:
+        mark = self.get(name).path.parent / FAVOURITE
+        mark.touch() if favourite else mark.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> Path:
+        """Move a picture into the trash, a folder beside the pictures, and say where it is."""
+        target = self.folder / TRASH / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.move(self.get(name).path.parent, target))
+
+    def _all(self) -> list[Shot]:
+        """All pictures, the newest first; what cannot be read is left out."""
+        there = {}
+        for path in self.folder.glob("*/*.png"):
+            name = path.parent.name
+            with suppress(UserError, OSError):  # another's file, or one that was removed meanwhile
+                known, drawn = self._read.get(name), path.stat().st_mtime
+                if known is None or known.drawn != drawn:
+                    known = Shot(path, known.recipe if known else Recipe.read(path), drawn)
+                there[name] = known
+        self._read.update(there)
+        return sorted(there.values(), key=lambda shot: shot.drawn, reverse=True)
