@@ -14,6 +14,7 @@ from pipelines.errors import UserError
 from training import checkpoint
 
 Format = Literal["kohya", "peft"]
+Component = Literal["unet", "transformer"]
 Half = Literal["up", "down", "first rank", "second rank"]
 Factors = dict[str, tuple[Tensor, Tensor]]  # layer name in the denoiser -> up (m, r), down (r, n, ...)
 
@@ -30,6 +31,7 @@ class Card:
     placeholders: dict[str, str]  # "content" and "style"
     layers: tuple[str, ...]  # names in the denoiser: kohya's keys do not say which underscore was a dot
     format: Literal[1] = 1
+    component: Component = "unet"  # of the pipeline, that the layers are in
     # Where each concept's learned factors lie: "up" is rows m // 2 on of up, "down" is columns n // 2 on of down. With
     # "first rank" and "second rank" it is the first r / 2 of the rank of both, or the others.
     halves: tuple[tuple[str, Half], ...] = (("content", "down"), ("style", "up"))
@@ -44,6 +46,8 @@ class Card:
 
     def metadata(self) -> dict[str, str]:
         data = asdict(self) | {"halves": dict(self.halves), "scales": dict(self.scales)}
+        if self.component == "unet":  # as in files from before there was this entry
+            del data["component"]
         words = self.placeholders
         return {
             "joinery": json.dumps(data, sort_keys=True),
@@ -57,12 +61,21 @@ class Card:
         }
 
 
-def write(path: Path, factors: Factors, card: Card, style: Format = "kohya") -> None:
+def write(path: Path, factors: Factors, card: Card, style: Format | None = None) -> None:
     """Write an adapter with alpha = rank.
 
     Args:
-        style: of the keys; "kohya" for web UIs, "peft" for PEFT. diffusers loads both.
+        style: of the keys; "kohya" for web UIs, "peft" for PEFT. diffusers loads both. By default kohya's of a UNet; of
+            a transformer only peft's, which ComfyUI reads too.
+    Raises:
+        UserError: kohya has no such names for it.
     """
+    style = style or ("kohya" if card.component == "unet" else "peft")
+    if style == "kohya" and card.component != "unet":
+        raise UserError(
+            "Adapters of a transformer have no names in kohya's format",
+            'Choose "peft", which diffusers and ComfyUI read',
+        )
     tensors, metadata = {}, card.metadata()
     for name, (up, down) in factors.items():
         if style == "kohya":
@@ -74,11 +87,12 @@ def write(path: Path, factors: Factors, card: Card, style: Format = "kohya") -> 
                 f"{key}.alpha": torch.tensor(float(card.rank)),
             }
         else:
-            tensors |= {f"unet.{name}.lora_B.weight": up, f"unet.{name}.lora_A.weight": down}
+            key = f"{card.component}.{name}"
+            tensors |= {f"{key}.lora_B.weight": up, f"{key}.lora_A.weight": down}
     if style == "peft":
         # peft's keys hold no alpha; this is where diffusers looks for it.
         settings = {"r": card.rank, "lora_alpha": card.rank, "target_modules": list(card.layers)}
-        metadata["lora_adapter_metadata"] = json.dumps({f"unet.{key}": value for key, value in settings.items()})
+        metadata["lora_adapter_metadata"] = json.dumps({f"{card.component}.{k}": v for k, v in settings.items()})
     checkpoint.write_tensors(path, tensors, metadata)
 
 
@@ -106,22 +120,22 @@ def read(path: Path) -> tuple[Factors, Card]:
         )
     try:
         card = Card.read(said)
-        return {name: _factors(tensors, name) for name in card.layers}, card
+        return {name: _factors(tensors, card.component, name) for name in card.layers}, card
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"What {path} says about itself is damaged or from a newer version", "Export it again where it was made"
         ) from None
 
 
-def _factors(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    kohya, peft = f"lora_unet_{name.replace('.', '_')}", f"unet.{name}"
+def _factors(tensors: dict[str, Tensor], component: str, name: str) -> tuple[Tensor, Tensor]:
+    kohya, peft = f"lora_unet_{name.replace('.', '_')}", f"{component}.{name}"
     if f"{kohya}.alpha" in tensors:
         return tensors[f"{kohya}.lora_up.weight"], tensors[f"{kohya}.lora_down.weight"]
     return tensors[f"{peft}.lora_B.weight"], tensors[f"{peft}.lora_A.weight"]
 
 
-def convert(source: Path, target: Path, style: Format) -> None:
-    """Write one of our files anew in another format."""
+def convert(source: Path, target: Path, style: Format | None = None) -> None:
+    """Write one of our files anew in another format; by default in the usual one of its base."""
     factors, card = read(source)
     write(target, factors, card, style)
 

@@ -129,6 +129,12 @@ class Base:
                 f"zero_snr is true, but the base model {self.name!r} predicts noise, which is all there is then",
                 'Leave zero_snr out, or set prediction to "v_prediction" if that is what it predicts',
             )
+        multiple = FAMILIES[self.family].multiple
+        if resolution % multiple:
+            raise UserError(
+                f"resolution is {resolution}, but {self.title} takes multiples of {multiple} px only",
+                f"Set resolution to {resolution // multiple * multiple} or {(resolution // multiple + 1) * multiple}",
+            )
         if self.resolution and not self.resolution / 2 <= resolution <= self.resolution * 2:
             raise UserError(
                 f"resolution is {resolution}, but the base model {self.name!r} was made for {self.resolution} px",

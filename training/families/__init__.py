@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from training.families.family import Family
 from training.families.sdxl import StableDiffusionXL
 from training.families.stable_diffusion import StableDiffusion1, StableDiffusion2
+from training.families.z_image import ZImage
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import nn
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL())
+    family.name: family for family in (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL(), ZImage())
 }
 
 
