@@ -194,7 +194,13 @@ class APG(GuidanceRule):
 
 
 # The embedded base's are, but for rounding, those published for EDM2-S.
-PRESETS = {"emoji": {"eta": 0.0, "norm_threshold": 0.02, "momentum": -0.75}, "sd15": {}, "sdxl": {}, "z-image": {}}
+PRESETS = {
+    "emoji": {"eta": 0.0, "norm_threshold": 0.02, "momentum": -0.75},
+    "sd15": {},
+    "sdxl": {},
+    "z-image": {},
+    "flux2-klein": {},
+}
 
 
 def within(value: object, low: float, high: float) -> bool:

@@ -1,7 +1,7 @@
 """Adapter files that other programs load: one ordinary LoRA, which also says where each concept lies in it."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -32,6 +32,8 @@ class Card:
     layers: tuple[str, ...]  # names in the denoiser: kohya's keys do not say which underscore was a dot
     format: Literal[1] = 1
     component: Component = "unet"  # of the pipeline, that the layers are in
+    # Layer -> "up" or "down" -> sizes of the matrices that it is made of: what is said below holds for each of them.
+    fused: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
     # Where each concept's learned factors lie: "up" is rows m // 2 on of up, "down" is columns n // 2 on of down. With
     # "first rank" and "second rank" it is the first r / 2 of the rank of both, or the others.
     halves: tuple[tuple[str, Half], ...] = (("content", "down"), ("style", "up"))
@@ -46,8 +48,8 @@ class Card:
 
     def metadata(self) -> dict[str, str]:
         data = asdict(self) | {"halves": dict(self.halves), "scales": dict(self.scales)}
-        if self.component == "unet":  # as in files from before there was this entry
-            del data["component"]
+        usual = {"component": "unet", "fused": {}}  # not said, as in files from before there were these entries
+        data = {key: value for key, value in data.items() if usual.get(key) != value}
         words = self.placeholders
         return {
             "joinery": json.dumps(data, sort_keys=True),

@@ -205,7 +205,9 @@ def _of_parts(base: str, read: Callable[[str], dict[str, Any]]) -> Base:
         prediction="flow" if flows else schedule.get("prediction_type", "epsilon") if schedule else "",
         zero_snr=bool(schedule.get("rescale_betas_zero_snr")),
         resolution=family.side(denoiser, vae) if family else 0,
-        distilled=fast_name(names) or _fast_parts(schedule, denoiser),
+        distilled=fast_name(names)
+        or _fast_parts(schedule, denoiser)
+        or ("its model_index.json says so" if index.get("is_distilled") else ""),
         inpainting=denoiser.get("in_channels") == 9,
         refiner=bool(index.get("requires_aesthetics_score")),
         edm=scheduler if scheduler.startswith("EDM") else "",

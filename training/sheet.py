@@ -54,7 +54,7 @@ def draw(
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with torch.no_grad():
         drawn = pipe(
-            [prompt] * len(seeds) if isinstance(prompt, str) else prompt,
+            prompt=[prompt] * len(seeds) if isinstance(prompt, str) else prompt,
             height=resolution,
             width=resolution,
             **_guided_by(pipe, guidance_scale, len(seeds)),

@@ -4,17 +4,21 @@ from collections.abc import Callable
 
 import torch
 from diffusers import (
+    AutoencoderKLFlux2,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
+from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 
 from tests.families.case import lively
+from tests.families.flows import autoencoder as latent_autoencoder
 from tests.families.transformers import zimage
 from tests.tiny import tiny_autoencoder, tiny_pipeline
 
@@ -59,10 +63,37 @@ def z_image() -> ZImagePipeline:
     )
 
 
+def klein() -> Flux2KleinPipeline:
+    """Its text is of layers 9, 18 and 27."""
+    vae = latent_autoencoder(4, AutoencoderKLFlux2)
+    vae.register_to_config(sample_size=32)
+    vae.bn.running_mean += 0.2
+    vae.bn.running_var *= 2
+    transformer = Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=3 * WIDTH,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(2, 2, 2, 2),
+        guidance_embeds=False,
+    )
+    return Flux2KleinPipeline(
+        transformer=lively(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=language_model(Qwen3ForCausalLM, layers=27),
+        tokenizer=tokenizer(),
+    )
+
+
 BASES: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd1": lambda: tiny_pipeline(StableDiffusionPipeline),
     "sdxl": lambda: tiny_pipeline(StableDiffusionXLPipeline),
     "z-image": z_image,
+    "flux2-klein": klein,
 }
 
 

@@ -11,12 +11,14 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from pipelines import UserError
+from pipelines.adapters import fingerprint
 from pipelines.families import family_of as stock_family
 from tests.tiny import write_pictures
 from tests.training.bases import BASES, made
 from tests.training.test_loop import StopAfter, same
 from training import Customization, customize, export, sheet
 from training.adapters import PartlyLearnable
+from training.config import AdapterSettings
 from training.draws import keyed
 from training.families import FAMILIES, denoiser_of, family_of
 from training.model import denoising_loss, encode_prompts, open_base
@@ -82,7 +84,7 @@ def latents(pipe: DiffusionPipeline, scales: tuple[float, float] | None = None) 
         pipe.set_scales(*scales)
     scale = stock_family(getattr(diffusers, FAMILIES[family_of(pipe).name].pipeline))
     return pipe(
-        "sks koala, zwx style",
+        prompt="sks koala, zwx style",
         height=32,
         width=32,
         num_inference_steps=2,
@@ -112,7 +114,21 @@ def z_image_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tenso
     return torch.stack(found)
 
 
-VELOCITIES: dict[str, Callable[[DiffusionPipeline, Tensor, Tensor], Tensor]] = {"z-image": z_image_velocity}
+def klein_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tensor:
+    """A token a pixel of the patched latents, with its row and column."""
+    text, text_ids = pipe.encode_prompt(PROMPTS)
+    n, _, h, w = noisy.shape
+    one = torch.zeros(1, dtype=torch.long)
+    places = torch.cartesian_prod(one, torch.arange(h), torch.arange(w), one).repeat(n, 1, 1)
+    tokens = noisy.permute(0, 2, 3, 1).reshape(n, h * w, -1)
+    output = pipe.transformer(tokens, text, s, img_ids=places, txt_ids=text_ids).sample
+    return output.view(n, h, w, -1).permute(0, 3, 1, 2)
+
+
+VELOCITIES: dict[str, Callable[[DiffusionPipeline, Tensor, Tensor], Tensor]] = {
+    "z-image": z_image_velocity,
+    "flux2-klein": klein_velocity,
+}
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -138,11 +154,55 @@ def test_the_loss_of_a_flow_and_its_gradients_are_those_of_the_formula(name):
 
 
 @pytest.mark.parametrize("name", FLOWS)
+def test_a_file_scales_what_training_scales(name, tmp_path):
+    base = tmp_path / "base"
+    made(name).save_pretrained(base)
+    pipe = guided_pipeline(open_base(str(base), "fp32"), "emoji")
+    base_hash = fingerprint(denoiser_of(pipe))
+    settings = AdapterSettings(rank=4, layers="all")
+    adapter = PartlyLearnable.attach(denoiser_of(pipe), settings)
+    for concept in ("content", "style"):
+        for parameter in adapter.parameters(concept):
+            torch.nn.init.normal_(parameter, std=0.1, generator=keyed(concept))
+    factors, drawn = adapter.factors(), {}
+    for scales in ((0.3, 0.8), (1.0, 0.0), (0.0, 1.0)):
+        adapter.set_scales(*scales)
+        drawn[scales] = latents(pipe)
+    words = {"content": "sks", "style": "zwx"}
+    more = {"component": FAMILIES[name].denoiser, **adapter.frozen(settings)}
+    card = export.Card("base", base_hash, 4, placeholders=words, layers=tuple(factors), **more)
+    export.write(tmp_path / "a.safetensors", factors, card)
+
+    fresh = guided_pipeline(open_base(str(base), "fp32"), "emoji")
+    fresh.load_adapter(tmp_path / "a.safetensors")
+    for scales, expected in drawn.items():
+        torch.testing.assert_close(latents(fresh, scales), expected, atol=1e-4, rtol=1e-4)
+    again, read = export.read(tmp_path / "a.safetensors")
+    assert read == card
+    for concept in ("content", "style"):
+        for name, learned in adapter.learned_in(again, concept).items():
+            assert torch.equal(learned, adapter.learned(concept)[name])
+
+
+def test_half_of_each_matrix_in_a_fused_layer_is_learned():
+    denoiser = denoiser_of(made("flux2-klein"))
+    adapter = PartlyLearnable(denoiser, 4, "all")
+    assert {name.rsplit(".", 1)[-1] for name in adapter.fused} == {"to_qkv_mlp_proj", "linear_in", "to_out"}
+    for layer in adapter.layers:
+        for which, factor, dim in (("up", layer.up, 0), ("down", layer.down, 1)):
+            before, parameter = factor.weight.detach().clone(), factor.parametrizations.weight.original
+            torch.nn.init.ones_(parameter)
+            changed = (factor.weight != before).any(1 - dim)
+            for part in changed.split(adapter.fused.get(layer.name, {}).get(which, [len(changed)])):
+                assert not part[: len(part) // 2].any() and part[len(part) // 2 :].all()
+
+
+@pytest.mark.parametrize("name", FLOWS)
 def test_levels_are_those_of_diffusers_own_schedule(name):
     pipe = made(name)
     count = pipe.scheduler.config.num_train_timesteps
     shares = 1 - torch.arange(count) / count  # its timesteps fall
-    found = family_of(pipe).levels(pipe, shares)
+    found = family_of(pipe).levels(pipe, shares)  # of pictures of any size
     torch.testing.assert_close(found, pipe.scheduler.timesteps / count, atol=1e-5, rtol=1e-5)
     assert family_of(pipe).noise_schedule(pipe) != {}
 

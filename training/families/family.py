@@ -18,7 +18,7 @@ from pipelines.errors import UserError
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline, SchedulerMixin
-    from torch import Tensor
+    from torch import Tensor, nn
 
 PARTS = {  # of a base, in words
     "unet": "UNet",
@@ -89,6 +89,13 @@ class Family(ABC):
     def networks(self) -> tuple[str, ...]:
         """The parts that have weights."""
         return tuple(part for part in self.parts if part not in HINTS)
+
+    def fused(self, denoiser: nn.Module, name: str) -> dict[str, tuple[int, ...]]:
+        """Of a layer that is several matrices in one: "up" -> the outputs, "down" -> the inputs, of each of them.
+
+        A concept learns half of each; otherwise a style, say, would be learned on the gate of a feed-forward alone.
+        """
+        return {}
 
     # Recognition.
     @abstractmethod
