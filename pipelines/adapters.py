@@ -76,7 +76,7 @@ class AdapterMixin:
             _remove(self, earlier.name)
         _activate(self, active, name)
         own = next((factors for key, factors in layers.items() if unwrapped(getattr(self, key)) is denoiser), {})
-        denoiser.joinery_adapter = _Loaded(name, _learned(denoiser, own, card["halves"], name) if card else None)
+        denoiser.joinery_adapter = _Loaded(name, _learned(denoiser, own, card, name) if card else None)
         if unknown:
             log.warning(
                 "%d of the %d layers of the adapter %s were found here. Not found: %s",
@@ -179,25 +179,27 @@ class _Loaded:
     learned: list[_LearnedFactor] | None
 
 
-def _learned(
-    denoiser: nn.Module, layers: dict[str, Factors], halves: dict[str, str], name: str
-) -> list[_LearnedFactor]:
+def _learned(denoiser: nn.Module, layers: dict[str, Factors], card: dict, name: str) -> list[_LearnedFactor]:
     """The learned factors of every layer.
 
     Args:
-        halves: concept -> "up" or "down": the second half of that factor's outputs or inputs is the concept's; or
-            "first rank" or "second rank": that half of the rank is.
+        card: its "halves" are concept -> "up" or "down": the second half of that factor's outputs or inputs is the
+            concept's; or "first rank" or "second rank": that half of the rank is. Of a layer that is several matrices,
+            "fused", it is half of each.
     """
     found = []
     for layer_name, factors in layers.items():
         layer = denoiser.get_submodule(layer_name)
-        for concept, half in halves.items():
+        fused = card.get("fused", {}).get(layer_name, {})
+        for concept, half in card["halves"].items():
             factor, weight = (layer.lora_B, factors.up) if half == "up" else (layer.lora_A, factors.down)
             dim = 1 if half == "down" else 0
-            size = weight.shape[dim]
-            start, end = (0, size // 2) if half == "first rank" else (size // 2, size)
-            original = weight.narrow(dim, start, end - start).clone()
-            found.append(_LearnedFactor(concept, factor[name], dim, start, original))
+            first = 0
+            for size in fused.get(half, [weight.shape[dim]]):
+                start, end = (0, size // 2) if half == "first rank" else (size // 2, size)
+                original = weight.narrow(dim, first + start, end - start).clone()
+                found.append(_LearnedFactor(concept, factor[name], dim, first + start, original))
+                first += size
     return found
 
 

@@ -171,7 +171,7 @@ class APG(GuidanceRule):
 
     @classmethod
     def preset(cls, name: str) -> APG:
-        """What suits a base: "emoji" the embedded one (docs/guidance.md); "sd15", "sdxl" as published."""
+        """What suits a base: "emoji" the embedded one (docs/guidance.md); all others as published for SDXL."""
         return cls(**_named(PRESETS, name, "preset"))
 
     @property
@@ -194,7 +194,13 @@ class APG(GuidanceRule):
 
 
 # The embedded base's are, but for rounding, those published for EDM2-S.
-PRESETS = {"emoji": {"eta": 0.0, "norm_threshold": 0.02, "momentum": -0.75}, "sd15": {}, "sdxl": {}}
+PRESETS = {
+    "emoji": {"eta": 0.0, "norm_threshold": 0.02, "momentum": -0.75},
+    "sd15": {},
+    "sdxl": {},
+    "z-image": {},
+    "flux2-klein": {},
+}
 
 
 def within(value: object, low: float, high: float) -> bool:

@@ -179,8 +179,9 @@ class Export:
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
-    format: Literal["kohya", "peft", "model"] = "kohya"
-    """kohya: web UIs and diffusers. peft: PEFT and diffusers. model: the base with what was learned in its weights."""
+    format: Literal["kohya", "peft", "model"] | None = None
+    """kohya: web UIs and diffusers. peft: PEFT and diffusers. model: the base with what was learned in its weights. If
+    not given, kohya of a base with a UNet, else peft."""
     out: Path | None = None
     """The file to write, adapter.safetensors if not given; for a model the folder."""
 

@@ -188,7 +188,8 @@ class Customization(Strict):
     name: Annotated[str, AfterValidator(_without_nul)] = Field("", description="of the run; empty: the folder's name")
     preset: Literal[tuple(PRESETS)] = Field(
         "emoji",
-        description="what suits the base: the embedded one, SD 1 or 2, or SDXL; follows from a base that is known",
+        description="what suits the base: emoji the embedded one, sd15 SD 1 and 2, others their family; follows from a "
+        "base that is known",
     )
     memory: Literal[8, 12, 16, 24, 48, "cpu", "auto"] | None = Field(
         None,

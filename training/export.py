@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -16,6 +16,7 @@ from training import checkpoint
 
 Format = Literal["kohya", "peft"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Component = Literal["unet", "transformer"]
 Half = Literal["up", "down", "first rank", "second rank"]
 Factors = dict[str, tuple[Tensor, Tensor]]  # layer name in the denoiser -> up (m, r), down (r, n, ...)
 
@@ -32,6 +33,9 @@ class Card:
     placeholders: dict[str, str]  # "content" and "style"
     layers: tuple[str, ...]  # names in the denoiser: kohya's keys do not say which underscore was a dot
     format: Literal[1] = 1
+    component: Component = "unet"  # of the pipeline, that the layers are in
+    # Layer -> "up" or "down" -> sizes of the matrices that it is made of: what is said below holds for each of them.
+    fused: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
     # Where each concept's learned factors lie: "up" is rows m // 2 on of up, "down" is columns n // 2 on of down. With
     # "first rank" and "second rank" it is the first r / 2 of the rank of both, or the others.
     halves: tuple[tuple[str, Half], ...] = (("content", "down"), ("style", "up"))
@@ -46,6 +50,8 @@ class Card:
 
     def metadata(self) -> dict[str, str]:
         data = asdict(self) | {"halves": dict(self.halves), "scales": dict(self.scales)}
+        usual = {"component": "unet", "fused": {}}  # not said, as in files from before there were these entries
+        data = {key: value for key, value in data.items() if usual.get(key) != value}
         words = self.placeholders
         return {
             "joinery": json.dumps(data, sort_keys=True),
@@ -60,14 +66,27 @@ class Card:
 
 
 def write(
-    path: Path, factors: Factors, card: Card, style: Format = "kohya", said: Mapping[str, str] | None = None
+    path: Path,
+    factors: Factors,
+    card: Card,
+    style: Format | None = None,
+    said: Mapping[str, str] | None = None,
 ) -> None:
     """Write an adapter with alpha = rank.
 
     Args:
-        style: of the keys; "kohya" for web UIs, "peft" for PEFT. diffusers loads both.
+        style: of the keys; "kohya" for web UIs, "peft" for PEFT. diffusers loads both. By default kohya's of a UNet; of
+            a transformer only peft's, which ComfyUI reads too.
         said: metadata in place of the card's own.
+    Raises:
+        UserError: kohya has no such names for it.
     """
+    style = style or ("kohya" if card.component == "unet" else "peft")
+    if style == "kohya" and card.component != "unet":
+        raise UserError(
+            "Adapters of a transformer have no names in kohya's format",
+            'Choose "peft", which diffusers and ComfyUI read',
+        )
     tensors, metadata = {}, card.metadata() | dict(said or {})
     for name, (up, down) in factors.items():
         if style == "kohya":
@@ -79,11 +98,12 @@ def write(
                 f"{key}.alpha": torch.tensor(float(card.rank)),
             }
         else:
-            tensors |= {f"unet.{name}.lora_B.weight": up, f"unet.{name}.lora_A.weight": down}
+            key = f"{card.component}.{name}"
+            tensors |= {f"{key}.lora_B.weight": up, f"{key}.lora_A.weight": down}
     if style == "peft":
         # peft's keys hold no alpha; this is where diffusers looks for it.
         settings = {"r": card.rank, "lora_alpha": card.rank, "target_modules": list(card.layers)}
-        metadata["lora_adapter_metadata"] = json.dumps({f"unet.{key}": value for key, value in settings.items()})
+        metadata["lora_adapter_metadata"] = json.dumps({f"{card.component}.{k}": v for k, v in settings.items()})
     checkpoint.write_tensors(path, tensors, metadata)
 
 
@@ -111,15 +131,15 @@ def read(path: Path) -> tuple[Factors, Card]:
         )
     try:
         card = Card.read(said)
-        return {name: _factors(tensors, name) for name in card.layers}, card
+        return {name: _factors(tensors, card.component, name) for name in card.layers}, card
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"What {path} says about itself is damaged or from a newer version", "Export it again where it was made"
         ) from None
 
 
-def _factors(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    kohya, peft = f"lora_unet_{name.replace('.', '_')}", f"unet.{name}"
+def _factors(tensors: dict[str, Tensor], component: str, name: str) -> tuple[Tensor, Tensor]:
+    kohya, peft = f"lora_unet_{name.replace('.', '_')}", f"{component}.{name}"
     if f"{kohya}.alpha" in tensors:
         return tensors[f"{kohya}.lora_up.weight"], tensors[f"{kohya}.lora_down.weight"]
     return tensors[f"{peft}.lora_B.weight"], tensors[f"{peft}.lora_A.weight"]
@@ -128,13 +148,13 @@ def _factors(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
 def convert(
     source: Path,
     target: Path,
-    style: Format,
+    style: Format | None = None,
     precision: Precision | None = None,
     scales: Mapping[str, float] | None = None,
     title: str = "",
     trigger: str = "",
 ) -> None:
-    """Write one of our files anew in another format.
+    """Write one of our files anew in another format; by default in the usual one of its base.
 
     Args:
         precision: of the weights; as they are if not given.
@@ -147,7 +167,7 @@ def convert(
     if scales:
         if not any(scales.get(concept, 1.0) for concept, _ in card.halves):
             raise UserError("Both scales are 0, so nothing of the adapter would be left", "Raise one of them")
-        factors = {name: _scaled(pair, card, scales) for name, pair in factors.items()}
+        factors = {name: _scaled(pair, card, card.fused.get(name, {}), scales) for name, pair in factors.items()}
         baked = tuple((concept, scale * scales.get(concept, 1.0)) for concept, scale in card.scales)
         card = replace(card, scales=baked)
     if precision:
@@ -159,14 +179,22 @@ def convert(
     write(target, factors, card, style, {key: text for key, text in said.items() if text})
 
 
-def _scaled(pair: tuple[Tensor, Tensor], card: Card, scales: Mapping[str, float]) -> tuple[Tensor, Tensor]:
-    """A layer's up and down with each concept's learned factors times its scale."""
+def _scaled(
+    pair: tuple[Tensor, Tensor], card: Card, fused: Mapping[str, tuple[int, ...]], scales: Mapping[str, float]
+) -> tuple[Tensor, Tensor]:
+    """A layer's up and down with each concept's learned factors times its scale.
+
+    Args:
+        fused: "up" or "down" -> the sizes of the matrices that it is made of, where it is several.
+    """
     up, down = (factor.clone() for factor in pair)
     for concept, half in card.halves:
         factor, dim = {"up": (up, 0), "down": (down, 1), "first rank": (down, 0), "second rank": (down, 0)}[half]
-        middle, size = factor.shape[dim] // 2, factor.shape[dim]
-        start, end = (0, middle) if half == "first rank" else (middle, size)
-        factor.narrow(dim, start, end - start).mul_(scales.get(concept, 1.0))
+        first = 0
+        for size in fused.get(half, (factor.shape[dim],)):
+            start, end = (0, size // 2) if half == "first rank" else (size // 2, size)
+            factor.narrow(dim, first + start, end - start).mul_(scales.get(concept, 1.0))
+            first += size
     return up, down
 
 

@@ -326,6 +326,7 @@ def finish(work: Work, state: State) -> None:
         rank=config.adapter.rank,
         placeholders={name: concept.placeholder for name, concept in config.concepts.items()},
         layers=tuple(factors),
+        component=family_of(work.pipe).denoiser,
         halves=tuple(adapter.places.items()),
         **adapter.frozen(config.adapter),
     )

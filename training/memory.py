@@ -32,9 +32,16 @@ def settings_for(preset: str, method: str, memory: int | str) -> dict[str, Any]:
     """The settings of a row, as tables of a project file.
 
     Args:
-        preset: "sd15" or "sdxl".
+        preset: of a family, not the embedded base's.
         memory: one of `BUDGETS`.
+    Raises:
+        UserError: nobody has measured that base with that method.
     """
+    if (preset, method, memory) not in ROWS:
+        raise UserError(
+            f"memory is {memory!r}, but what bases with the preset {preset!r} take is not measured yet",
+            "Leave memory out, and set steps.batch_size, steps.gradient_checkpointing and precision",
+        )
     settings: dict[str, Any] = {}
     for key, value in zip(COLUMNS, ROWS[preset, method, memory], strict=True):
         table, _, name = key.rpartition(".")

@@ -129,6 +129,12 @@ class Base:
                 f"zero_snr is true, but the base model {self.name!r} predicts noise, which is all there is then",
                 'Leave zero_snr out, or set prediction to "v_prediction" if that is what it predicts',
             )
+        multiple = FAMILIES[self.family].multiple
+        if resolution % multiple:
+            raise UserError(
+                f"resolution is {resolution}, but {self.title} takes multiples of {multiple} px only",
+                f"Set resolution to {resolution // multiple * multiple} or {(resolution // multiple + 1) * multiple}",
+            )
         if self.resolution and not self.resolution / 2 <= resolution <= self.resolution * 2:
             raise UserError(
                 f"resolution is {resolution}, but the base model {self.name!r} was made for {self.resolution} px",
@@ -199,7 +205,9 @@ def _of_parts(base: str, read: Callable[[str], dict[str, Any]]) -> Base:
         prediction="flow" if flows else schedule.get("prediction_type", "epsilon") if schedule else "",
         zero_snr=bool(schedule.get("rescale_betas_zero_snr")),
         resolution=family.side(denoiser, vae) if family else 0,
-        distilled=fast_name(names) or _fast_parts(schedule, denoiser),
+        distilled=fast_name(names)
+        or _fast_parts(schedule, denoiser)
+        or ("its model_index.json says so" if index.get("is_distilled") else ""),
         inpainting=denoiser.get("in_channels") == 9,
         refiner=bool(index.get("requires_aesthetics_score")),
         edm=scheduler if scheduler.startswith("EDM") else "",

@@ -66,10 +66,11 @@ def guided_pipeline(pipe: DiffusionPipeline, preset: str) -> DiffusionPipeline:
 
     Its `kernels` say whose attention runs.
     """
-    pipe = guided(type(pipe)).from_pipe(pipe, scheduler=family_of(pipe).sampler(pipe.scheduler))
+    family = family_of(pipe)
+    pipe = guided(type(pipe)).from_pipe(pipe, scheduler=family.sampler(pipe.scheduler))
     pipe.guidance = APG.preset(preset)
-    pipe.kernels = set_attention(pipe, "auto")
+    pipe.kernels = set_attention(pipe, "auto" if family.denoiser == "unet" else "pytorch")
     pipe.set_progress_bar_config(disable=True)
-    if pipe.vae.config.sample_size >= LARGE:
+    if pipe.vae.config.get("sample_size", LARGE) >= LARGE:
         pipe.vae.enable_slicing()
     return pipe

@@ -11,6 +11,8 @@ from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 
 from pipelines import GuidanceRule
+from pipelines.families import family_of
+from pipelines.guided_pipeline import stock_class
 from training import checkpoint
 
 
@@ -52,10 +54,10 @@ def draw(
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with torch.no_grad():
         drawn = pipe(
-            [prompt] * len(seeds) if isinstance(prompt, str) else prompt,
+            prompt=[prompt] * len(seeds) if isinstance(prompt, str) else prompt,
             height=resolution,
             width=resolution,
-            guidance_scale=guidance_scale,
+            **_guided_by(pipe, guidance_scale, len(seeds)),
             num_inference_steps=steps,
             guidance=guidance,
             generator=generators,
@@ -64,6 +66,13 @@ def draw(
     if black := sum(getattr(drawn, "nsfw_content_detected", None) or ()):
         log.warning("The base's safety checker turned %d of %d pictures black", black, len(seeds))
     return drawn.images
+
+
+def _guided_by(pipe: DiffusionPipeline, scale: float, count: int) -> dict[str, Any]:
+    """The arguments of a call that mean the paper's guidance scale, 1 for no guidance."""
+    family = family_of(stock_class(type(pipe)))
+    given = {family.scale: scale + (family.scale_of_none - 1)}
+    return given | ({"negative_prompt": [" "] * count} if family.needs_negative_prompt else {})
 
 
 def compose(

@@ -59,19 +59,34 @@ class PartlyLearned(nn.Module):
     """Parametrization of one LoRA factor: what is frozen, then what is learned times its scale, along `dim`.
 
     With a compander the learned factor is a bounded function of what is trained.
+
+    Args:
+        parts: sizes along `dim` of the matrices that the layer is made of, where it is several; half of each is frozen.
     """
 
-    def __init__(self, frozen: Tensor, dim: int, compander: WeightCompander | None = None):
+    def __init__(self, frozen: Tensor, dim: int, compander: WeightCompander | None = None, parts: tuple[int, ...] = ()):
         super().__init__()
         self.register_buffer("frozen", frozen, persistent=False)  # a buffer: weight decay cannot reach it
         self.dim, self.scale, self.compander = dim, 1.0, compander
+        first, second, start = [], [], 0
+        for size in parts:
+            first += range(start, start + size // 2)
+            second += range(start + size // 2, start + size)
+            start += size
+        # Where each row or column comes from, and where the learned ones are; nothing for a single matrix.
+        self.register_buffer("order", torch.tensor(first + second).argsort() if parts else None, persistent=False)
+        self.register_buffer("learned", torch.tensor(second) if parts else None, persistent=False)
 
     def forward(self, learned: Tensor) -> Tensor:
         if self.compander is not None:
             learned = self.compander(learned)
-        return torch.cat([self.frozen, learned if self.scale == 1.0 else learned * self.scale], self.dim)
+        whole = torch.cat([self.frozen, learned if self.scale == 1.0 else learned * self.scale], self.dim)
+        return whole if self.order is None else whole.index_select(self.dim, self.order)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         start = self.frozen.shape[self.dim]
-        learned = weight.narrow(self.dim, start, weight.shape[self.dim] - start).contiguous()
+        if self.learned is None:
+            learned = weight.narrow(self.dim, start, weight.shape[self.dim] - start).contiguous()
+        else:
+            learned = weight.index_select(self.dim, self.learned)
         return learned if self.compander is None else self.compander.right_inverse(learned)

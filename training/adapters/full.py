@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pipelines.errors import UserError
 from training.adapters.adapter import Adapter
-from training.families import layers_of
+from training.families import family_of_denoiser
 from training.optimizers.settings import NARROW
 from training.stages import BOTH, Stage, own_part
 
@@ -36,7 +36,7 @@ class FullWeights(Adapter):
 
     Args:
         rank: of the LoRA that is made of the differences, even.
-        layers: one of the denoiser's sets (`training.families.layers_of`).
+        layers: one of the denoiser's sets (`layers` of its family).
     Raises:
         UserError: the denoiser has no such layers.
     """
@@ -87,7 +87,7 @@ class FullWeights(Adapter):
     def __init__(self, denoiser: nn.Module, rank: int, layers: str = "attention"):
         from torch import nn
 
-        pattern, kinds = re.compile(layers_of(denoiser)[layers]), (nn.Linear, nn.Conv2d)
+        pattern, kinds = re.compile(family_of_denoiser(denoiser).layers[layers]), (nn.Linear, nn.Conv2d)
         self.layers = {n: m for n, m in denoiser.named_modules() if isinstance(m, kinds) and pattern.fullmatch(n)}
         if not self.layers:
             raise UserError(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pipelines.errors import UserError
 from training.adapters.adapter import Adapter
-from training.families import layers_of
+from training.families import family_of_denoiser
 from training.stages import BOTH, Part, Stage, own_part
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class PartlyLearnable(Adapter):
 
     Args:
         rank: even, at most the shorter side of the narrowest layer.
-        layers: one of the denoiser's sets (`training.families.layers_of`).
+        layers: one of the denoiser's sets (`layers` of its family).
         seed: of the frozen factors.
         compander: a of a Weight Compander on the learned factors, whose entries then stay within a pi / 2; 0 for none.
         content_half: "down" gives D to the content and B to the style, "up" the other way round.
@@ -108,9 +108,11 @@ class PartlyLearnable(Adapter):
         from pipelines.adapters import ADAPTER
 
         self.denoiser, self.layers, self.constant_block = denoiser, [], constant_block
+        self.fused: dict[str, dict[str, tuple[int, ...]]] = {}  # of the layers that are several matrices in one
         self.places = {"content": content_half, "style": "up" if content_half == "down" else "down"}
         denoiser.requires_grad_(False)
-        pattern = layers_of(denoiser)[layers]
+        family = family_of_denoiser(denoiser)
+        pattern = family.layers[layers]
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=pattern, init_lora_weights=False)
         try:
             denoiser.add_adapter(config, adapter_name=ADAPTER)
@@ -122,7 +124,9 @@ class PartlyLearnable(Adapter):
         for name, module in denoiser.named_modules():
             if isinstance(module, LoraLayer):
                 up, down = module.lora_B[ADAPTER].float(), module.lora_A[ADAPTER].float()
-                _freeze_partly(name, up, down, constant_block, seed, compander)
+                if parts := family.fused(denoiser, name):
+                    self.fused[name] = parts
+                _freeze_partly(name, up, down, constant_block, seed, compander, parts)
                 self.layers.append(Layer(name, up, down))
 
     def parameters(self, concept: str) -> list[nn.Parameter]:
@@ -202,7 +206,7 @@ class PartlyLearnable(Adapter):
         return {layer.name: (layer.up.weight.detach(), layer.down.weight.detach()) for layer in self.layers}
 
     def frozen(self, settings: AdapterSettings) -> dict[str, Any]:
-        return {"seed": settings.seed, "constant_block": settings.constant_block}
+        return {"seed": settings.seed, "constant_block": settings.constant_block, "fused": self.fused}
 
     def remove_parametrizations(self) -> None:
         """Leave peft's plain LoRA with the same weights, bit for bit: what is learned cannot be told apart then."""
@@ -213,7 +217,15 @@ class PartlyLearnable(Adapter):
                 parametrize.remove_parametrizations(factor, "weight", leave_parametrized=True)
 
 
-def _freeze_partly(name: str, up: nn.Module, down: nn.Module, constant_block: str, seed: int, compander: float) -> None:
+def _freeze_partly(
+    name: str,
+    up: nn.Module,
+    down: nn.Module,
+    constant_block: str,
+    seed: int,
+    compander: float,
+    parts: dict[str, tuple[int, ...]],
+) -> None:
     """Put A and C into a layer's factors, and zeros for B and D, which alone learn from now on."""
     import torch
     from torch.nn.utils import parametrize
@@ -230,9 +242,9 @@ def _freeze_partly(name: str, up: nn.Module, down: nn.Module, constant_block: st
         )
     frozen = frozen_factors(m, n, rank, constant_block, seed, name, tuple(kernel))
     A, C = (factor.to(up.weight.device) for factor in frozen)
-    with torch.no_grad():
-        up.weight.copy_(torch.cat([A, A.new_zeros(m - m // 2, *A.shape[1:])]))
-        down.weight.copy_(torch.cat([C, C.new_zeros(rank, n - n // 2, *kernel)], dim=1))
-    for factor, part, dim in ((up, A, 0), (down, C, 1)):
-        bounded = WeightCompander(compander, compander).to(part.device) if compander else None
-        parametrize.register_parametrization(factor, "weight", PartlyLearned(part, dim, bounded))
+    for factor, which, frozen, dim in ((up, "up", A, 0), (down, "down", C, 1)):
+        with torch.no_grad():
+            factor.weight.zero_()
+        bounded = WeightCompander(compander, compander).to(frozen.device) if compander else None
+        partly = PartlyLearned(frozen, dim, bounded, parts.get(which, ())).to(frozen.device)
+        parametrize.register_parametrization(factor, "weight", partly)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from training.families.family import Family
+from training.families.flux2_klein import Flux2Klein
 from training.families.sdxl import StableDiffusionXL
 from training.families.stable_diffusion import StableDiffusion1, StableDiffusion2
+from training.families.z_image import ZImage
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import nn
 
-FAMILIES: dict[str, Family] = {
-    family.name: family for family in (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL())
-}
+ALL = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL(), ZImage(), Flux2Klein())
+FAMILIES: dict[str, Family] = {family.name: family for family in ALL}
 
 
 def family_of(pipe: DiffusionPipeline) -> Family:
@@ -28,7 +29,7 @@ def denoiser_of(pipe: DiffusionPipeline) -> nn.Module:
     return getattr(pipe, family_of(pipe).denoiser)
 
 
-def layers_of(denoiser: nn.Module) -> dict[str, str]:
-    """The named sets of layers of a denoiser: `adapter.layers` -> a regular expression over module names."""
+def family_of_denoiser(denoiser: nn.Module) -> Family:
+    """A family whose networks are of this class; all of them have the same layers."""
     kind = type(denoiser).__name__
-    return next(family for family in FAMILIES.values() if family.network == kind).layers
+    return next(family for family in FAMILIES.values() if family.network == kind)

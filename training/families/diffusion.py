@@ -35,7 +35,6 @@ class Diffusion(Family):
     network: ClassVar[str] = "UNet2DConditionModel"
     layers: ClassVar[dict[str, str]] = LAYERS
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
-    formats: ClassVar[tuple[str, ...]] = ("kohya", "peft")
 
     def encode_picture(self, pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
         vae = pipe.vae

@@ -18,7 +18,7 @@ from pipelines.errors import UserError
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline, SchedulerMixin
-    from torch import Tensor
+    from torch import Tensor, nn
 
 PARTS = {  # of a base, in words
     "unet": "UNet",
@@ -68,6 +68,7 @@ class Family(ABC):
     pipeline: ClassVar[str]  # diffusers' class
     parts: ClassVar[tuple[str, ...]]  # keys of `PARTS` that a base consists of
     predictions: ClassVar[tuple[str, ...]]  # what its networks may predict
+    multiple: ClassVar[int] = 8  # of pixels, that a picture's side is
     preset: ClassVar[str]
     settings: ClassVar[dict[str, Any]]  # of the preset: what differs from a project file's defaults
     # `adapter.method` -> gigabytes or "cpu" -> a row of `training.memory`; empty where nobody has measured.
@@ -78,7 +79,6 @@ class Family(ABC):
     # `adapter.layers` -> a regular expression over the denoiser's module names, from their start to their end.
     layers: ClassVar[dict[str, str]]
     blocks: ClassVar[tuple[str, ...]]  # lists of modules in it, of which OwLore trains some at a time
-    formats: ClassVar[tuple[str, ...]]  # of adapter files (`training.export`), the usual one first
 
     @property
     def denoiser(self) -> str:
@@ -89,6 +89,13 @@ class Family(ABC):
     def networks(self) -> tuple[str, ...]:
         """The parts that have weights."""
         return tuple(part for part in self.parts if part not in HINTS)
+
+    def fused(self, denoiser: nn.Module, name: str) -> dict[str, tuple[int, ...]]:
+        """Of a layer that is several matrices in one: "up" -> the outputs, "down" -> the inputs, of each of them.
+
+        A concept learns half of each; otherwise a style, say, would be learned on the gate of a feed-forward alone.
+        """
+        return {}
 
     # Recognition.
     @abstractmethod

@@ -1,0 +1,105 @@
+"""Tiny real bases of every family that is trained, as folders: a maker for each key of `training.families.FAMILIES`."""
+
+from collections.abc import Callable
+
+import torch
+from diffusers import (
+    AutoencoderKLFlux2,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM, Qwen3Model
+
+from tests.families.case import lively
+from tests.families.flows import autoencoder as latent_autoencoder
+from tests.families.transformers import zimage
+from tests.tiny import tiny_autoencoder, tiny_pipeline
+
+WIDTH = 16  # of a text token
+TEMPLATE = "{% for message in messages %}<|im_start|>{{ message.content }}<|im_end|>{% endfor %}"
+
+
+def tokenizer() -> Qwen2Tokenizer:
+    """Every byte is a token."""
+    letters = sorted(ByteLevel.alphabet())
+    words = {piece: i for i, piece in enumerate([*letters, "<|endoftext|>", "<|im_start|>", "<|im_end|>"])}
+    special = {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "pad_token": "<|endoftext|>"}
+    return Qwen2Tokenizer(vocab=words, merges=[], chat_template=TEMPLATE, model_max_length=512, **special)
+
+
+def language_model(kind: type = Qwen3Model, config: type = Qwen3Config, layers: int = 2, **more: object) -> Qwen3Model:
+    sizes = {
+        "vocab_size": 300,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+    }
+    return kind(config(**sizes | more)).eval()
+
+
+def autoencoder() -> torch.nn.Module:
+    vae = tiny_autoencoder()
+    vae.register_to_config(shift_factor=0.1, scaling_factor=1.5)
+    return vae
+
+
+def z_image() -> ZImagePipeline:
+    return ZImagePipeline(
+        transformer=lively(ZImageTransformer2DModel(**zimage)),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(),
+        text_encoder=language_model(),
+        tokenizer=tokenizer(),
+    )
+
+
+def klein() -> Flux2KleinPipeline:
+    """Its text is of layers 9, 18 and 27."""
+    vae = latent_autoencoder(4, AutoencoderKLFlux2)
+    vae.register_to_config(sample_size=32)
+    vae.bn.running_mean += 0.2
+    vae.bn.running_var *= 2
+    transformer = Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=3 * WIDTH,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(2, 2, 2, 2),
+        guidance_embeds=False,
+    )
+    return Flux2KleinPipeline(
+        transformer=lively(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=language_model(Qwen3ForCausalLM, layers=27),
+        tokenizer=tokenizer(),
+    )
+
+
+BASES: dict[str, Callable[[], DiffusionPipeline]] = {
+    "sd1": lambda: tiny_pipeline(StableDiffusionPipeline),
+    "sdxl": lambda: tiny_pipeline(StableDiffusionXLPipeline),
+    "z-image": z_image,
+    "flux2-klein": klein,
+}
+
+
+def made(family: str) -> DiffusionPipeline:
+    """The same weights each time."""
+    torch.manual_seed(0)
+    pipe = BASES[family]()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,271 @@
+"""Every family from a folder to an adapter file that diffusers loads; losses and gradients against formulas."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from pipelines import UserError
+from pipelines.adapters import fingerprint
+from pipelines.families import family_of as stock_family
+from tests.tiny import write_pictures
+from tests.training.bases import BASES, made
+from tests.training.test_loop import StopAfter, same
+from training import Customization, customize, export, sheet
+from training.adapters import PartlyLearnable
+from training.config import AdapterSettings
+from training.draws import keyed
+from training.families import FAMILIES, denoiser_of, family_of
+from training.model import denoising_loss, encode_prompts, open_base
+from training.sampling import guided_pipeline, open_run
+
+PROMPTS = ["sks koala", "a longer caption of some koala", "koala"]
+FLOWS = [name for name, family in FAMILIES.items() if family.predictions == ("flow",)]
+
+
+# The longest test of SD and SDXL is left to `make test-all`: `test_loop` and `test_export` hold the same of them.
+LONG = [pytest.param(name, marks=() if name in FLOWS else pytest.mark.slow) for name in BASES]
+
+
+@pytest.fixture(scope="session", params=LONG)
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bases") / request.param
+    made(request.param).save_pretrained(folder)
+    return folder
+
+
+def project(folder: Path, base: Path, steps: int = 2, make: int = 2, **tables: object) -> Customization:
+    write_pictures(folder)
+    return Customization(
+        base=str(base),
+        resolution=32,
+        content={"pictures": folder / "content", "class_word": "koala", "others": folder / "other_contents"},
+        style={"pictures": folder / "style", "others": folder / "other_styles"},
+        adapter={"rank": 4, "layers": "attention+feedforward"},
+        steps={"break": steps, "make": make, "batch_size": 2, "others_batch_size": 1, "checkpoint_every": 1},
+        samples={"every": 0, "inference_steps": 1},
+        **tables,
+    )
+
+
+def test_it_trains_goes_on_to_the_same_bits_and_diffusers_draws_the_same_with_its_file(base, tmp_path):
+    config = project(tmp_path, base)
+    whole = customize(config, tmp_path / "whole")
+    assert customize(config, tmp_path / "run", should_stop=StopAfter(3)).status == "cancelled"
+    assert same(customize(config, tmp_path / "run"), whole)
+
+    ours, _ = open_run(whole.folder)
+    drawn = {scales: latents(ours, scales) for scales in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))}
+    assert all(not torch.equal(drawn[0.0, 0.0], other) for scales, other in drawn.items() if any(scales))
+
+    stock = guided_stock(base)
+    bare = latents(stock)
+    torch.testing.assert_close(bare, drawn[0.0, 0.0], atol=1e-5, rtol=1e-5)
+    stock.load_lora_weights(whole.adapter)
+    torch.testing.assert_close(latents(stock), drawn[1.0, 1.0], atol=1e-3, rtol=1e-3)
+
+
+def guided_stock(base: Path) -> DiffusionPipeline:
+    """In diffusers' own class, with the sampler that ours draws with."""
+    pipe = DiffusionPipeline.from_pretrained(base)
+    pipe.scheduler = family_of(pipe).sampler(pipe.scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def latents(pipe: DiffusionPipeline, scales: tuple[float, float] | None = None) -> Tensor:
+    """Of two steps without guidance."""
+    if scales:
+        pipe.set_scales(*scales)
+    scale = stock_family(getattr(diffusers, FAMILIES[family_of(pipe).name].pipeline))
+    return pipe(
+        prompt="sks koala, zwx style",
+        height=32,
+        width=32,
+        num_inference_steps=2,
+        output_type="latent",
+        generator=torch.Generator().manual_seed(0),
+        **{scale.scale: scale.scale_of_none},
+    ).images
+
+
+def given(pipe: DiffusionPipeline) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
+    """Latents, conditions, noise and levels of three samples."""
+    family, n = family_of(pipe), len(PROMPTS)
+    shape = family.encode_picture(pipe, torch.zeros(1, 3, 32, 32)).shape[1:]
+    generator = keyed("given")
+    drawn = (torch.randn(n, *shape, generator=generator) for _ in range(2))
+    levels = family.levels(pipe, torch.tensor([0.1, 0.5, 0.9]))
+    x, noise = drawn
+    return x, encode_prompts(pipe, PROMPTS, 32), noise, levels
+
+
+def z_image_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tensor:
+    """Sample by sample, as its pipeline calls it."""
+    found = []
+    for one, level, prompt in zip(noisy, s, PROMPTS, strict=True):
+        text = pipe.encode_prompt([prompt], do_classifier_free_guidance=False)[0]
+        found.append(-pipe.transformer([one[:, None]], (1000 - 1000 * level[None]) / 1000, text).sample[0][:, 0])
+    return torch.stack(found)
+
+
+def klein_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tensor:
+    """A token a pixel of the patched latents, with its row and column."""
+    text, text_ids = pipe.encode_prompt(PROMPTS)
+    n, _, h, w = noisy.shape
+    one = torch.zeros(1, dtype=torch.long)
+    places = torch.cartesian_prod(one, torch.arange(h), torch.arange(w), one).repeat(n, 1, 1)
+    tokens = noisy.permute(0, 2, 3, 1).reshape(n, h * w, -1)
+    output = pipe.transformer(tokens, text, s, img_ids=places, txt_ids=text_ids).sample
+    return output.view(n, h, w, -1).permute(0, 3, 1, 2)
+
+
+VELOCITIES: dict[str, Callable[[DiffusionPipeline, Tensor, Tensor], Tensor]] = {
+    "z-image": z_image_velocity,
+    "flux2-klein": klein_velocity,
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_loss_of_a_flow_and_its_gradients_are_those_of_the_formula(name):
+    pipe = made(name)
+    x, conditions, noise, s = given(pipe)
+    adapter = PartlyLearnable(denoiser_of(pipe), 4, "all")
+    generator = keyed("factors")
+    for concept in ("content", "style"):
+        for parameter in adapter.parameters(concept):
+            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    learned = [p for concept in ("content", "style") for p in adapter.parameters(concept)]
+
+    loss = denoising_loss(pipe, x, conditions, noise, s)
+    gradients = torch.autograd.grad(loss, learned)
+    noisy = torch.stack([(1 - level) * one + level * other for one, other, level in zip(x, noise, s, strict=True)])
+    predicted = VELOCITIES[name](pipe, noisy, s)
+    expected = torch.stack([((v - n + one) ** 2).mean() for v, n, one in zip(predicted, noise, x, strict=True)]).mean()
+    torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-6)
+    for one, other in zip(gradients, torch.autograd.grad(expected, learned), strict=True):
+        assert one.abs().max() > 0
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_file_scales_what_training_scales(name, tmp_path):
+    base = tmp_path / "base"
+    made(name).save_pretrained(base)
+    pipe = guided_pipeline(open_base(str(base), "fp32"), "emoji")
+    base_hash = fingerprint(denoiser_of(pipe))
+    settings = AdapterSettings(rank=4, layers="all")
+    adapter = PartlyLearnable.attach(denoiser_of(pipe), settings)
+    for concept in ("content", "style"):
+        for parameter in adapter.parameters(concept):
+            torch.nn.init.normal_(parameter, std=0.1, generator=keyed(concept))
+    factors, drawn = adapter.factors(), {}
+    for scales in ((0.3, 0.8), (1.0, 0.0), (0.0, 1.0)):
+        adapter.set_scales(*scales)
+        drawn[scales] = latents(pipe)
+    words = {"content": "sks", "style": "zwx"}
+    more = {"component": FAMILIES[name].denoiser, **adapter.frozen(settings)}
+    card = export.Card("base", base_hash, 4, placeholders=words, layers=tuple(factors), **more)
+    export.write(tmp_path / "a.safetensors", factors, card)
+
+    fresh = guided_pipeline(open_base(str(base), "fp32"), "emoji")
+    fresh.load_adapter(tmp_path / "a.safetensors")
+    for scales, expected in drawn.items():
+        torch.testing.assert_close(latents(fresh, scales), expected, atol=1e-4, rtol=1e-4)
+    again, read = export.read(tmp_path / "a.safetensors")
+    assert read == card
+    adapter.set_scales(0.3, 0.8)
+    export.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", scales={"content": 0.3, "style": 0.8})
+    baked, read = export.read(tmp_path / "b.safetensors")
+    assert dict(read.scales) == {"content": 0.3, "style": 0.8}
+    for layer, pair in adapter.factors().items():
+        torch.testing.assert_close(baked[layer], pair)
+    adapter.set_scales()
+    for concept in ("content", "style"):
+        for name, learned in adapter.learned_in(again, concept).items():
+            assert torch.equal(learned, adapter.learned(concept)[name])
+
+
+def test_half_of_each_matrix_in_a_fused_layer_is_learned():
+    denoiser = denoiser_of(made("flux2-klein"))
+    adapter = PartlyLearnable(denoiser, 4, "all")
+    assert {name.rsplit(".", 1)[-1] for name in adapter.fused} == {"to_qkv_mlp_proj", "linear_in", "to_out"}
+    for layer in adapter.layers:
+        for which, factor, dim in (("up", layer.up, 0), ("down", layer.down, 1)):
+            before, parameter = factor.weight.detach().clone(), factor.parametrizations.weight.original
+            torch.nn.init.ones_(parameter)
+            changed = (factor.weight != before).any(1 - dim)
+            for part in changed.split(adapter.fused.get(layer.name, {}).get(which, [len(changed)])):
+                assert not part[: len(part) // 2].any() and part[len(part) // 2 :].all()
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_levels_are_those_of_diffusers_own_schedule(name):
+    pipe = made(name)
+    count = pipe.scheduler.config.num_train_timesteps
+    shares = 1 - torch.arange(count) / count  # its timesteps fall
+    found = family_of(pipe).levels(pipe, shares)  # of pictures of any size
+    torch.testing.assert_close(found, pipe.scheduler.timesteps / count, atol=1e-5, rtol=1e-5)
+    assert family_of(pipe).noise_schedule(pipe) != {}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_row_of_a_batch_is_the_row_alone(name):
+    pipe = made(name)
+    whole = encode_prompts(pipe, PROMPTS, 32)
+    for i, prompt in enumerate(PROMPTS):
+        alone = encode_prompts(pipe, [prompt], 32)
+        for key, value in alone.items():
+            torch.testing.assert_close(whole[key][i : i + 1, : value.shape[1]], value, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_its_sets_of_layers_are_within_one_another(name):
+    family, denoiser = FAMILIES[name], denoiser_of(made(name))
+    names = [PartlyLearnable(denoiser_of(made(name)), 2, key).layers for key in family.layers]
+    sets = [{layer.name for layer in layers} for layers in names]
+    assert all(small <= large for small, large in pairwise(sets)) and len(sets[0]) < len(sets[-1])
+    lists = {path.rsplit(".", 1)[-1] for path, _ in denoiser.named_modules()}
+    assert set(family.blocks) <= lists
+
+
+def test_guidance_is_off_at_the_paper_s_scale_of_one(base):
+    pipe = guided_pipeline(open_base(str(base)), "emoji")
+    one, two = (sheet.draw(pipe, "koala", (0,), 32, 1.0, 2)[0] for _ in range(2))
+    assert one.tobytes() == two.tobytes() != sheet.draw(pipe, "koala", (0,), 32, 8.0, 2)[0].tobytes()
+
+
+def test_kohya_has_no_names_for_a_transformer(base, tmp_path):
+    if FAMILIES[base.name].denoiser != "transformer":
+        return
+    card = export.Card("base", "0" * 64, 2, 0, "zero", {"content": "sks"}, ("layer",), component="transformer")
+    factors = {"layer": (torch.ones(4, 2), torch.ones(2, 4))}
+    with pytest.raises(UserError, match="kohya"):
+        export.write(tmp_path / "a.safetensors", factors, card, "kohya")
+    export.write(tmp_path / "a.safetensors", factors, card)
+    read, again = export.read(tmp_path / "a.safetensors")
+    assert again == card and torch.equal(read["layer"][0], factors["layer"][0])
+
+
+@pytest.mark.slow
+def test_four_pictures_are_learned_by_heart(base, tmp_path):
+    """The loss at fixed noises falls by a third."""
+    pipe = open_base(str(base), "fp32")
+    family = family_of(pipe)
+    x, conditions, noise, levels = given(pipe)
+    adapter = PartlyLearnable(denoiser_of(pipe), 8, "all")
+    learned = [p for concept in ("content", "style") for p in adapter.parameters(concept)]
+    optimizer = torch.optim.Adam(learned, lr=1e-2)
+    first = None
+    for _ in range(200):
+        loss = family.loss(pipe, x, conditions, noise, levels)
+        first = first or loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 2 / 3 * first

@@ -1,0 +1,84 @@
+"""Families that are trained as rectified flows (arXiv 2209.03003): a straight line from the picture to the noise.
+
+x_s = (1 - s) x + s n        target: n - x        s in [0, 1], 1 is pure noise
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from training.families.family import Family
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from torch import Tensor
+
+
+class Flow(Family):
+    """A transformer that predicts the velocity n - x."""
+
+    parts: ClassVar[tuple[str, ...]] = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+    predictions: ClassVar[tuple[str, ...]] = ("flow",)
+    multiple: ClassVar[int] = 16  # the autoencoder's factor of 8, and patches of 2 x 2
+
+    def of_folder(self, kind: str, index: dict[str, Any], denoiser: dict[str, Any]) -> bool:
+        return kind == self.pipeline
+
+    def side(self, denoiser: dict[str, Any], vae: dict[str, Any]) -> int:
+        return vae.get("sample_size", 0)
+
+    def encode_picture(self, pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
+        config = pipe.vae.config
+        return (pipe.vae.encode(pixels).latent_dist.mean.float() - config.shift_factor) * config.scaling_factor
+
+    def levels(self, pipe: DiffusionPipeline, shares: Tensor) -> Tensor:
+        """s, drawn evenly and then moved by the scheduler's own shift: s = k u / (1 + (k - 1) u).
+
+        As diffusers' LoRA scripts draw it, but without rounding to thousandths. A shift that depends on the picture's
+        size is for drawing; the scripts train without it.
+        """
+        shift = self.noise_schedule(pipe)["shift"]
+        return shift * shares / (1 + (shift - 1) * shares)
+
+    def noise_schedule(self, pipe: DiffusionPipeline) -> dict[str, Any]:
+        config = pipe.scheduler.config
+        return {"shift": 1.0 if config.get("use_dynamic_shifting") else config.get("shift", 1.0)}
+
+    def loss(
+        self, pipe: DiffusionPipeline, latents: Tensor, conditions: dict[str, Tensor], noise: Tensor, levels: Tensor
+    ) -> Tensor:
+        """The squared error of the velocity."""
+        s = levels.view(-1, 1, 1, 1)
+        noisy = (1 - s) * latents + s * noise
+        velocity = self.velocity(pipe, noisy.to(pipe.transformer.dtype), conditions, levels)
+        return (velocity.float() - (noise - latents)).square().mean()
+
+    @abstractmethod
+    def velocity(self, pipe: DiffusionPipeline, noisy: Tensor, conditions: dict[str, Tensor], levels: Tensor) -> Tensor:
+        """What the network predicts of n - x.
+
+        Args:
+            noisy: (n, c, h, w), in the network's precision.
+            conditions: of `encode_prompts`, n rows each.
+            levels: s, (n,).
+        Returns:
+            (n, c, h, w)
+        """
+
+
+def padded(rows: list[Tensor]) -> dict[str, Tensor]:
+    """Prompts of different lengths as conditions.
+
+    Args:
+        rows: n embeddings, (tokens, width).
+    Returns:
+        prompt_embeds, (n, most tokens, width), zeros behind each row; prompt_mask, (n, most tokens), true where a row
+        is.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    lengths = torch.tensor([len(row) for row in rows])
+    embeds = pad_sequence(list(rows), batch_first=True).cpu()
+    return {"prompt_embeds": embeds, "prompt_mask": torch.arange(embeds.shape[1]) < lengths[:, None]}
