@@ -129,6 +129,7 @@ def test_a_killed_run_is_taken_up_first_and_given_up_where_it_is_killed_again(li
     assert jobs.start_next(library.folder) == killed
 
 
+@pytest.mark.slow
 def test_a_studio_that_is_terminated_takes_its_training_along_and_goes_on_at_the_next_start(library, project, config):
     config.steps.break_, config.steps.make, config.steps.checkpoint_every = 60, 0, 1000
     library.folder.mkdir()
