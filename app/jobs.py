@@ -121,7 +121,7 @@ def _take_up(folder: Path) -> None:
     """Runs whose process was killed go first in line: once, and again only if they have saved more since."""
     for run in _runs(folder):
         if look(run).status == "interrupted" and not _given_up(run):
-            with _alone(folder):
+            with alone(folder):
                 if look(run).status == "interrupted":
                     run.write_state(status=QUEUED, place=0, **{TAKEN_UP: _saved(run)})
 
