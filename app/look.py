@@ -71,6 +71,7 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700) !important;
 
 .album .grid-container { grid-template-columns: repeat(auto-fill, minmax(96px, 1fr)) !important; }
 .album .grid-wrap { min-height: 0 !important; max-height: 560px; }
+#shot img { width: 100%; height: 100%; object-fit: contain; }
 .facts { margin: 4px 0; display: grid; gap: 3px; }
 .facts div { display: grid; grid-template-columns: 8.5em 1fr; gap: 10px; }
 .facts dt { color: var(--body-text-color-subdued); }

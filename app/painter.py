@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from app.preview import EVERY, decode, guesses
 from app.recipe import RULES, Recipe, file_hash
 from pipelines import APG, GuidanceRule
 from pipelines.errors import UserError
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
 
+TOOLS = "training.sampling"  # imports all that draws
 LARGEST_SEED = 2**32 - 1
 AT_ONCE = 512 * 512  # pixels that are drawn in one batch: many small pictures, or one large one
 
@@ -35,7 +39,7 @@ def import_tools() -> None:
     What needs them meanwhile waits: two threads that import diffusers at once may see half a module.
     """
     with _importing:
-        import training.sampling  # noqa: F401
+        importlib.import_module(TOOLS)
 
 
 class Stopped(Exception):
@@ -84,19 +88,26 @@ class Painter:
         count: int,
         progress: Callable[[int, int], None] = lambda done, total: None,
         stop: threading.Event | None = None,
+        say: Callable[[str], None] = lambda words: None,
+        preview: Callable[[list[Image.Image]], None] | None = None,
     ) -> list[tuple[Image.Image, Recipe]]:
         """Draw `count` pictures with seeds from the recipe's on; each comes with the recipe that is its own.
 
+        Args:
+            say: is told what takes long before the first step.
+            preview: is given small pictures of a batch every few steps.
         Raises:
             UserError: the base or the adapter cannot be opened, or the memory does not suffice.
             Stopped: `stop` was set.
         """
         stop = stop or threading.Event()
+        if TOOLS not in sys.modules:
+            say("Loading PyTorch and diffusers, which only the first drawing waits for")
         import_tools()
         with _one_at_a_time:
             if stop.is_set():  # while it waited
                 raise Stopped
-            pipe, recipe = self._open(model, recipe)
+            pipe, recipe = self._open(model, recipe, say)
             if recipe.adapter:
                 pipe.set_scales(content=recipe.content, style=recipe.style)
             seeds = [(recipe.seed + i) % (LARGEST_SEED + 1) for i in range(count)]
@@ -116,9 +127,12 @@ class Painter:
                     if stop.is_set():
                         raise Stopped
                     progress(first * recipe.steps + (step + 1) * len(chunk), count * recipe.steps)
+                    if preview and (step + 1) % EVERY == 0 and step + 1 < recipe.steps and (now := guess()) is not None:
+                        preview(decode(pipe, now))
                     return tensors
 
-                pictures += self._draw_batch(pipe, recipe, chunk, after_step)
+                with guesses(pipe.scheduler) as guess:
+                    pictures += self._draw_batch(pipe, recipe, chunk, after_step)
             return [(picture, replace(recipe, seed=seed)) for picture, seed in zip(pictures, seeds, strict=True)]
 
     def base_hash(self, model: Model) -> str:
@@ -147,13 +161,14 @@ class Painter:
                 "The memory does not suffice for these pictures", "Draw fewer, or close other programs"
             ) from None
 
-    def _open(self, model: Model, recipe: Recipe) -> tuple[DiffusionPipeline, Recipe]:
+    def _open(self, model: Model, recipe: Recipe, say: Callable[[str], None]) -> tuple[DiffusionPipeline, Recipe]:
         """The pipeline for a model, and the recipe with what only the opened files can tell."""
         from pipelines.adapters import fingerprint
         from training.model import open_base
         from training.sampling import guided_pipeline
 
         if self._base != model.opening:
+            say(f"Opening the base {model.name}")
             self._base = self._pipe = None  # two large bases at once may not fit
             self._pipe = guided_pipeline(open_base(*model.opening), model.preset)
             self._base, self._adapter = model.opening, None
@@ -167,6 +182,7 @@ class Painter:
             self._adapter = None
             self._pipe.unload_adapter()
             if wanted:
+                say(f"Loading the adapter of {model.run.folder.name}")
                 self._pipe.load_adapter(model.run.adapter)
             self._adapter = wanted
         settings = recipe.guidance_settings or settings_of(default_rule(recipe.guidance, model.preset))

@@ -2,8 +2,10 @@
 
 import functools
 import hashlib
+import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from html import escape
 from typing import Any
 
@@ -50,17 +52,29 @@ def in_words(handler: Callable) -> Callable:
     """The handler, with a sentence for whatever it raises: Gradio would show a fault's own text, as HTML."""
 
     @functools.wraps(handler)
-    def wrapped(*given: Any) -> Any:
-        try:
+    def whole(*given: Any) -> Any:
+        with _said():
             return handler(*given)
-        except UserError as error:
-            said = str(error)
-        except OSError as error:
-            log.exception("A file could not be read or written")
-            said = f"A file could not be read or written: {error.strerror or error}. Mend this, then try again."
-        except Exception:
-            log.exception("A fault of the studio's own")
-            said = "The studio made a fault. Its terminal says which; what was trained is safe."
-        raise gr.Error(escape(said), print_exception=False)
 
-    return wrapped
+    @functools.wraps(handler)
+    def piece_by_piece(*given: Any) -> Any:
+        with _said():
+            yield from handler(*given)
+
+    return piece_by_piece if inspect.isgeneratorfunction(handler) else whole
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    try:
+        yield
+        return
+    except UserError as error:
+        said = str(error)
+    except OSError as error:
+        log.exception("A file could not be read or written")
+        said = f"A file could not be read or written: {error.strerror or error}. Mend this, then try again."
+    except Exception:
+        log.exception("A fault of the studio's own")
+        said = "The studio made a fault. Its terminal says which; what was trained is safe."
+    raise gr.Error(escape(said), print_exception=False)

@@ -50,7 +50,7 @@ def build(library: Library, album: Album, copies: Copies, plays: PlayPage, tabs:
             )
             recipe = gr.HTML(padding=False, elem_id="shot-recipe")
             with gr.Row():
-                use = gr.Button("Use these settings", variant="primary", min_width=150, elem_id="use-settings")
+                use = gr.Button("Use settings", variant="primary", min_width=110, elem_id="use-settings")
                 seed = gr.Button("Use this seed", min_width=110, elem_id="use-seed")
             with gr.Row():
                 mark = gr.Button("", min_width=110, elem_id="mark")
@@ -76,8 +76,7 @@ def build(library: Library, album: Album, copies: Copies, plays: PlayPage, tabs:
 
     def small(shot: Shot) -> tuple[str, str]:
         """As the gallery shows it; the star is a favourite's."""
-        name = shot.recipe.adapter or shot.recipe.base
-        return str(copies.of(shot.path, SMALL)), f"★ {name}" if shot.favourite else name
+        return str(copies.of(shot.path, SMALL)), "★" if shot.favourite else ""
 
     def open_one(names: list[str], event: gr.SelectData) -> dict:
         return show(names[event.index])

@@ -1,7 +1,7 @@
 """Step 3: draw with a finished run, compare, take pictures and the adapter away."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from app.line import Line
 from app.pages import QUICK, about, by_hand, goes_with, wish
 from app.painter import LARGEST_SEED, Model, Painter, Stopped
 from app.parameters import Parameters
+from app.preview import shown_meanwhile
 from app.recipe import Recipe, file_hash
 from pipelines import UserError
 from training import Customization
@@ -102,28 +103,44 @@ def build(library: Library, sample: Customization, painter: Painter, album: Albu
             given: dict,
             request: gr.Request,
             progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio finds it there)
-        ) -> dict:
+        ) -> Iterator[dict]:
             number, values = given[ticket], fields.read(given)
             if number is None:
-                return gr.skip()
+                return
             stopped = line.stopped(number)
             try:
                 model, _, learned = model_of(values["run"])
                 recipe = drawing.recipe_of(values, model)
                 recipes = plan(recipe, learned, values)
-                drawn = []
-                for row, wish in enumerate(recipes.values()):
 
-                    def show(done: int, total: int, row: int = row) -> None:
-                        progress((row * total + done) / (total * len(recipes)), desc="Drawing")
+                def draw_all(preview: Callable) -> list:
+                    drawn = []
+                    for row, wish in enumerate(recipes.values()):
 
-                    progress(row / len(recipes), desc="Drawing" if row else "Opening the model")
-                    drawn.append(painter.draw(model, wish, 1 if one_each else values["count"], show, stopped))
+                        def show(done: int, total: int, row: int = row) -> None:
+                            progress((row * total + done) / (total * len(recipes)), desc="Drawing")
+
+                        def say(words: str, row: int = row) -> None:
+                            progress(row / len(recipes), desc=words)
+
+                        say("Drawing")
+                        count = 1 if one_each else values["count"]
+                        drawn.append(painter.draw(model, wish, count, show, stopped, say=say, preview=preview))
+                    return drawn
+
+                growing = shown_meanwhile(draw_all)
+                try:
+                    while True:
+                        yield {pictures: gr.Gallery(next(growing), selected_index=None)}
+                except StopIteration as ended:
+                    drawn = ended.value
             except UserError as error:
                 asked = about({field: given[field] for field in fields.all})
-                return {note: figures.note(str(fields.in_labels(error)), "error", asked)}
+                yield {note: figures.note(str(fields.in_labels(error)), "error", asked)}
+                return
             except Stopped:
-                return {note: figures.note("Stopped.")}
+                yield {note: figures.note("Stopped.")}
+                return
             finally:
                 line.leave(number)
             # Compared pictures of one seed stand side by side.
@@ -135,7 +152,7 @@ def build(library: Library, sample: Customization, painter: Painter, album: Albu
                 whole = _sheet(recipe.prompt, [one[0][0] for one in drawn], *map(heads, sides(values)))
                 shown.insert(0, (str(_keep_sheet(copies, whole)), "all of them"))
             said = check_prompts(recipe, learned, model.base)
-            return {
+            yield {
                 pictures: gr.Gallery(shown, selected_index=None),
                 note: figures.warnings(said),
                 seed: next(iter(recipes.values())).seed,

@@ -13,8 +13,8 @@ from app.pages.play import PlayPage
 from pipelines.errors import UserError
 from training.plan import plan
 
-FORMATS = [("Web UIs and diffusers (kohya)", "kohya"), ("PEFT and diffusers", "peft")]
-PRECISIONS = [("32 bits, as trained", "float32"), ("16 bits (bf16)", "bfloat16"), ("16 bits (fp16)", "float16")]
+FORMATS = [("Web UIs (kohya)", "kohya"), ("PEFT", "peft")]
+PRECISIONS = [("32 bits", "float32"), ("16 bits (bf16)", "bfloat16"), ("16 bits (fp16)", "float16")]
 
 
 def build(library: Library, tabs: gr.Tabs, plays: PlayPage, here: gr.Tab) -> None:
@@ -102,8 +102,8 @@ def _export() -> Fields:
         fields.add("precision", gr.Dropdown(PRECISIONS, value="float32", label="Precision", min_width=150))
     with gr.Row():
         for kind in ("content", "style"):
-            info = "Baked into the weights."
-            fields.add(kind, gr.Slider(0, 1.5, 1, step=0.05, label=f"Scale of the {kind}", info=info, min_width=150))
+            label, info = kind.capitalize(), "Its scale, baked in."
+            fields.add(kind, gr.Slider(0, 1.5, 1, step=0.05, label=label, info=info, min_width=150))
     fields.add("title", gr.Textbox(label="Title", info="What web UIs list it as.", max_lines=1, elem_id="title"))
     fields.add("trigger", gr.Textbox(label="Trigger words", info="What to write in a prompt.", max_lines=1))
     return fields

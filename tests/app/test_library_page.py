@@ -83,7 +83,7 @@ def test_pictures_and_runs_are_used_again(tmp_path_factory, project, finished, b
 
         shelf.click()
         page.locator("#export-format input").click()
-        page.get_by_role("option", name="PEFT and diffusers").click()
+        page.get_by_role("option", name="PEFT").click()
         page.locator("#title input, #title textarea").fill("Koala & ink")
         expect(page.locator("#export a")).to_have_attribute(
             "href", re.compile(r"format=peft.*title=Koala%2B|format=peft.*Koala\+%26\+ink")

@@ -74,6 +74,7 @@ def test_what_a_person_wrote_stays_until_a_recipe_is_dropped(tmp_path_factory, p
     picture = recipe.save(Image.new("RGB", (32, 32)), tmp_path / "a.png")
     with open_studio(runs, project) as address, watched(browser, address) as page:
         page.goto(address)
+        expect(page.locator("#project input")).to_have_value("Red on blue")  # the draft is in the fields now
         page.get_by_role("button", name="Advanced").click()
         page.get_by_label("Learning rate: apart").fill("0.5")
         page.locator("#optimizer input").click()
@@ -115,10 +116,10 @@ def test_what_a_person_wrote_stays_until_a_recipe_is_dropped(tmp_path_factory, p
 def test_a_closed_tab_stops_its_drawing_and_who_waits_is_told(studio, page, monkeypatch):
     begun, ended, draw = [], [], Painter.draw
 
-    def noted(*given):
+    def noted(*given, **named):
         begun.append(given[-1])
         try:
-            ended.append(len(pictures := draw(*given)))
+            ended.append(len(pictures := draw(*given, **named)))
         except Stopped:
             ended.append("stopped")
             raise

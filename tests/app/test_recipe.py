@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from app import drawing
 from app.line import Line
 from app.painter import Model, Painter, Stopped
+from app.preview import shown_meanwhile
 from app.recipe import KEY, Recipe, file_hash
 from pipelines import APG, UserError
 from pipelines.guidance import PRESETS
@@ -278,6 +279,34 @@ def test_stop_ends_a_drawing_and_leaves_the_painter_fit(painter, model):
     with pytest.raises(Stopped):
         painter.draw(model, RECIPE, 1, lambda done, total: stop.set(), stop)
     assert (pixels(painter.draw(model, RECIPE, 1)) == first).all()
+
+
+def test_a_drawing_is_seen_as_it_grows_and_says_what_it_waits_for(model):
+    seen, said = [], []
+    recipe = replace(RECIPE, steps=9)
+    drawn = Painter().draw(model, recipe, 2, say=said.append, preview=seen.append)
+    assert said == [f"Opening the base {model.name}", f"Loading the adapter of {model.run.folder.name}"]
+    # Each nearer to what comes of it.
+    ends = pixels(drawn).astype(float)
+    far = [np.abs(np.stack([np.asarray(one) for one in some]) - ends).mean() for some in seen]
+    assert [len(some) for some in seen] == [2, 2] and seen[0][0].size == drawn[0][0].size
+    assert far[1] < far[0]
+    plain = Painter().draw(model, recipe, 2)
+    assert (pixels(plain) == pixels(drawn)).all()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_work_shows_comes_before_its_result(fails):
+    def work(show):
+        show("a")
+        show("b")
+        return 1 / (0 if fails else 1)
+
+    shown = shown_meanwhile(work)
+    assert [next(shown), next(shown)] == ["a", "b"]
+    with pytest.raises(ZeroDivisionError if fails else StopIteration) as ended:
+        next(shown)
+    assert fails or ended.value.value == 1
 
 
 def test_a_missing_base_or_adapter_is_said_in_words(painter, model, library, config):

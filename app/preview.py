@@ -1,0 +1,86 @@
+"""Small pictures of what is being drawn: the finished latents as the sampler guesses them at a step, decoded."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, SchedulerMixin
+    from torch import Tensor
+
+EVERY = 4  # steps
+LARGEST = 32  # of latents, per side: larger ones are shrunk before they are decoded, which takes a moment then
+
+
+@contextmanager
+def guesses(scheduler: SchedulerMixin) -> Iterator[Callable[[], Tensor | None]]:
+    """Gives a function that says what the last step took for the finished latents; None of a sampler that keeps it."""
+    step, last = scheduler.step, []
+
+    @functools.wraps(step)  # pipelines look at its signature
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **kwargs)
+        kept = scheduler.model_outputs if _keeps_guesses(scheduler) else result[1:]
+        last[:] = kept[-1:]
+        return result
+
+    scheduler.step = watched
+    try:
+        yield lambda: last[0] if last else None
+    finally:
+        del scheduler.step
+
+
+def _keeps_guesses(scheduler: SchedulerMixin) -> bool:
+    """Whether it is one of the solvers that reckon with the finished latents, and keep them for the next step."""
+    config = scheduler.config
+    return str(config.get("algorithm_type")).endswith("dpmsolver++") or bool(config.get("predict_x0"))
+
+
+def decode(pipe: DiffusionPipeline, latents: Tensor) -> list[Image.Image]:
+    """Pictures of latents; none where the autoencoder needs more than its own precision."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    vae = pipe.vae
+    if vae.config.force_upcast and vae.dtype == torch.float16:
+        return []
+    longest = max(latents.shape[-2:])
+    if longest > LARGEST:
+        latents = interpolate(latents, scale_factor=LARGEST / longest, mode="area")
+    with torch.no_grad():
+        image = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    return pipe.image_processor.postprocess(image.float())
+
+
+def shown_meanwhile(work: Callable[[Callable], Any]) -> Generator[Any, None, Any]:
+    """Gives what a work shows while it goes on in a thread of its own; its result is that of the generator.
+
+    Args:
+        work: takes the function that shows something.
+    """
+    shown: SimpleQueue = SimpleQueue()
+
+    def run() -> None:
+        try:
+            shown.put((work(lambda something: shown.put((something, None, False))), None, True))
+        except BaseException as error:  # it is raised again where somebody waits for it
+            shown.put((None, error, True))
+
+    # Gradio finds by the context whose progress it is.
+    threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True).start()
+    while True:
+        something, error, ended = shown.get()
+        if error:
+            raise error
+        if ended:
+            return something
+        yield something
