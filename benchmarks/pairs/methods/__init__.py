@@ -8,6 +8,7 @@ from collections.abc import Callable
 from benchmarks.pairs.cells import Cell
 from benchmarks.pairs.methods.b4m_published import b4m_published
 from benchmarks.pairs.methods.b_lora import b_lora
+from benchmarks.pairs.methods.by_layers import by_layers
 from benchmarks.pairs.methods.craft_lora import craft_lora
 from benchmarks.pairs.methods.direct_sum import direct_sum
 from benchmarks.pairs.methods.joined import joined, ours, words
@@ -34,4 +35,8 @@ RIVALS: dict[str, Callable[[Cell, int, dict], Ready]] = {
     "b4m_published": b4m_published,
 }
 LEARNING = [method for method in RIVALS if method != "base"]
-METHODS: dict[str, Callable[[Cell, int, dict], Ready]] = RIVALS | {"joined": joined, "ours": ours}
+METHODS: dict[str, Callable[[Cell, int, dict], Ready]] = RIVALS | {
+    "by_layers": by_layers,
+    "joined": joined,
+    "ours": ours,
+}
