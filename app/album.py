@@ -51,6 +51,11 @@ class Album:
     folder: Path
     _read: dict[str, Shot] = field(default_factory=dict, repr=False)
 
+    @classmethod
+    def of(cls, runs: Path) -> "Album":
+        """That of a folder of runs, which lies in it."""
+        return cls(runs / ".pictures")
+
     def add(self, picture: Image.Image, recipe: Recipe, label: str = "") -> Path:
         """Keep a picture with its recipe, under a name that tells what it is.
 

@@ -1,22 +1,31 @@
-"""Whether the studio answers, for a container's health check: python -m app.health"""
+"""Whether the studio can do its work, for who watches over it: nothing of it names a run or a machine."""
 
-import sys
-from urllib.request import urlopen
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from app.__main__ import chosen_port
-from pipelines.errors import UserError
+from app import jobs
+from training.checkpoint import RESERVE
 
-
-def main() -> int:
-    try:
-        address = f"http://127.0.0.1:{chosen_port()}/healthz"
-        with urlopen(address, timeout=5) as answer:
-            print(answer.read().decode())
-    except (OSError, UserError) as error:  # no answer, or one that says what is wrong
-        print(f"The studio is not well: {error}")
-        return 1
-    return 0
+STALE = 60  # seconds without a look at the line, which is looked at every second
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+@dataclass
+class Health:
+    """Of the studio that keeps its runs in a folder. `looked` is when it last looked at the line of runs."""
+
+    folder: Path
+    looked: float = field(default_factory=time.monotonic)
+
+    def look(self) -> dict[str, Any]:
+        """The status, "ok" or "failing", and what it comes from."""
+        free = shutil.disk_usage(self.folder).free
+        alive = time.monotonic() - self.looked < STALE
+        return {
+            "status": "ok" if alive and free > RESERVE else "failing",
+            "line": "alive" if alive else "dead",
+            "waiting": len(jobs.waiting(self.folder)),
+            "disk_free_mb": free // 2**20,
+        }

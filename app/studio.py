@@ -10,15 +10,17 @@ from typing import Annotated, Any
 
 import gradio as gr
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, JSONResponse
 from starlette.background import BackgroundTask
 
 from app import bases, figures, jobs, look
 from app.album import Album
+from app.api import Api
 from app.copies import Copies
 from app.exporting import Export
 from app.form import ProjectForm
 from app.guard import Guard, check_password, shut_fetching
+from app.health import Health
 from app.library import Library
 from app.pages import QUICK, about, in_words, play, project, train
 from app.pages import library as library_page
@@ -35,7 +37,7 @@ log = logging.getLogger("joinery")
 
 def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
     """The page. `sample` is the project that is filled in when it opens."""
-    form, album = ProjectForm(sample, bases.offered(library, sample)), Album(library.folder / ".pictures")
+    form, painter, album = ProjectForm(sample, bases.offered(library, sample)), Painter(), Album.of(library.folder)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.HTML(
             f'<div class="masthead"><h1>{TITLE}</h1>'
@@ -46,10 +48,11 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
         with gr.Tabs(selected="project") as tabs:
             with gr.Tab("1  Project", id="project"):
                 projects = project.build(library, form, copies)
+                Api(library, album, painter, sample, projects).offer()  # before a page takes one of their names
             with gr.Tab("2  Train", id="train"):
                 trains = train.build(library, copies, timer, projects.fields.spell)
             with gr.Tab("3  Play", id="play"):
-                plays = play.build(library, sample, Painter(), album, copies)
+                plays = play.build(library, sample, painter, album, copies)
             with gr.Tab("4  Library", id="library") as shelf:
                 library_page.build(library, album, copies, plays, tabs, shelf)
 
@@ -111,6 +114,7 @@ def serve(runs: Path, sample: Path, password: str | None = None, names: Collecti
         UserError: the sample project or its pictures cannot be read, or the folder for runs cannot be made.
     """
     library = Library(runs.resolve())
+    health = Health(library.folder)
     try:
         library.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -138,8 +142,17 @@ def serve(runs: Path, sample: Path, password: str | None = None, names: Collecti
             raise HTTPException(401, "Open the studio and sign in first.")
 
     @server.get("/healthz")
-    def health() -> dict[str, str]:
-        return {"status": "ok"}
+    def healthz() -> JSONResponse:
+        said = health.look()
+        return JSONResponse(said, 200 if said["status"] == "ok" else 503)
+
+    @server.get("/pictures/{name}.png", dependencies=[Depends(signed_in)])
+    def picture(name: str) -> FileResponse:
+        """One that was drawn, with its recipe."""
+        try:
+            return FileResponse(Album.of(library.folder).get(name).path, media_type="image/png")
+        except UserError as error:
+            raise HTTPException(404, str(error)) from None
 
     @server.get("/adapters/{name}.safetensors", dependencies=[Depends(signed_in)])
     def adapter(name: str, asked: Annotated[Export, Query()]) -> FileResponse:

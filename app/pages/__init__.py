@@ -77,4 +77,4 @@ def _said() -> Iterator[None]:
     except Exception:
         log.exception("A fault of the studio's own")
         said = "The studio made a fault. Its terminal says which; what was trained is safe."
-    raise gr.Error(escape(said), print_exception=False)
+    raise gr.Error(escape(said, quote=False), print_exception=False)

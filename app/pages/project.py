@@ -51,6 +51,8 @@ class ProjectPage:
     shown: list[gr.components.Component]  # what `open` fills: all fields, as the newest draft has them
     open: Callable
     leave: Callable  # for a page that is gone
+    names: Callable[[], dict[str, str]]  # of the drafts, by their numbers
+    start_kept: Callable[[str], Run]  # from a draft, without the page
 
 
 def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
@@ -168,25 +170,35 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         f"{concept}.pictures": pictures for concept, pictures in given.items()
     }
 
+    def names() -> dict[str, str]:
+        return {name: drafts.read(name).get("name", sample.name) for name in drafts.names()}
+
     def listed(value: str) -> gr.Dropdown:
-        names = drafts.names()
-        return gr.Dropdown([(drafts.read(name).get("name", sample.name), name) for name in names], value=value)
+        return gr.Dropdown([(shown, name) for name, shown in names().items()], value=value)
+
+    def kept_in(name: str) -> tuple[dict[str, Any], dict[Hashable, dict]]:
+        """The values of a draft by key, and what shows the settings of its optimizer."""
+        kept = drafts.read(name)
+        values = begins | {key: value for key, value in kept.items() if key in begins}
+        updates = optimizer.show(form.optimizer(values["preset"], values["optimizer.name"]))
+        for slot in optimizer.own(values["optimizer.name"]):
+            values[_key(slot)] = kept.get(_key(slot), updates[slot]["value"])
+            updates[slot] |= {"value": values[_key(slot)]}
+        return values, updates
 
     def show(name: str, request: gr.Request) -> dict:
         """A draft into all fields."""
-        kept = drafts.read(name)
-        kept |= {key: _copied(copies, value) for key, value in kept.items() if isinstance(value, list)}
-        values = begins | {key: value for key, value in kept.items() if key in begins}
-        chosen = form.optimizer(values["preset"], values["optimizer.name"])
-        updates = optimizer.show(chosen)
-        for slot in optimizer.own(chosen.name):
-            values[_key(slot)] = kept.get(_key(slot), updates[slot]["value"])
-            updates[slot] |= {"value": values[_key(slot)]}
+        values, updates = kept_in(name)
+        values |= {key: _copied(copies, files(value)) for key, value in values.items() if isinstance(value, list)}
         known_to[request.session_hash, name] = values
         into = {field: values[field] for field in begins} | updates
-        return fields.write(into) | {
-            said: optimizer.about(chosen.name), project: listed(name), draft: name, note: ""
-        }  # fmt: skip
+        about = optimizer.about(values["optimizer.name"])
+        return fields.write(into) | {said: about, project: listed(name), draft: name, note: ""}
+
+    def start_kept(name: str) -> Run:
+        values, updates = kept_in(name)
+        slots = {slot: update.get("value") for slot, update in updates.items()}
+        return start_run(library, form, {key: values[key] for key in begins} | slots)
 
     def open_newest(request: gr.Request) -> dict:
         return show(drafts.names()[0], request)
@@ -234,7 +246,7 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     gr.on(None, follow, {*fields.all, draft}, [estimate, project], trigger_mode="always_last", **QUICK)
     gr.on(None, say_words, fields.all, words, trigger_mode="always_last", **QUICK)
     goes_with(note, fields.all)
-    return ProjectPage(fields, start, note, shown, open_newest, leave)
+    return ProjectPage(fields, start, note, shown, open_newest, leave, names, start_kept)
 
 
 def start_run(library: Library, form: ProjectForm, values: Mapping[Hashable, Any]) -> Run:

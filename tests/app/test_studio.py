@@ -55,7 +55,7 @@ def test_only_drawing_waits_in_line(config, library, tmp_path):
     page = studio_page(library, config, Copies(tmp_path))
     asked = (event for event in page.fns.values() if event.targets[0][1] != "unload")
     queued = [event for event in asked if event.queue is not False]
-    assert {event.concurrency_id for event in queued} == {"device"} and len(queued) == 4
+    assert {event.concurrency_id for event in queued} == {"device"} and len(queued) == 5
 
 
 def test_whatever_goes_wrong_is_a_sentence(config, library, tmp_path):
@@ -95,7 +95,9 @@ def test_a_run_that_cannot_be_read_does_not_keep_the_studio_from_opening(config,
 def test_health_and_adapters(studio):
     address, _ = studio
     with urllib.request.urlopen(f"{address}/healthz") as answer:
-        assert json.load(answer) == {"status": "ok"}
+        said = json.load(answer)
+    assert said.keys() == {"status", "line", "waiting", "disk_free_mb"} and said["disk_free_mb"] > 0
+    assert (said["status"], said["line"], said["waiting"]) == ("ok", "alive", 0)
     for name in ("nothing", "..", "%2e%2e%2fbase"):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{address}/adapters/{name}.safetensors")

@@ -1,0 +1,108 @@
+"""What programs may ask of the studio: a few endpoints with names and types, which `gradio_client` shows and calls."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from app import jobs
+from app.album import Album
+from app.drawing import whole_seed
+from app.library import Library
+from app.pages.project import ProjectPage
+from app.painter import Model, Painter, default_rule, settings_of
+from app.recipe import Recipe
+from pipelines.errors import UserError
+from training import Customization
+
+MOST = {"content": 1.5, "style": 1.5, "count": 8, "steps": 50, "guidance_scale": 15}
+TOLD = ("status", "stage", "step", "steps", "loss", "time_left", "message")  # of a run
+
+
+@dataclass(frozen=True)
+class Api:
+    """The endpoints, as methods: what they do needs no page."""
+
+    library: Library
+    album: Album
+    painter: Painter
+    sample: Customization
+    projects: ProjectPage
+
+    def offer(self) -> None:
+        """Add them to the page that is being built. Only drawing waits in line."""
+        for method in (self.projects_there, self.start, self.runs, self.status, self.cancel, self.resume):
+            gr.api(method, api_name=_name(method), queue=False)
+        gr.api(self.draw, api_name="draw", concurrency_id="device", concurrency_limit=1)
+
+    def projects_there(self) -> dict[str, str]:
+        """The projects by their numbers, with their names."""
+        return self.projects.names()
+
+    def start(self, project: str) -> str:
+        """Train a project, given by its number. Gives the name of the new run, which may have to wait for its turn."""
+        return self.projects.start_kept(project).folder.name
+
+    def runs(self) -> list[str]:
+        """The names of all runs, the newest first."""
+        return [run.folder.name for run in self.library.runs()]
+
+    def status(self, run: str) -> dict[str, Any]:
+        """What a run is doing: its status, stage, step of steps, loss, seconds left, and why it ended."""
+        job = jobs.look(self.library.find(run))
+        return {name: getattr(job, name) for name in TOLD}
+
+    def cancel(self, run: str) -> str:
+        """Let a run end after the step it is in; what it has learned is kept. Gives its status."""
+        jobs.cancel(self.library.find(run))
+        return self.status(run)["status"]
+
+    def resume(self, run: str) -> str:
+        """Go on with a run that was cancelled, has failed or was interrupted. Gives its status."""
+        jobs.start(self.library.find(run))
+        return self.status(run)["status"]
+
+    def draw(
+        self,
+        prompt: str,
+        run: str = "",
+        content: float = 1.0,
+        style: float = 1.0,
+        seed: int = 0,
+        count: int = 1,
+        steps: int = 0,
+        guidance_scale: float = 0.0,
+    ) -> list[str]:
+        """Draw with a run, or with the base alone. Gives the addresses of the pictures, which begin with "pictures/".
+
+        Steps and guidance scale of 0 are those of the run's project.
+        """
+        there = self.library.find(run) if run else None
+        config = there.customization() if there else self.sample
+        model, rule = Model.of(config, there), default_rule("APG", config.preset)
+        asked = {"content": content, "style": style, "count": count}
+        asked["steps"] = steps or config.samples.inference_steps
+        asked["guidance_scale"] = guidance_scale or config.samples.guidance_scale
+        for name, value in asked.items():
+            low = 0 if name in ("content", "style") else 1
+            if not low <= value <= MOST[name]:
+                raise UserError(f"{name} is {value}", f"Give a number from {low} to {MOST[name]}")
+        if not prompt.strip():
+            raise UserError("The prompt is empty", "Say what to draw")
+        count = int(asked.pop("count"))
+        recipe = Recipe(
+            prompt.strip(),
+            whole_seed(seed),
+            guidance="APG",
+            guidance_settings=settings_of(rule),
+            resolution=model.resolution,
+            base=model.name,
+            **asked,
+        )
+        drawn = self.painter.draw(model, recipe, count)
+        return [f"pictures/{self.album.add(picture, own).parent.name}.png" for picture, own in drawn]
+
+
+def _name(method: Callable) -> str:
+    return method.__name__.removesuffix("_there")
