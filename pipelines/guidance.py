@@ -200,6 +200,7 @@ PRESETS = {
     "sdxl": {},
     "z-image": {},
     "flux2-klein": {},
+    "qwen-image": {},
 }
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from training.families.family import Family
 from training.families.flux2_klein import Flux2Klein
+from training.families.qwen_image import QwenImage
 from training.families.sdxl import StableDiffusionXL
 from training.families.stable_diffusion import StableDiffusion1, StableDiffusion2
 from training.families.z_image import ZImage
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import nn
 
-ALL = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL(), ZImage(), Flux2Klein())
+ALL = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL(), ZImage(), Flux2Klein(), QwenImage())
 FAMILIES: dict[str, Family] = {family.name: family for family in ALL}
 
 
