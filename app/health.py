@@ -1,12 +1,21 @@
-"""Whether the studio can do its work, for who watches over it: nothing of it names a run or a machine."""
+"""Whether the studio can do its work, for who watches over it: nothing of it names a run or a machine.
 
+`python -m app.health` asks the studio on this machine, for a container's health check.
+"""
+
+import json
 import shutil
+import sys
 import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from app import jobs
+from app.__main__ import chosen_port
+from pipelines.errors import UserError
 from training.checkpoint import RESERVE
 
 STALE = 60  # seconds without a look at the line, which is looked at every second
@@ -29,3 +38,20 @@ class Health:
             "waiting": len(jobs.waiting(self.folder)),
             "disk_free_mb": free // 2**20,
         }
+
+
+def main() -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{chosen_port()}/healthz", timeout=5) as answer:
+            print(json.load(answer))
+    except urllib.error.HTTPError as error:  # it answers, and is not well
+        print(error.read().decode())
+        return 1
+    except (OSError, ValueError, UserError) as error:
+        print(f"The studio does not answer: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

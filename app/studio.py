@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import gradio as gr
-from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, JSONResponse
-from starlette.background import BackgroundTask
 
 from app import bases, figures, jobs, look
 from app.album import Album
@@ -162,7 +161,9 @@ def serve(runs: Path, sample: Path, password: str | None = None, names: Collecti
             path = asked.of(run, temporary.path)
         except UserError as error:
             raise HTTPException(404, str(error)) from None
-        passing = None if path == run.adapter else BackgroundTask(path.unlink)
+        passing = BackgroundTasks()
+        if path != run.adapter:
+            passing.add_task(path.unlink)
         kind = "application/octet-stream"
         return FileResponse(path, filename=f"{name}.safetensors", media_type=kind, background=passing)
 

@@ -255,7 +255,8 @@ def build(library: Library, sample: Customization, painter: Painter, album: Albu
         usable = dict(zip(("content", "style"), scales(learned), strict=True))
         for concept in usable.keys() & values.keys():
             usable[concept]["value"] = values[concept]
-        return fields.write(values | usable | {"fresh": False}) | {adapter: _download(model)}
+        chosen = {"run": runs(values["run"])}  # a run may be newer than the page's list, or have another name by now
+        return fields.write(values | usable | chosen | {"fresh": False}) | {adapter: _download(model)}
 
     def set_seed(number: int) -> dict:
         return fields.write({"seed": number, "fresh": False}) | {note: figures.note(f"The seed is {number} now.")}

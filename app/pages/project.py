@@ -27,6 +27,9 @@ PRESET_NAMES = [
     ("Embedded emoji base, 64 px", "emoji"),
     ("Stable Diffusion 1.5, 512 px", "sd15"),
     ("Stable Diffusion XL, 1024 px", "sdxl"),
+    ("Z-Image, 1024 px", "z-image"),
+    ("FLUX.2 klein, 1024 px", "flux2-klein"),
+    ("Qwen-Image, 1024 px", "qwen-image"),
 ]
 WHAT = {
     "content": "What is shown: a thing, an animal, a person. 3 to 10 pictures.",

@@ -307,3 +307,10 @@ def test_a_new_field_is_one_line(config):
     assert fields(config, {}).samples.every == config.samples.every
     made = ProjectForm(config).read(values(config) | {"samples.every": 7, "resolution": 64})[0]
     assert made.samples.every == 7 and made.resolution == 64
+
+
+def test_the_page_offers_every_preset_at_its_resolution():
+    offered = {name: label for label, name in project.PRESET_NAMES}
+    assert offered.keys() == PRESETS.keys()
+    for name, preset in PRESETS.items():
+        assert offered[name].endswith(f", {preset.get('resolution', 64)} px")

@@ -53,7 +53,8 @@ def test_an_open_studio_starts_the_next_run_in_line(config, project, tmp_path, m
 
 def test_only_drawing_waits_in_line(config, library, tmp_path):
     page = studio_page(library, config, Copies(tmp_path))
-    asked = (event for event in page.fns.values() if event.targets[0][1] != "unload")
+    # An endpoint for programs has no target.
+    asked = (event for event in page.fns.values() if not event.targets or event.targets[0][1] != "unload")
     queued = [event for event in asked if event.queue is not False]
     assert {event.concurrency_id for event in queued} == {"device"} and len(queued) == 5
 
@@ -86,7 +87,7 @@ def test_a_run_that_cannot_be_read_does_not_keep_the_studio_from_opening(config,
     look = next(
         event.fn
         for event in page.fns.values()
-        if event.fn and event.fn.__name__ == "look" and event.targets[0][1] == "tick"
+        if event.fn and event.fn.__name__ == "look" and event.targets and event.targets[0][1] == "tick"
     )
     shown = look(run.folder.name, None, "")
     assert any("is not valid TOML" in str(value) for value in shown.values())
