@@ -139,7 +139,7 @@ def main(style: str, kind: str, *changes: str) -> None:
     (HERE / "results").mkdir(exist_ok=True)
     with open(HERE / "results/probe.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(environment() | row) + "\n")
-    name = re.sub(r"[^\w=.-]+", "_", "-".join([style, kind, *changes]))
+    name = re.sub(r"[^\w=.-]+", "_", "-".join([style, kind, *changes]))[:200]
     look(drawn, shown, style, runs_folder().parent / f"probe/{name}.png")
     print(json.dumps(row), flush=True)
 
