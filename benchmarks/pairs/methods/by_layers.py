@@ -1,7 +1,7 @@
-"""Two LoRAs that share no layer: the style where the denoiser sees single positions, the content everywhere else.
+"""Two LoRAs that share no layer: the style in the convolutions at fine positions, the content everywhere else.
 
-The embedded base's outermost blocks are convolutions alone. They hear neither a word nor what lies further away, so
-that what they learn cannot be a picture of the contents that they were shown.
+Convolutions hear no word, and those at fine positions see little of a picture at once. What they learn cannot be a
+picture of the contents that they were shown.
 """
 
 from benchmarks.pairs.cells import Cell
@@ -9,12 +9,15 @@ from benchmarks.pairs.methods.added import fused, summed
 from benchmarks.pairs.methods.lora import alone
 from benchmarks.pairs.methods.ready import OWN, Ready, opened, own
 
-OUTER = r"(down_blocks\.0|up_blocks\.2)\.(resnets\.\d+\.conv[12]|downsamplers\.0\.conv)|conv_in|conv_out"
-INNER = (
-    r"(down_blocks\.[12]|mid_block|up_blocks\.[01])\..*(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2)"
-    r"|resnets\.\d+\.conv[12])"
+FINE = (  # the two finest of the embedded base's three resolutions
+    r"conv_in|conv_out|(down_blocks\.[01]|up_blocks\.[12])\.resnets\.\d+\.conv[12]"
+    r"|down_blocks\.0\.downsamplers\.0\.conv|up_blocks\.1\.upsamplers\.0\.conv"
 )
-OWN["by_layers"] = {"style": OUTER, "content": INNER, "style_rate": 2e-3, "style_steps": 400}
+COARSE = (
+    r".*\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))"
+    r"|(down_blocks\.2|mid_block|up_blocks\.0)\.resnets\.\d+\.conv[12]"
+)
+OWN["by_layers"] = {"style": FINE, "content": COARSE, "style_rate": 2e-3, "style_steps": 400}
 
 
 def by_layers(cell: Cell, seed: int, changes: dict) -> Ready:
