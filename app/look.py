@@ -121,7 +121,7 @@ img.crisp { image-rendering: pixelated; }
 @media (max-width: 640px) {
   .gradio-container { padding-left: 8px !important; padding-right: 8px !important; }
   .masthead { padding-top: 10px; }
-  button[role="tab"] { padding-left: 7px !important; padding-right: 7px !important; font-size: 0.85rem !important; }
+  .tab-container button { padding-left: 7px !important; padding-right: 7px !important; font-size: 0.85rem !important; }
   .progress dl { gap: 10px 18px; }
   .results .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
 }
