@@ -129,6 +129,9 @@ class Others(Strict):
     count: int = Field(24, ge=0, le=1000, description="pictures drawn; 0: none, each concept is learned alone")
 
 
+Where = Literal["everywhere", "fine", "coarse"]
+
+
 class AdapterSettings(Strict):
     """What learns, and in which layers of the base."""
 
@@ -139,6 +142,12 @@ class AdapterSettings(Strict):
     layers: Literal["cross-attention", "attention", "attention+feedforward", "all"] = Field(
         "all", description="all: the residual blocks' convolutions too"
     )
+    content_in: Where = Field(
+        "everywhere",
+        description="of these layers, those in which the content learns; fine: convolutions at the two "
+        "finest resolutions of a UNet; coarse: all others",
+    )
+    style_in: Where = Field("everywhere", description="likewise for the style")
     constant_block: Literal["zero", "released"] = Field(
         "zero", description="zero: a fresh adapter changes nothing; released: as the authors' code has it"
     )

@@ -239,6 +239,10 @@ def decisive(config: Customization) -> dict[str, Any]:
     del data["steps"]["checkpoint_every"], data["steps"]["gradient_checkpointing"]
     for name in config.concepts:
         del data[name]["pictures"], data[name]["others"], data[name]["run"]
-        if not data[name]["further"]:  # as in runs from before there was this key
+        # As in runs from before there were these keys.
+        if not data[name]["further"]:
             del data[name]["further"]
+    for key in ("content_in", "style_in"):
+        if data["adapter"][key] == "everywhere":
+            del data["adapter"][key]
     return data

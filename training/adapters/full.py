@@ -64,6 +64,11 @@ class FullWeights(Adapter):
             )
         if config.adapter.compander:
             raise UserError("adapter.compander is for the halves of an adapter", 'Leave it out with method = "full"')
+        if {config.adapter.content_in, config.adapter.style_in} != {"everywhere"}:
+            raise UserError(
+                "adapter.content_in and style_in are for the halves of an adapter",
+                'Leave them out with method = "full"',
+            )
         if config.precision == "bf16" and not config.optimizer.narrow:
             raise UserError(
                 f"precision is 'bf16', in which weights lose the small steps of {config.optimizer.name!r}",

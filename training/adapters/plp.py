@@ -53,6 +53,7 @@ class PartlyLearnable(Adapter):
         seed: of the frozen factors.
         compander: a of a Weight Compander on the learned factors, whose entries then stay within a pi / 2; 0 for none.
         content_half: "down" gives D to the content and B to the style, "up" the other way round.
+        learns_in: concept -> "everywhere", "fine" or "coarse" layers, everywhere if not named.
     Raises:
         UserError: the rank does not fit, or the denoiser has no such layers.
     """
@@ -90,6 +91,7 @@ class PartlyLearnable(Adapter):
             settings.seed,
             settings.compander_scale if settings.compander else 0.0,
             settings.content_half,
+            {"content": settings.content_in, "style": settings.style_in},
         )
 
     def __init__(
@@ -101,6 +103,7 @@ class PartlyLearnable(Adapter):
         seed: int = 0,
         compander: float = 0.0,
         content_half: str = "down",
+        learns_in: dict[str, str] | None = None,
     ):
         from peft import LoraConfig
         from peft.tuners.lora import LoraLayer
@@ -128,21 +131,43 @@ class PartlyLearnable(Adapter):
                     self.fused[name] = parts
                 _freeze_partly(name, up, down, constant_block, seed, compander, parts)
                 self.layers.append(Layer(name, up, down))
+        self.idle = {concept: self._idle(concept, (learns_in or {}).get(concept, "everywhere")) for concept in BOTH}
+
+    def _idle(self, concept: str, where: str) -> set[str]:
+        """The layers in which a concept learns nothing.
+
+        Raises:
+            UserError: those are all.
+        """
+        if where == "everywhere":
+            return set()
+        family = family_of_denoiser(self.denoiser)
+        idle = {one.name for one in self.layers if family.is_fine(self.denoiser, one.name) != (where == "fine")}
+        if len(idle) == len(self.layers):
+            raise UserError(
+                f"None of the adapted layers is {where}, so the {concept} would learn nothing",
+                f'Set adapter.layers to "all", or adapter.{concept}_in to "everywhere"',
+            )
+        return idle
 
     def parameters(self, concept: str) -> list[nn.Parameter]:
-        """The learned factors of a concept, "content" or "style": D of every layer or B."""
+        """The learned factors of a concept, "content" or "style": D of every layer or B, where it learns."""
+        idle = self.idle[concept]
+        return [p for layer, p in zip(self.layers, self._factors(concept), strict=True) if layer.name not in idle]
+
+    def _factors(self, concept: str) -> list[nn.Parameter]:
         return [layer.D if self.places[concept] == "down" else layer.B for layer in self.layers]
 
     def learned(self, concept: str) -> dict[str, Tensor]:
-        parameters = self.parameters(concept)
-        return {layer.name: p.detach().clone() for layer, p in zip(self.layers, parameters, strict=True)}
+        factors = self._factors(concept)
+        return {layer.name: p.detach().clone() for layer, p in zip(self.layers, factors, strict=True)}
 
     def load(self, concept: str, learned: dict[str, Tensor] | None) -> None:
         """Put a concept's learned factors back; None puts zeros, with which it does nothing."""
         import torch
 
         with torch.no_grad():
-            for layer, parameter in zip(self.layers, self.parameters(concept), strict=True):
+            for layer, parameter in zip(self.layers, self._factors(concept), strict=True):
                 parameter.zero_() if learned is None else parameter.copy_(learned[layer.name])
 
     def set_scales(self, content: float = 1.0, style: float = 1.0) -> None:
@@ -188,7 +213,7 @@ class PartlyLearnable(Adapter):
         from training.optimizers.riemannian import precondition
 
         for layer in self.layers:
-            if layer.B.grad is None:  # of a block that stands still
+            if layer.B.grad is None or layer.D.grad is None:  # of a block that stands still, or one concept's alone
                 continue
             up, down = layer.up.weight.detach(), layer.down.weight.detach()
             layer.B.grad, layer.D.grad = precondition(layer.B.grad, layer.D.grad, up, down, damping)

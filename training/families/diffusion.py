@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,7 +10,7 @@ from training.families.family import Family
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
-    from torch import Tensor
+    from torch import Tensor, nn
 
 LAYERS = {  # of a UNet with cross-attention
     "cross-attention": r".*\.attn2\.(to_q|to_k|to_v|to_out\.0)",
@@ -35,6 +36,11 @@ class Diffusion(Family):
     network: ClassVar[str] = "UNet2DConditionModel"
     layers: ClassVar[dict[str, str]] = LAYERS
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
+
+    def is_fine(self, denoiser: nn.Module, name: str) -> bool:
+        """Of the residual blocks at its two finest resolutions, which hear no word."""
+        last = len(denoiser.up_blocks) - 1
+        return bool(re.match(rf"(down_blocks\.[01]|up_blocks\.({last - 1}|{last}))\.resnets\.", name))
 
     def encode_picture(self, pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
         vae = pipe.vae

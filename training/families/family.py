@@ -97,6 +97,16 @@ class Family(ABC):
         """
         return {}
 
+    def is_fine(self, denoiser: nn.Module, name: str) -> bool:
+        """Whether a layer is a convolution at the denoiser's finest positions, where it sees little of a picture.
+
+        Raises:
+            UserError: this family's denoisers have one resolution.
+        """
+        raise UserError(
+            f"{self.title} has no fine and coarse layers", 'Leave adapter.content_in and style_in at "everywhere"'
+        )
+
     # Recognition.
     @abstractmethod
     def of_folder(self, kind: str, index: dict[str, Any], denoiser: dict[str, Any]) -> bool:
