@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -93,9 +94,10 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
     return page
 
 
-async def _start_in_turn(library: Library, server: FastAPI) -> None:
+async def _start_in_turn(library: Library, server: FastAPI, health: Health) -> None:
     """As long as the studio is open, the next run in line is started when one has ended."""
     while not server.state.closing:
+        health.looked = time.monotonic()
         try:
             await asyncio.to_thread(jobs.start_next, library.folder)
         except (UserError, OSError):  # a full disk, say: the run keeps its place
@@ -125,7 +127,7 @@ def serve(runs: Path, sample: Path, password: str | None = None, names: Collecti
 
     @asynccontextmanager
     async def lifespan(server: FastAPI) -> AsyncIterator[None]:
-        line = asyncio.create_task(_start_in_turn(library, server))
+        line = asyncio.create_task(_start_in_turn(library, server, health))
         yield
         line.cancel()
         temporary.remove()

@@ -104,7 +104,7 @@ def test_no_page_breaks_on_runs_of_others(here, config, tmp_path):
     assert len(names) == 1 + len(UNREADABLE) + len(READABLE) and "good" in names
     page = build(here, config, Copies(tmp_path))
     handlers = {event.fn.__name__: event.fn for event in page.fns.values() if event.fn}
-    look = next(event.fn for event in page.fns.values() if event.fn and event.targets[0][1] == "tick")
+    look = next(event.fn for event in page.fns.values() if event.targets and event.targets[0][1] == "tick")
     handlers["open_page"]()
     broken, marked = [], []
     for name in names:

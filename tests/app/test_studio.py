@@ -51,6 +51,17 @@ def test_an_open_studio_starts_the_next_run_in_line(config, project, tmp_path, m
         assert jobs.look(second).status == "preparing"
 
 
+def test_an_open_studio_goes_on_looking_at_its_line(project, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr("app.studio.Health", lambda folder: kept.append(health.Health(folder)) or kept[0])
+    with open_studio(tmp_path / "runs", project):
+        looks, deadline = {kept[0].looked}, time.monotonic() + PATIENCE / 1000
+        while len(looks) < 3 and time.monotonic() < deadline:
+            time.sleep(0.1)
+            looks.add(kept[0].looked)
+    assert len(looks) >= 3
+
+
 def test_only_drawing_waits_in_line(config, library, tmp_path):
     page = studio_page(library, config, Copies(tmp_path))
     # An endpoint for programs has no target.
