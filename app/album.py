@@ -4,8 +4,6 @@ It holds the PNG with its recipe, and the empty file `favourite` if it is one. N
 """
 
 import os
-import shutil
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from app.recipe import Recipe
+from app.trash import to_trash
 from pipelines.errors import UserError
 from training import checkpoint
 
@@ -87,8 +86,8 @@ class Album:
         Raises:
             UserError: there is none.
         """
-        for shot in self._all():
-            if shot.name == name:
+        for path in self.folder.glob("*/*.png"):
+            if path.parent.name == name and (shot := self._shot(path)):
                 return shot
         raise UserError("That picture is not there any more", "Choose another one")
 
@@ -98,19 +97,19 @@ class Album:
 
     def remove(self, name: str) -> Path:
         """Move a picture into the trash, a folder beside the pictures, and say where it is."""
-        target = self.folder / TRASH / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{name}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return Path(shutil.move(self.get(name).path.parent, target))
+        return to_trash(self.get(name).path.parent, self.folder / TRASH, name)
 
     def _all(self) -> list[Shot]:
         """All pictures, the newest first; what cannot be read is left out."""
-        there = {}
-        for path in self.folder.glob("*/*.png"):
-            name = path.parent.name
-            with suppress(UserError, OSError):  # another's file, or one that was removed meanwhile
-                known, drawn = self._read.get(name), path.stat().st_mtime
-                if known is None or known.drawn != drawn:
-                    known = Shot(path, known.recipe if known else Recipe.read(path), drawn)
-                there[name] = known
-        self._read.update(there)
-        return sorted(there.values(), key=lambda shot: shot.drawn, reverse=True)
+        there = filter(None, map(self._shot, self.folder.glob("*/*.png")))
+        return sorted(there, key=lambda shot: shot.drawn, reverse=True)
+
+    def _shot(self, path: Path) -> Shot | None:
+        """A picture, read once; None of another's file, or one that was removed meanwhile."""
+        with suppress(UserError, OSError):
+            known, drawn = self._read.get(path.parent.name), path.stat().st_mtime
+            if known is None or known.drawn != drawn:
+                known = Shot(path, known.recipe if known else Recipe.read(path), drawn)
+                self._read[path.parent.name] = known
+            return known
+        return None

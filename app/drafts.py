@@ -6,14 +6,13 @@ and the pictures, as they were given.
 
 import hashlib
 import json
-import shutil
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.trash import to_trash
 from pipelines.errors import UserError
 from training import Customization, checkpoint
 
@@ -74,10 +73,7 @@ class Drafts:
             UserError: there is no such draft.
         """
         with _writing:
-            target = self.folder / TRASH / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{name}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(self._file(name).parent, target)
-        return target
+            return to_trash(self._file(name).parent, self.folder / TRASH, name)
 
     def _values(self, name: str) -> dict[str, Any] | None:
         try:

@@ -3,13 +3,13 @@
 import re
 import shutil
 import statistics
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from app import jobs
 from app.recipe import file_hash
+from app.trash import to_trash
 from pipelines.errors import UserError
 from training import Customization, Run, captions
 from training.formats import find_pictures, shown
@@ -80,9 +80,7 @@ class Library:
         """
         with jobs.alone(self.folder):
             run = self._resting(name)
-            target = self.folder / TRASH / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{name}"
-            target.parent.mkdir(exist_ok=True)
-            run.folder.rename(target)
+            target = to_trash(run.folder, self.folder / TRASH, name)
             run.forget_lock()
         return target
 

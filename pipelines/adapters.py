@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -179,6 +179,20 @@ class _Loaded:
     learned: list[_LearnedFactor] | None
 
 
+def stretches(half: str, sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Where a concept's learned factors lie along a dimension: first index and count, for each matrix of a layer.
+
+    Args:
+        half: "first rank" for the first half of each, anything else for the second.
+        sizes: of the matrices that the layer is made of; of an ordinary one its only size.
+    """
+    first = 0
+    for size in sizes:
+        middle = size // 2
+        yield (first, middle) if half == "first rank" else (first + middle, size - middle)
+        first += size
+
+
 def _learned(denoiser: nn.Module, layers: dict[str, Factors], card: dict, name: str) -> list[_LearnedFactor]:
     """The learned factors of every layer.
 
@@ -194,12 +208,9 @@ def _learned(denoiser: nn.Module, layers: dict[str, Factors], card: dict, name: 
         for concept, half in card["halves"].items():
             factor, weight = (layer.lora_B, factors.up) if half == "up" else (layer.lora_A, factors.down)
             dim = 1 if half == "down" else 0
-            first = 0
-            for size in fused.get(half, [weight.shape[dim]]):
-                start, end = (0, size // 2) if half == "first rank" else (size // 2, size)
-                original = weight.narrow(dim, first + start, end - start).clone()
-                found.append(_LearnedFactor(concept, factor[name], dim, first + start, original))
-                first += size
+            for start, size in stretches(half, fused.get(half, [weight.shape[dim]])):
+                original = weight.narrow(dim, start, size).clone()
+                found.append(_LearnedFactor(concept, factor[name], dim, start, original))
     return found
 
 

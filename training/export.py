@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from pipelines.adapters import stretches
 from pipelines.errors import UserError
 from training import checkpoint
 
@@ -190,11 +191,8 @@ def _scaled(
     up, down = (factor.clone() for factor in pair)
     for concept, half in card.halves:
         factor, dim = {"up": (up, 0), "down": (down, 1), "first rank": (down, 0), "second rank": (down, 0)}[half]
-        first = 0
-        for size in fused.get(half, (factor.shape[dim],)):
-            start, end = (0, size // 2) if half == "first rank" else (size // 2, size)
-            factor.narrow(dim, first + start, end - start).mul_(scales.get(concept, 1.0))
-            first += size
+        for start, size in stretches(half, fused.get(half, (factor.shape[dim],))):
+            factor.narrow(dim, start, size).mul_(scales.get(concept, 1.0))
     return up, down
 
 

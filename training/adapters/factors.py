@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pipelines.adapters import stretches
 from training.adapters.compander import WeightCompander
 
 C_NORM = 4.0  # of each row of C; the entries of A have a variance of one
@@ -68,11 +69,8 @@ class PartlyLearned(nn.Module):
         super().__init__()
         self.register_buffer("frozen", frozen, persistent=False)  # a buffer: weight decay cannot reach it
         self.dim, self.scale, self.compander = dim, 1.0, compander
-        first, second, start = [], [], 0
-        for size in parts:
-            first += range(start, start + size // 2)
-            second += range(start + size // 2, start + size)
-            start += size
+        second = [i for start, size in stretches("", parts) for i in range(start, start + size)]
+        first = sorted({*range(sum(parts))} - {*second})
         # Where each row or column comes from, and where the learned ones are; nothing for a single matrix.
         self.register_buffer("order", torch.tensor(first + second).argsort() if parts else None, persistent=False)
         self.register_buffer("learned", torch.tensor(second) if parts else None, persistent=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from training.families.family import Family
+from training.families.family import PHOTOGRAPHED, Family
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -65,6 +65,20 @@ class Flow(Family):
         Returns:
             (n, c, h, w)
         """
+
+
+def settings_of(base: str, guidance_scale: float) -> dict[str, Any]:
+    """What a preset of these families differs in from a project file's defaults; untried on published weights."""
+    return {
+        "others": PHOTOGRAPHED,
+        "make": {"precondition": True},
+        "base": base,
+        "resolution": 1024,
+        "adapter": {"rank": 32, "layers": "attention"},
+        "optimizer": {"lr": 2e-5, "make_lr": 5e-6},
+        "steps": {"break": 1000, "make": 300, "batch_size": 1, "others_batch_size": 1, "gradient_checkpointing": True},
+        "samples": {"every": 250, "inference_steps": 28, "guidance_scale": guidance_scale},
+    }
 
 
 def padded(rows: list[Tensor]) -> dict[str, Tensor]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from training.families.family import PHOTOGRAPHED
-from training.families.flow import Flow
+from training.families.flow import Flow, settings_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -23,16 +22,7 @@ class Flux2Klein(Flow):
     origin: ClassVar[str] = "black-forest-labs/FLUX.2-klein-base-4B"
     pipeline: ClassVar[str] = "Flux2KleinPipeline"
     preset: ClassVar[str] = "flux2-klein"
-    settings: ClassVar[dict[str, Any]] = {
-        "others": PHOTOGRAPHED,
-        "make": {"precondition": True},
-        "base": origin,
-        "resolution": 1024,
-        "adapter": {"rank": 32, "layers": "attention"},
-        "optimizer": {"lr": 2e-5, "make_lr": 5e-6},
-        "steps": {"break": 1000, "make": 300, "batch_size": 1, "others_batch_size": 1, "gradient_checkpointing": True},
-        "samples": {"every": 250, "inference_steps": 28, "guidance_scale": 4.0},
-    }
+    settings: ClassVar[dict[str, Any]] = settings_of(origin, 4.0)
     network: ClassVar[str] = "Flux2Transformer2DModel"
     layers: ClassVar[dict[str, str]] = {
         "cross-attention": rf"transformer_blocks\.\d+\.{JOINT}",  # where two streams meet

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from training.families.family import PHOTOGRAPHED
-from training.families.flow import Flow, padded
+from training.families.flow import Flow, padded, settings_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -22,16 +21,7 @@ class ZImage(Flow):
     origin: ClassVar[str] = "Tongyi-MAI/Z-Image"
     pipeline: ClassVar[str] = "ZImagePipeline"
     preset: ClassVar[str] = "z-image"
-    settings: ClassVar[dict[str, Any]] = {
-        "others": PHOTOGRAPHED,
-        "make": {"precondition": True},
-        "base": "Tongyi-MAI/Z-Image",
-        "resolution": 1024,
-        "adapter": {"rank": 32, "layers": "attention"},
-        "optimizer": {"lr": 2e-5, "make_lr": 5e-6},
-        "steps": {"break": 1000, "make": 300, "batch_size": 1, "others_batch_size": 1, "gradient_checkpointing": True},
-        "samples": {"every": 250, "inference_steps": 28, "guidance_scale": 5.0},
-    }
+    settings: ClassVar[dict[str, Any]] = settings_of(origin, 5.0)
     network: ClassVar[str] = "ZImageTransformer2DModel"
     layers: ClassVar[dict[str, str]] = {
         "cross-attention": rf"layers\.\d+\.attention\.{PROJECTIONS}",  # where text and picture meet
