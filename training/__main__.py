@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 INVALID, INTERRUPTED = 2, 130  # exit codes
 MOST = 64  # pictures of one command
+SMALLEST, LARGEST = 32, 4096  # pixels of a side
 FARTHEST = 10.0  # scale, beyond which nothing is left of a picture
 POLL = 0.3  # seconds between two looks for a request to stop
 
@@ -139,20 +140,36 @@ class Sample:
     """Of the first picture; the next ones count up."""
     count: int = 4
     """How many pictures."""
+    size: tuple[int, int] | None = None
+    """Width and height in pixels; the run's resolution if not given."""
+    steps: int | None = None
+    """Of the sampler; the run's own if not given."""
+    guidance_scale: float | None = None
+    """1: no guidance; the run's own if not given."""
+    negative_prompt: str = ""
+    """What the pictures are led away from."""
     out: Path = Path("sheet.png")
-    """The PNG to write."""
+    """The PNG to write, all pictures side by side. The pictures themselves go into a folder of its name beside it."""
 
     def __call__(self) -> int:
-        if not 1 <= self.count <= MOST:
-            raise UserError(f"--count is {self.count}", f"Set it to 1 to {MOST}")
+        for name, low, high in (("count", 1, MOST), ("steps", 1, 1000), ("guidance_scale", 1, 30)):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UserError(f"--{name.replace('_', '-')} is {value:g}", f"Set it to {low} to {high}")
+        if self.size and not all(SMALLEST <= side <= LARGEST for side in self.size):
+            raise UserError(f"--size is {self.size[0]} {self.size[1]}", f"Set each to {SMALLEST} to {LARGEST}")
         for name in ("content", "style"):
             if not abs(getattr(self, name)) <= FARTHEST:  # nor is it if it is no number
                 raise UserError(f"--{name} is {getattr(self, name)}", "Set it to a number, 0 to about 1.5")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed is {self.seed}", "Set it to a whole number, at least 0, less than 2^63")
-        if self.prompt and shown(self.prompt) != self.prompt:
-            raise UserError(f'--prompt is "{shown(self.prompt)}", which is not readable text', "Write it in UTF-8")
+        for option, text in (("--prompt", self.prompt), ("--negative-prompt", self.negative_prompt)):
+            if text and shown(text) != text:
+                raise UserError(f'{option} is "{shown(text)}", which is not readable text', "Write it in UTF-8")
         _check_out(self.out, ".png")
+        pictures_at = self.out.with_suffix("")
+        if pictures_at.is_file():
+            raise UserError(f"The pictures go into {pictures_at}, which is a file", "Choose another --out")
         _quiet()
         from training import findings, sheet
         from training.model import tokenizers
@@ -165,11 +182,20 @@ class Sample:
         for finding in findings.of_prompt(prompt, words, tokenizers(pipe)):
             print(finding, file=sys.stderr)
         seeds = tuple(range(self.seed, self.seed + self.count))
-        settings = config.samples
-        pictures = sheet.draw(pipe, prompt, seeds, config.resolution, settings.guidance_scale, settings.inference_steps)
+        pictures = sheet.draw(
+            pipe,
+            prompt,
+            seeds,
+            self.size or config.resolution,
+            self.guidance_scale or config.samples.guidance_scale,
+            self.steps or config.samples.inference_steps,
+            negative_prompt=self.negative_prompt,
+        )
         label = f"content {self.content:g}\nstyle {self.style:g}"
+        for seed, picture in zip(seeds, pictures, strict=True):
+            sheet.save(picture, pictures_at / f"seed-{seed}.png")
         sheet.save(sheet.compose({label: pictures}, prompt), self.out)
-        say(self.out)
+        say(f"{self.out}\n{pictures_at}")
         return 0
 
 

@@ -25,6 +25,7 @@ class Frame:
     image: Image.Image
     notes: tuple[str, ...]
     clear: bool  # nothing in it can be seen
+    opaque: Image.Image | None = None  # grey, white where it is; None: everywhere
 
     @property
     def plain(self) -> bool:
@@ -57,7 +58,7 @@ def as_seen(image: Image.Image, bits: int = 16) -> Frame:
         notes.append(TRANSPARENT)
         colour.putalpha(alpha)
         colour = Image.alpha_composite(Image.new("RGBA", colour.size, GROUND), colour).convert("RGB")
-    return Frame(colour, tuple(notes), clear=high == 0)
+    return Frame(colour, tuple(notes), clear=high == 0, opaque=alpha if low < 255 else None)
 
 
 def _narrow(image: Image.Image, bits: int) -> tuple[Image.Image, bool]:

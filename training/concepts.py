@@ -9,14 +9,15 @@ from typing import Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import DiffusionPipeline
-from PIL import ImageOps
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from training import checkpoint
-from training.config import Customization
+from training.config import Concept, Customization
 from training.families import denoiser_of
 from training.model import encode_pictures, encode_prompts, encoders
 from training.pictures import Picture, read_pictures
@@ -30,19 +31,30 @@ class EncodedConcept:
     """All that the training loop needs of a concept: latents, (n, c, h, w), and conditions with n rows each."""
 
     latents: Tensor
-    conditions: dict[str, Tensor]
+    conditions: dict[str, Tensor]  # with a row more, of no caption, where captions are dropped
     digest: str  # of pictures, captions, resolution and encoders together
     names: tuple[str, ...] = ()  # of the picture files, n of them
+    weights: Tensor | None = None  # of the latents' errors, (n, 1, h, w), each picture's mean 1; None: all alike
 
     def __len__(self) -> int:
         return len(self.latents)
 
+    @property
+    def no_caption(self) -> int:
+        """The row of conditions without a caption."""
+        return len(self)
+
     def to(self, device: torch.device) -> Self:
         conditions = {key: value.to(device) for key, value in self.conditions.items()}
-        return EncodedConcept(self.latents.to(device), conditions, self.digest, self.names)
+        weights = None if self.weights is None else self.weights.to(device)
+        return replace(self, latents=self.latents.to(device), conditions=conditions, weights=weights)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.latents[index], {key: value[index] for key, value in self.conditions.items()}
+        return self.latents[index], self.said(index)
+
+    def said(self, rows: Tensor) -> dict[str, Tensor]:
+        """The conditions of rows."""
+        return {key: value[rows] for key, value in self.conditions.items()}
 
 
 def read_all_pictures(config: Customization) -> dict[str, list[Picture]]:
@@ -55,7 +67,7 @@ def read_all_pictures(config: Customization) -> dict[str, list[Picture]]:
         words = {"placeholder": concept.placeholder, "class_word": concept.class_word}
         found[name] = read_pictures(concept.pictures, config.resolution, concept.caption, words)
         if concept.mirror:
-            found[name] += [replace(picture, image=ImageOps.mirror(picture.image)) for picture in found[name]]
+            found[name] += [picture.mirrored() for picture in found[name]]
         if name == "content" and concept.short_captions:
             # In make the full captions alone, so that what they say of a style is not taken for the content's own.
             short = [replace(p, caption=p.caption.split(",")[0]) for p in found[name] if "," in p.caption]
@@ -65,25 +77,34 @@ def read_all_pictures(config: Customization) -> dict[str, list[Picture]]:
     return found
 
 
-def prepare(pipe: DiffusionPipeline, pictures: list[Picture], cache: Path) -> EncodedConcept:
+def prepare(
+    pipe: DiffusionPipeline, pictures: list[Picture], cache: Path, concept: Concept | None = None
+) -> EncodedConcept:
     """Encode pictures and captions, or take them from the cache, whose files are named by a hash of all they hold.
 
     Of pictures with the same pixels one is kept, and the log says so.
+
+    Args:
+        concept: what the project says of them; None of others.
     """
     for picture in pictures:
         if picture.duplicate_of:
             log.warning("%s has the same pixels as %s and is left out", picture.path, picture.duplicate_of)
     pictures = [picture for picture in pictures if not picture.duplicate_of]
     resolution = pictures[0].image.width
-    identity = json.dumps(
-        [
-            resolution,
-            [(hashlib.sha256(p.image.tobytes()).hexdigest(), p.caption) for p in pictures],
-            encoders(pipe),
-            str(denoiser_of(pipe).dtype),
-        ]
-    )
-    digest = hashlib.sha256(identity.encode()).hexdigest()
+    captions = [picture.caption for picture in pictures]
+    dropped = [""] if concept and concept.caption_dropout else []
+    outside = concept.unmasked_weight if concept else 1.0
+    masks = [picture.mask for picture in pictures] if outside < 1 else []
+    identity = [
+        resolution,
+        [(hashlib.sha256(p.image.tobytes()).hexdigest(), p.caption) for p in pictures],
+        encoders(pipe),
+        str(denoiser_of(pipe).dtype),
+    ]
+    identity += [dropped] * bool(dropped)
+    identity += [[outside, [mask and hashlib.sha256(mask.tobytes()).hexdigest() for mask in masks]]] * any(masks)
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     file = cache / f"{digest[:32]}.safetensors"
     try:
         tensors = load_file(file)
@@ -92,6 +113,23 @@ def prepare(pipe: DiffusionPipeline, pictures: list[Picture], cache: Path) -> En
         pixels = np.stack([np.asarray(picture.image) for picture in pictures])
         pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
         latents = encode_pictures(pipe, pixels)
-        tensors = encode_prompts(pipe, [picture.caption for picture in pictures], resolution)
+        tensors = encode_prompts(pipe, captions + dropped, resolution)
         checkpoint.write_tensors(file, {"latents": latents} | tensors)
-    return EncodedConcept(latents, tensors, digest, tuple(p.path.name for p in pictures))
+    weights = weights_of(masks, outside, latents.shape[-2:]) if any(masks) else None
+    return EncodedConcept(latents, tensors, digest, tuple(p.path.name for p in pictures), weights)
+
+
+def weights_of(masks: list[Image.Image | None], outside: float, size: tuple[int, int]) -> Tensor:
+    """Weights of the latents' errors by masks, each picture's mean 1, so that the size of a subject does not count.
+
+    Args:
+        masks: grey, white where the subject is; None: all of the picture is.
+        outside: weight of what is black.
+        size: height and width of the latents.
+    Returns:
+        (n, 1, height, width)
+    """
+    shares = [torch.ones(size) if mask is None else torch.from_numpy(np.asarray(mask) / 255) for mask in masks]
+    pooled = torch.stack([F.adaptive_avg_pool2d(share.float()[None], size) for share in shares])
+    weights = outside + (1 - outside) * pooled
+    return weights / weights.mean((2, 3), keepdim=True)

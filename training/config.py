@@ -64,6 +64,15 @@ class Concept(Strict):
     noise: tuple[Share, Share] = Field(
         (0.0, 1.0), description="stretch of the noise schedule on which it is learned, 1 the noisiest"
     )
+    caption_dropout: Share = Field(
+        0.0,
+        description="how often a picture is learned without its caption, so that it is learned beyond the words too",
+    )
+    unmasked_weight: Share = Field(
+        1.0,
+        description="weight of what lies outside a picture's mask, which is NAME.mask.png beside NAME.png, white where "
+        "the subject is, or else its own transparency; 1: masks do not count",
+    )
 
     @model_validator(mode="after")
     def _check_further(self) -> Self:
@@ -173,6 +182,32 @@ class Steps(Strict):
         False, description="compute the denoiser's insides again where gradients want them: same steps, less memory"
     )
     checkpoint_every: int = Field(50, ge=1, le=100_000, description="steps after which the run is saved")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="how the rate falls to zero over each stage, or that it does not"
+    )
+    warm_up: int = Field(10, ge=0, le=10_000, description="steps in which it rises, at most a quarter of the stage")
+    max_grad_norm: float = Field(
+        0.0, ge=0, le=1000, description="limit of a step's gradients, by their norm over all that learns; 0: none"
+    )
+
+
+class Loss(Strict):
+    """How errors of the base's prediction count."""
+
+    min_snr: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="limit of the signal-to-noise ratio by which errors of the picture count, often 5; not of flows. "
+        "Empty: as the base was trained",
+    )
+    noise_offset: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="size of a chance shift of each channel's noise, so that very dark or bright pictures are learned; "
+        "not of flows",
+    )
 
 
 class Make(Strict):
@@ -186,6 +221,9 @@ class Samples(Strict):
     """What is drawn while it learns, and at the end."""
 
     prompt: str = Field("", description="shown while training; empty: both placeholders together")
+    prompts: list[str] = Field(
+        [], max_length=64, description="more of them, drawn at the end: on the sheet, and each picture in full size"
+    )
     every: int = Field(50, ge=0, le=100_000, description="steps between strips; 0: only the final sheet")
     guidance_scale: float = Field(7.0, ge=1, le=30, description="of these pictures; 1: no guidance")
     inference_steps: int = Field(15, ge=1, le=1000, description="of the sampler")
@@ -219,6 +257,7 @@ class Customization(Strict):
     adapter: AdapterSettings = AdapterSettings()
     optimizer: Optimizer = Field(default_factory=OPTIMIZERS[DEFAULT])
     steps: Steps = Steps()
+    loss: Loss = Loss()
     make: Make = Make()
     samples: Samples = Samples()
     seed: int = Field(0, ge=0, lt=2**63, description="of everything that is drawn by chance while learning")

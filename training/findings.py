@@ -43,7 +43,8 @@ def of_words(config: Customization, given: Mapping[str, Captions], tokenizers: S
         concept = config.concepts.get(label)
         found += _about(label, of_captions(concept, own, tokenizers) if concept else _in_text(own, tokenizers))
     words = [concept.placeholder for concept in config.concepts.values()]
-    return found + of_prompt(config.sample_prompt, words, tokenizers)
+    prompts = {"prompt": config.sample_prompt} | {f"prompt {text!r}": text for text in config.samples.prompts}
+    return found + [line for name, text in prompts.items() for line in of_prompt(text, words, tokenizers, name)]
 
 
 def given_captions(config: Customization, pictures: Mapping[str, Sequence[Picture]]) -> dict[str, Captions]:

@@ -21,6 +21,7 @@ FORMATS = {  # by Pillow's names
 }
 SUFFIXES = frozenset(" ".join(FORMATS.values()).split())
 READ = "JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF and HEIC"
+MASK = ".mask.png"  # ends the name of a picture's mask, after the picture's own without its suffix
 SAVE_ANEW = "Save it anew as PNG or JPEG, or take it out"
 
 REASONS = {  # what lies among pictures, and what to do with it
@@ -110,7 +111,7 @@ def names(found: list[str], most: int = 5) -> str:
 
 def _look_through(folder: Path, pictures: list[Path], left_out: dict[Path, str]) -> None:
     items = [item for item in sorted(folder.iterdir()) if not _is_companion(item)]
-    found = [item for item in items if not item.is_dir() and not why_not(item)]
+    found = [item for item in items if not item.is_dir() and not why_not(item) and not _is_mask(item)]
     stems = {item.stem for item in found}
     for item in items:
         if item.is_dir():
@@ -119,9 +120,16 @@ def _look_through(folder: Path, pictures: list[Path], left_out: dict[Path, str])
         elif item.suffix.lower() == ".txt":
             if item.stem not in stems:
                 left_out[item] = "no picture there has this name"
+        elif _is_mask(item):
+            if item.name[: -len(MASK)] not in stems:
+                left_out[item] = "a mask, and no picture there has this name"
         elif reason := why_not(item):
             left_out[item] = reason
     pictures += found
+
+
+def _is_mask(item: Path) -> bool:
+    return item.name.lower().endswith(MASK)
 
 
 def _is_companion(item: Path) -> bool:

@@ -27,7 +27,7 @@ from training.adapters import METHODS, Adapter
 from training.concepts import EncodedConcept, prepare, read_all_pictures
 from training.config import Customization
 from training.draws import choose, keyed, stratified
-from training.families import denoiser_of, family_of
+from training.families import FAMILIES, denoiser_of, family_of
 from training.layer_sampler import layer_sampler
 from training.mix import digest, read_taken
 from training.model import denoising_loss, open_base, tokenizers
@@ -42,23 +42,24 @@ from training.previews import Previews
 from training.run import Run, decisive, runs_folder
 from training.sampling import guided_pipeline
 from training.sheet import Stopped
-from training.stages import BOTH, Part, Stage
+from training.stages import BOTH, SHORT, Part, Stage
 from training.state import State, all_finite, check_finite
 
 # Parameters of a denoiser whose layers are too small to share: two that spin are a sixth faster on an idle
 # machine and less than half as fast beside another program (benchmarks/customization/threads.py).
 SMALL = 50_000_000
 CANCELLED = "Cancelled. Start it again to go on."
-WARM_UP = 10  # steps: Adam's second moment is a guess before
-
 log = logging.getLogger("joinery")
 
 
-def learning_rate_factor(step: int, steps: int, decays: bool = True) -> float:
-    """Linear warm-up over at most a quarter of the steps, then a cosine from one down to zero, or a plateau."""
-    return min(1.0, (step + 1) / max(1, min(WARM_UP, steps // 4))) * (
-        0.5 * (1 + math.cos(math.pi * step / steps)) if decays else 1.0
-    )
+def learning_rate_factor(step: int, steps: int, schedule: str = "cosine", warm_up: int = 10) -> float:
+    """Of a stage's rate at one of its steps.
+
+    A linear warm-up over at most a quarter of the steps, since Adam's second moment is a guess before; times a cosine
+    or a line from one down to zero, or one.
+    """
+    falls = {"cosine": 0.5 * (1 + math.cos(math.pi * step / steps)), "linear": 1 - step / steps, "constant": 1.0}
+    return min(1.0, (step + 1) / max(1, min(warm_up, steps // 4))) * falls[schedule]
 
 
 def customize(
@@ -141,7 +142,7 @@ def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool
     # What the base is and pictures first: they are quick to read, and a base model is not quick to open.
     stages, method = plan(config), METHODS[config.adapter.method]
     require(config.optimizer.name)
-    config.recognised_base()
+    FAMILIES[config.recognised_base().family].check_loss(config.loss)
     pictures = read_all_pictures(config)
     for finding in findings.of_pictures(config, pictures):
         log.warning(finding)
@@ -161,7 +162,8 @@ def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool
     for missing in {part.concept for stage in stages if stage.steps for part in stage.parts} - pictures.keys():
         pictures[missing] = draw_others(pipe, config, runs_folder().parent / "cache")
     run.write_state(device=f"{place}, attention by {pipe.kernels}")
-    concepts = {name: prepare(pipe, found, run.cache) for name, found in pictures.items()}
+    own = config.concepts | {SHORT: config.content}
+    concepts = {name: prepare(pipe, found, run.cache, own.get(name)) for name, found in pictures.items()}
 
     # What learns.
     adapter = method.attach(denoiser, config.adapter)
@@ -256,6 +258,7 @@ def begin_stage(work: Work, state: State, stage: Stage) -> None:
     state.sampler = layer_sampler(config, work.pipe, stage, work.concepts, state.optimizer) if owlore else None
     # Of the base's own weights one gradient at a time is enough; an adapter's gradients are changed between.
     alone = adapter.steps_in_backward and own.independent and config.steps.accumulation == 1
+    alone = alone and not config.steps.max_grad_norm  # which needs all gradients at once
     state.in_backward = StepInBackward(state.optimizer, losses=len(stage.parts)) if alone else None
     state.load_optimizer(stage)
 
@@ -266,8 +269,9 @@ def train_step(work: Work, state: State, stage: Stage) -> dict[str, float]:
 
     # Rate, and the blocks that learn.
     state.optimizer.zero_grad()
+    schedule = config.steps.schedule if config.optimizer.decays else "constant"
     for group in state.optimizer.param_groups:
-        group["lr"] = group["peak"] * learning_rate_factor(k, stage.steps, config.optimizer.decays)
+        group["lr"] = group["peak"] * learning_rate_factor(k, stage.steps, schedule, config.steps.warm_up)
     if state.sampler:
         state.sampler.before_step(k)
 
@@ -288,17 +292,20 @@ def train_step(work: Work, state: State, stage: Stage) -> dict[str, float]:
         _check_finite("gradient", gradients, work, stage, part, state.step)
 
     # Optimizer, unless it has stepped in the backward pass.
+    if limit := config.steps.max_grad_norm:
+        torch.nn.utils.clip_grad_norm_([p for group in state.optimizer.param_groups for p in group["params"]], limit)
     if not state.in_backward:
         with adapter.stepping(stage, config.make):
             state.optimizer.step()
     return losses
 
 
-def batches(work: Work, stage: Stage, part: Part, k: int) -> Iterator[tuple[Tensor, dict[str, Tensor], Tensor, Tensor]]:
+def batches(work: Work, stage: Stage, part: Part, k: int) -> Iterator[tuple]:
     """The batches of one loss of a stage's step k, functions of (seed, k) alone.
 
     Yields:
-        latents (n, c, h, w), conditions with n rows each, noise like the latents, and noise levels (n,).
+        what `denoising_loss` takes after the base: latents (n, c, h, w), conditions with n rows each, noise like the
+        latents, noise levels (n,), and weights (n, 1, h, w) or (n, 1, 1, 1), or None.
     """
     config, device, seed = work.config, work.pipe.device, work.config.seed
     concept = work.concepts[part.pictures or part.concept]
@@ -308,9 +315,22 @@ def batches(work: Work, stage: Stage, part: Part, k: int) -> Iterator[tuple[Tens
     noise = torch.randn((count, *concept.latents.shape[1:]), generator=generator).to(device)
     own = config.concepts.get(part.concept)  # None for others
     stretch = own.noise if own else (0.0, 1.0)
-    levels = family_of(work.pipe).levels(work.pipe, stratified(count, generator, stretch)).to(device)
+    family = family_of(work.pipe)
+    levels = family.levels(work.pipe, stratified(count, generator, stretch)).to(device)
+
+    # What a project file may ask for beside: drawn last, so that what is drawn before is the same without it.
+    if config.loss.noise_offset:
+        shift = torch.randn((*noise.shape[:2], 1, 1), generator=generator).to(device)
+        noise = noise + config.loss.noise_offset * shift
+    said = torch.rand(count, generator=generator) >= (own.caption_dropout if own else 0.0)
+    rows = index.where(said.to(device), concept.no_caption)
+    weights = None if concept.weights is None else concept.weights[index]
+    if config.loss.min_snr:
+        by_level = family.min_snr_weights(work.pipe, levels, config.loss.min_snr).view(-1, 1, 1, 1)
+        weights = by_level if weights is None else weights * by_level
     for some in torch.arange(count, device=device).split(part.count):
-        yield *concept[index[some]], noise[some], levels[some]
+        of_some = None if weights is None else weights[some]
+        yield concept.latents[index[some]], concept.said(rows[some]), noise[some], levels[some], of_some
 
 
 def finish(work: Work, state: State) -> None:

@@ -208,7 +208,12 @@ def tokenizers(pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
 
 
 def denoising_loss(
-    pipe: DiffusionPipeline, latents: Tensor, conditions: dict[str, Tensor], noise: Tensor, levels: Tensor
+    pipe: DiffusionPipeline,
+    latents: Tensor,
+    conditions: dict[str, Tensor],
+    noise: Tensor,
+    levels: Tensor,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """The base's own training loss, a mean over the batch.
 
@@ -216,8 +221,9 @@ def denoising_loss(
         latents, noise: (n, c, h, w), float32.
         conditions: of `encode_prompts`, n rows each.
         levels: (n,), of its family's `levels`.
+        weights: of the squared errors, of a shape that spreads to theirs; None: one each.
     """
-    return family_of(pipe).loss(pipe, latents, conditions, noise, levels)
+    return family_of(pipe).loss(pipe, latents, conditions, noise, levels, weights)
 
 
 def timestep_count(pipe: DiffusionPipeline) -> int:

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -11,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipelines.errors import UserError
 from training import captions
 from training.colours import Frame, as_seen
-from training.formats import FORMATS, READ, SAVE_ANEW, find_pictures, shown, why_not
+from training.formats import FORMATS, MASK, READ, SAVE_ANEW, find_pictures, shown, why_not
 
 SMALLEST, LARGEST = 16, 100_000_000  # pixels on the shorter side; pixels in all
 MOVING = ("PNG", "WEBP", "AVIF", "GIF")  # formats whose frames follow each other in time
@@ -35,6 +37,11 @@ class Picture:
     caption: str
     duplicate_of: Path | None = None  # an earlier picture with the same pixels
     notes: tuple[str, ...] = ()  # what a person should know before it is trained on
+    mask: Image.Image | None = None  # grey, of the picture's size, white where the subject is
+
+    def mirrored(self) -> Self:
+        mask = self.mask and ImageOps.mirror(self.mask)
+        return replace(self, image=ImageOps.mirror(self.image), mask=mask)
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -91,8 +98,8 @@ def _first_that_shows(image: Image.Image) -> Frame:
         frame = as_seen(ImageOps.exif_transpose(image), bits)
         first = first or frame
         if not frame.clear and not frame.plain:
-            return Frame(frame.image, frame.notes + several, False)
-    return Frame(first.image, (PLAIN, *first.notes, *several), first.clear)
+            return replace(frame, notes=frame.notes + several, clear=False)
+    return replace(first, notes=(PLAIN, *first.notes, *several))
 
 
 def read_pictures(
@@ -108,13 +115,37 @@ def read_pictures(
     pictures, seen = [], {}
     for path in find_pictures(paths):
         frame = look_at(path)
-        image = ImageOps.fit(frame.image, (resolution, resolution), Image.Resampling.LANCZOS)
+        square = partial(ImageOps.fit, size=(resolution, resolution), method=Image.Resampling.LANCZOS)
+        image, mask = square(frame.image), mask_of(path, frame)
         text = captions.fill(captions.beside(path) or caption or "", path, words or {})
         digest = hashlib.sha256(image.tobytes()).hexdigest()
         notes = frame.notes + said_of_size(frame.image, resolution)
-        pictures.append(Picture(path, image, text, seen.get(digest), notes))
+        pictures.append(Picture(path, image, text, seen.get(digest), notes, mask and square(mask)))
         seen.setdefault(digest, path)
     return pictures
+
+
+def mask_of(path: Path, frame: Frame) -> Image.Image | None:
+    """Where the subject of a picture is: by the mask beside it, or by what is opaque; None where neither says.
+
+    Raises:
+        UserError: the mask cannot be opened, has another shape than the picture, or is black all over.
+    """
+    beside = path.with_name(path.stem + MASK)
+    if not beside.exists():
+        return frame.opaque
+    mask = look_at(beside).image.convert("L")
+    (width, height), (own_width, own_height) = mask.size, frame.image.size
+    if abs(width * own_height - height * own_width) > 0.02 * height * own_width:
+        raise UserError(
+            f"The mask {shown(beside)} is {width} x {height} pixels, and its picture {own_width} x {own_height}",
+            "Save the mask in the picture's shape, or take it out",
+        )
+    if mask.getextrema()[1] == 0:
+        raise UserError(
+            f"The mask {shown(beside)} is black all over", "Paint white where the subject is, or take it out"
+        )
+    return mask.resize(frame.image.size, Image.Resampling.LANCZOS)
 
 
 def said_of_size(image: Image.Image, resolution: int) -> tuple[str, ...]:

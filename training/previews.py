@@ -65,14 +65,23 @@ class Previews:
         return self.run.samples / f"step-{step:06d}.png"
 
     def finish(self, learned: Set[str]) -> None:
-        """Write `samples/sheet.png` of what was learned: each column's seeds, then one of them with CFG above APG."""
+        """Write `samples/sheet.png` of what was learned: each column's seeds, then one of them with CFG above APG.
+
+        Below them are the project's other prompts, whose pictures are kept in full size too.
+        """
         self.columns = {column: self._pictures(column) for column in SCALES if _needs(column) <= learned}
         prompt, rules = self.config.sample_prompt, {}
         for rule in (CFG(), self.pipe.guidance):
             pictures = [self._draw(prompt, SEEDS[:1], scale, rule)[0] for scale in GUIDANCE_SCALES]
             rules[type(rule).__name__] = pictures
         below = compose(rules, "", [f"guidance scale {scale:g}" for scale in GUIDANCE_SCALES])
-        save(stack([self._compose(prompt), below]), self.run.sheet)
+        sheets = [self._compose(prompt), below]
+        for number, prompt in enumerate(self.config.samples.prompts, 1):
+            pictures = self._draw(prompt, SEEDS, self.config.samples.guidance_scale)
+            for seed, picture in zip(SEEDS, pictures, strict=True):
+                save(picture, self.run.samples / f"prompt-{number}-seed-{seed}.png")
+            sheets.append(compose({"joined": pictures}, prompt))
+        save(stack(sheets), self.run.sheet)
 
     def _pictures(self, column: str) -> list[Image.Image]:
         content, style = SCALES[column]

@@ -239,10 +239,24 @@ def decisive(config: Customization) -> dict[str, Any]:
     del data["steps"]["checkpoint_every"], data["steps"]["gradient_checkpointing"]
     for name in config.concepts:
         del data[name]["pictures"], data[name]["others"], data[name]["run"]
-        # As in runs from before there were these keys.
-        if not data[name]["further"]:
-            del data[name]["further"]
-    for key in ("content_in", "style_in"):
-        if data["adapter"][key] == "everywhere":
-            del data["adapter"][key]
-    return data
+    return _without_later(data, config)
+
+
+# Keys that a project file got after the first runs, whose identity does not name them.
+LATER = {
+    "content": ("further", "caption_dropout", "unmasked_weight"),
+    "style": ("further", "caption_dropout", "unmasked_weight"),
+    "adapter": ("content_in", "style_in"),
+    "steps": ("schedule", "warm_up", "max_grad_norm"),
+    "loss": ("min_snr", "noise_offset"),
+}
+
+
+def _without_later(data: dict[str, Any], config: Customization) -> dict[str, Any]:
+    """Settings without the later keys that are at their defaults, and without tables of which nothing is left."""
+    for table in LATER.keys() & {name for name, values in data.items() if values}:
+        fields = type(getattr(config, table)).model_fields
+        for key in LATER[table]:
+            if data[table][key] == fields[key].default:
+                del data[table][key]
+    return {key: value for key, value in data.items() if value != {}}

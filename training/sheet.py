@@ -1,5 +1,6 @@
 """Sample pictures, and labelled sheets of them."""
 
+import inspect
 import io
 import logging
 from collections.abc import Callable, Sequence
@@ -8,12 +9,13 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from pipelines import GuidanceRule
+from pipelines import GuidanceRule, UserError
 from pipelines.families import family_of
 from pipelines.guided_pipeline import stock_class
 from training import checkpoint
+from training.families import family_of as trained_family
 
 
 class Stopped(Exception):
@@ -31,20 +33,27 @@ def draw(
     pipe: DiffusionPipeline,
     prompt: str | list[str],
     seeds: tuple[int, ...],
-    resolution: int,
+    size: int | tuple[int, int],
     guidance_scale: float,
     steps: int,
     guidance: GuidanceRule | None = None,
     should_stop: Callable[[], bool] | None = None,
+    negative_prompt: str = "",
 ) -> list[Image.Image]:
     """One picture per seed, whichever other seeds are drawn with it; of one prompt, or of one each.
 
     Args:
         pipe: a guided one; `guidance` is its own rule if not given.
+        size: of a square's side, or width and height, in pixels.
         should_stop: asked after every step.
     Raises:
         Stopped: it said so.
+        UserError: the base takes no negative prompt, or no pictures of this size.
     """
+    width, height = (size, size) if isinstance(size, int) else size
+    multiple = trained_family(pipe).multiple
+    if width % multiple or height % multiple:
+        raise UserError(f"The size is {width} x {height}", f"Set both to multiples of {multiple}")
 
     def look_up(pipe: DiffusionPipeline, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if should_stop():
@@ -55,9 +64,9 @@ def draw(
     with torch.no_grad():
         drawn = pipe(
             prompt=[prompt] * len(seeds) if isinstance(prompt, str) else prompt,
-            height=resolution,
-            width=resolution,
-            **_guided_by(pipe, guidance_scale, len(seeds)),
+            height=height,
+            width=width,
+            **_guided_by(pipe, guidance_scale, negative_prompt, len(seeds)),
             num_inference_steps=steps,
             guidance=guidance,
             generator=generators,
@@ -68,11 +77,15 @@ def draw(
     return drawn.images
 
 
-def _guided_by(pipe: DiffusionPipeline, scale: float, count: int) -> dict[str, Any]:
-    """The arguments of a call that mean the paper's guidance scale, 1 for no guidance."""
-    family = family_of(stock_class(type(pipe)))
+def _guided_by(pipe: DiffusionPipeline, scale: float, negative_prompt: str, count: int) -> dict[str, Any]:
+    """The arguments of a call that mean the paper's guidance scale, 1 for no guidance, away from a prompt."""
+    stock = stock_class(type(pipe))
+    family = family_of(stock)
     given = {family.scale: scale + (family.scale_of_none - 1)}
-    return given | ({"negative_prompt": [" "] * count} if family.needs_negative_prompt else {})
+    if negative_prompt and "negative_prompt" not in inspect.signature(stock.__call__).parameters:
+        raise UserError("This base takes no negative prompt", "Leave it out")
+    away_from = negative_prompt or (" " if family.needs_negative_prompt else "")
+    return given | ({"negative_prompt": [away_from] * count} if away_from else {})
 
 
 def compose(
@@ -92,7 +105,9 @@ def compose(
         for column, picture in enumerate(pictures):
             # Small pictures are enlarged without smoothing, so that a person sees what the model drew.
             how = Image.Resampling.NEAREST if picture.width < cell else Image.Resampling.LANCZOS
-            sheet.paste(picture.resize((cell - 4, cell - 4), how), (LABEL + column * cell, top + row * cell + 2))
+            small = ImageOps.contain(picture, (cell - 4, cell - 4), how)
+            left, above = (cell - 4 - small.width) // 2, (cell - small.height) // 2
+            sheet.paste(small, (LABEL + column * cell + left, top + row * cell + above))
     return sheet
 
 

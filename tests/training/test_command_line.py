@@ -7,10 +7,11 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 import training.__main__ as command_line
 from tests.tiny import tiny_pipeline
-from training import Customization, Run, checkpoint
+from training import Customization, Run, checkpoint, sheet
 
 COMMAND = [sys.executable, "-m", "training"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -92,6 +93,36 @@ def call(monkeypatch, *arguments) -> int:
     return command_line.main()
 
 
+def test_pictures_of_any_size_lie_beside_their_sheet(finished, tmp_path, monkeypatch):
+    def drawn(name: str, *more) -> bytes:
+        own = (
+            "--count",
+            2,
+            "--seed",
+            5,
+            "--size",
+            48,
+            32,
+            "--steps",
+            2,
+            "--guidance-scale",
+            3,
+            "--out",
+            tmp_path / name,
+        )
+        assert call(monkeypatch, "sample", finished.folder, *own, *more) == 0
+        folder = (tmp_path / name).with_suffix("")
+        assert sorted(path.name for path in folder.iterdir()) == ["seed-5.png", "seed-6.png"]
+        with Image.open(folder / "seed-6.png") as picture:
+            assert picture.size == (48, 32)
+            return picture.tobytes()
+
+    plain = drawn("a.png")
+    assert plain == drawn("b.png") != drawn("c.png", "--negative-prompt", "a blue picture")
+    with Image.open(tmp_path / "a.png") as whole:
+        assert whole.width == sheet.LABEL + 2 * sheet.CELL
+
+
 @pytest.mark.slow
 def test_what_a_person_should_know_is_said_before_the_first_step(project, tmp_path):
     """Of a run on the error stream, before its first step; of a prompt likewise."""
@@ -109,6 +140,10 @@ def test_what_a_person_should_know_is_said_before_the_first_step(project, tmp_pa
 
 STRANGE = {
     "--count is 0. Set it to 1 to": lambda run, place: ("sample", run, "--count", 0),
+    "--steps is 0. Set it to 1 to 1000": lambda run, place: ("sample", run, "--steps", 0),
+    "--guidance-scale is 99. Set it to 1 to 30": lambda run, place: ("sample", run, "--guidance-scale", 99),
+    "--size is 16 64. Set each to 32 to": lambda run, place: ("sample", run, "--size", 16, 64),
+    "The size is 44 x 64. Set both to multiples of 8": lambda run, place: ("sample", run, "--size", 44, 64),
     "--content is nan. Set it to a number": lambda run, place: ("sample", run, "--content", "nan"),
     "--style is inf. Set it to a number": lambda run, place: ("sample", run, "--style", "inf"),
     "--content is 1e\\+30. Set it to a number": lambda run, place: ("sample", run, "--content", 1e30),

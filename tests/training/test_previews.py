@@ -11,7 +11,7 @@ from training.model import open_base
 from training.previews import SEEDS, Previews
 from training.run import Run
 from training.sampling import guided_pipeline
-from training.sheet import CELL, LABEL
+from training.sheet import CELL, LABEL, LINE
 from training.stages import BOTH, Stage
 
 
@@ -66,3 +66,13 @@ def test_the_sheet_has_a_column_for_what_was_learned(previews):
     teach(previews.adapter, "style")
     previews.finish({"style"})
     assert list(previews.columns) == ["base", "style"] and previews.run.sheet.exists()
+
+
+def test_more_prompts_are_drawn_below_and_in_full_size(previews):
+    previews.finish({"style"})
+    before = Image.open(previews.run.sheet).height
+    previews.config.samples.prompts = ["a red zwx picture", "a blue one"]
+    previews.finish({"style"})
+    assert Image.open(previews.run.sheet).height == before + 2 * (LINE + CELL)
+    sizes = [Image.open(path).size for path in sorted(previews.run.samples.glob("prompt-*.png"))]
+    assert sizes == [(previews.config.resolution,) * 2] * 2 * len(SEEDS)

@@ -6,7 +6,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from training.families.family import Family
+from training.families.family import Family, mean_square
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
@@ -52,7 +52,13 @@ class Diffusion(Family):
         return (shares * total).long().clamp(max=total - 1)
 
     def loss(
-        self, pipe: DiffusionPipeline, latents: Tensor, conditions: dict[str, Tensor], noise: Tensor, levels: Tensor
+        self,
+        pipe: DiffusionPipeline,
+        latents: Tensor,
+        conditions: dict[str, Tensor],
+        noise: Tensor,
+        levels: Tensor,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """The squared error of what the network predicts.
 
@@ -69,7 +75,15 @@ class Diffusion(Family):
                 target = latents
         output = unet(noisy.to(unet.dtype), levels, **self.inputs(conditions), return_dict=False)[0]
         # Learned-variance networks have more channels than they are trained to predict here.
-        return (output[:, : target.shape[1]].float() - target).square().mean()
+        return mean_square(output[:, : target.shape[1]].float() - target, weights)
+
+    def min_snr_weights(self, pipe: DiffusionPipeline, levels: Tensor, gamma: float) -> Tensor:
+        """min(SNR, gamma) of the latents' error, told by the error of what the network predicts."""
+        schedule = _schedule(pipe.scheduler)
+        kept = schedule.alphas_cumprod.to(levels.device)[levels]  # the share of the latents' variance
+        snr = kept / (1 - kept)
+        of_prediction = {"epsilon": snr, "v_prediction": snr + 1, "sample": 1.0}[schedule.config.prediction_type]
+        return snr.clamp(max=gamma) / of_prediction
 
     def inputs(self, conditions: dict[str, Tensor]) -> dict[str, Any]:
         """What the UNet takes beside latents and timesteps."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, SchedulerMixin
     from torch import Tensor, nn
 
+    from training.config import Loss
+
 PARTS = {  # of a base, in words
     "unet": "UNet",
     "transformer": "transformer",
@@ -156,7 +158,13 @@ class Family(ABC):
 
     @abstractmethod
     def loss(
-        self, pipe: DiffusionPipeline, latents: Tensor, conditions: dict[str, Tensor], noise: Tensor, levels: Tensor
+        self,
+        pipe: DiffusionPipeline,
+        latents: Tensor,
+        conditions: dict[str, Tensor],
+        noise: Tensor,
+        levels: Tensor,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """The family's training loss, a mean over the batch.
 
@@ -164,7 +172,15 @@ class Family(ABC):
             latents, noise: (n, c, h, w), float32.
             conditions: of `encode_prompts`, n rows each.
             levels: (n,), of `levels`.
+            weights: of the squared errors, of a shape that spreads to theirs; None: one each.
         """
+
+    def check_loss(self, settings: Loss) -> None:  # noqa: B027 (most fit all)
+        """Raises UserError: settings of the loss that do not fit this family."""
+
+    def min_snr_weights(self, pipe: DiffusionPipeline, levels: Tensor, gamma: float) -> Tensor:
+        """Weights (n,) of the errors at noise levels, of Min-SNR (arXiv 2303.09556)."""
+        raise NotImplementedError(f"{self.title} knows no such weights")
 
     @abstractmethod
     def noise_schedule(self, pipe: DiffusionPipeline) -> dict[str, Any]:
@@ -184,3 +200,8 @@ def fast_name(names: Sequence[str]) -> str:
     """The word in one of the names that only models for a few steps have; of a path the last part counts."""
     found = next(filter(None, (FAST.search(Path(name).name) for name in names)), None)
     return f"its name has {found[0]!r}" if found else ""
+
+
+def mean_square(error: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean of an error's squares, weighed where there are weights."""
+    return error.square().mean() if weights is None else (weights * error.square()).mean()

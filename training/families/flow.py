@@ -8,11 +8,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from training.families.family import PHOTOGRAPHED, Family
+from pipelines.errors import UserError
+from training.families.family import PHOTOGRAPHED, Family, mean_square
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+
+    from training.config import Loss
 
 
 class Flow(Family):
@@ -45,14 +48,28 @@ class Flow(Family):
         config = pipe.scheduler.config
         return {"shift": 1.0 if config.get("use_dynamic_shifting") else config.get("shift", 1.0)}
 
+    def check_loss(self, settings: Loss) -> None:
+        for key in ("min_snr", "noise_offset"):
+            if value := getattr(settings, key):
+                raise UserError(
+                    f"loss.{key} is {value:g}, and {self.title} is trained as a flow, which it does not fit",
+                    f"Leave loss.{key} out",
+                )
+
     def loss(
-        self, pipe: DiffusionPipeline, latents: Tensor, conditions: dict[str, Tensor], noise: Tensor, levels: Tensor
+        self,
+        pipe: DiffusionPipeline,
+        latents: Tensor,
+        conditions: dict[str, Tensor],
+        noise: Tensor,
+        levels: Tensor,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """The squared error of the velocity."""
         s = levels.view(-1, 1, 1, 1)
         noisy = (1 - s) * latents + s * noise
         velocity = self.velocity(pipe, noisy.to(pipe.transformer.dtype), conditions, levels)
-        return (velocity.float() - (noise - latents)).square().mean()
+        return mean_square(velocity.float() - (noise - latents), weights)
 
     @abstractmethod
     def velocity(self, pipe: DiffusionPipeline, noisy: Tensor, conditions: dict[str, Tensor], levels: Tensor) -> Tensor:
