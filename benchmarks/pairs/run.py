@@ -22,7 +22,7 @@ from benchmarks.pairs.cells import Cell, cells, pictures, shown
 from benchmarks.pairs.judges import judges_of
 from benchmarks.pairs.methods import LEARNING, METHODS, folder
 from benchmarks.pairs.methods.ready import opened
-from benchmarks.pairs.score import drawer, score
+from benchmarks.pairs.score import GUIDANCE, drawer, score
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
 from training import sheet
@@ -50,6 +50,7 @@ def main(
     torch.set_num_threads(1)
     changes = with_rate(method, changes) if part == "test" else changes
     tables = parsed(changes)
+    scale = tables.pop("samples", {}).get("guidance_scale", GUIDANCE)  # learning does not depend on it
     model = fingerprint(opened(tables).unet)[:12]
     for one in [Cell(*name.split(",")) for name in cell] or cells(part):
         key = {"method": method, "changes": list(changes), "content": one.content, "style": one.style, "seed": seed}
@@ -59,7 +60,7 @@ def main(
         ready = METHODS[method](one, seed, tables)
         row = key | {"model": model, "learned in": round(time.monotonic() - began)}
         judges = judges_of(one.style)
-        figures, drawn = score(one, drawer(ready.pipe), ready.set_scales, judges, ready.prompt)
+        figures, drawn = score(one, drawer(ready.pipe, scale), ready.set_scales, judges, ready.prompt)
         row |= rounded(figures) | {"seconds": round(time.monotonic() - began)}
         look(one, [Image.fromarray(picture.numpy()) for picture in drawn[:8]], method, changes)
         LINES.parent.mkdir(exist_ok=True)

@@ -20,11 +20,11 @@ GUIDANCE, STEPS = 7.0, 15  # as the product samples
 Draw = Callable[[list[str], tuple[int, ...]], Tensor]  # prompts and seeds -> uint8 (n, 64, 64, 3)
 
 
-def drawer(pipe) -> Draw:
+def drawer(pipe, guidance_scale: float = GUIDANCE) -> Draw:
     """How the product draws: the base's own rule of guidance at its usual scale."""
 
     def draw(prompts: list[str], seeds: tuple[int, ...]) -> Tensor:
-        return tensor(sheet.draw(pipe, prompts, seeds, data.SIZE, GUIDANCE, STEPS))
+        return tensor(sheet.draw(pipe, prompts, seeds, data.SIZE, guidance_scale, STEPS))
 
     return draw
 
