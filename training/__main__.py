@@ -208,6 +208,8 @@ class Export:
     format: Literal["kohya", "peft", "model"] | None = None
     """kohya: web UIs and diffusers. peft: PEFT and diffusers. model: the base with what was learned in its weights. If
     not given, kohya of a base with a UNet, else peft."""
+    precision: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Of the weights of an adapter; float32 keeps every bit, in twice the space."""
     out: Path | None = None
     """The file to write, adapter.safetensors if not given; for a model the folder."""
 
@@ -225,7 +227,7 @@ class Export:
         else:
             out = self.out or Path("adapter.safetensors")
             _check_out(out, ".safetensors")
-            export.convert(Run(self.folder).adapter, out, self.format)
+            export.convert(Run(self.folder).adapter, out, self.format, self.precision)
         say(out)
         return 0
 

@@ -9,10 +9,11 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
@@ -110,20 +111,32 @@ def follow_umask(folder: Path) -> None:
         path.chmod(next(folder.rglob("*.json")).stat().st_mode)
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, like `write_bytes`; equal tensors and metadata give equal bytes."""
+def write_tensors(
+    path: Path,
+    tensors: dict[str, Tensor],
+    metadata: dict[str, str] | None = None,
+    digests: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write a safetensors file, like `write_bytes`; equal tensors and metadata give equal bytes.
+
+    Args:
+        digests: entry of the metadata -> how it says the SHA-256 of all after the header, with {} for its digits.
+    """
     from safetensors.torch import save
 
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    write_bytes(path, _ordered(save(contiguous, metadata)))
+    write_bytes(path, _ordered(save(contiguous, metadata), digests))
 
 
-def _ordered(data: bytes) -> bytes:
+def _ordered(data: bytes, digests: Mapping[str, str]) -> bytes:
     """The same safetensors file with its metadata in the order of their keys: the library's is of chance."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     if "__metadata__" not in header:
         return data
+    if digests:
+        digest = hashlib.sha256(memoryview(data)[8 + size :]).hexdigest()
+        header["__metadata__"] |= {key: said.format(digest) for key, said in digests.items()}
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight

@@ -19,6 +19,8 @@ Format = Literal["kohya", "peft"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Component = Literal["unet", "transformer"]
 Half = Literal["up", "down", "first rank", "second rank"]
+# By which web UIs know a file again, and which nothing that is said of it changes.
+DIGESTS = {"sshs_model_hash": "{}", "modelspec.hash_sha256": "0x{}"}
 Factors = dict[str, tuple[Tensor, Tensor]]  # layer name in the denoiser -> up (m, r), down (r, n, ...)
 
 
@@ -41,6 +43,7 @@ class Card:
     # "first rank" and "second rank" it is the first r / 2 of the rank of both, or the others.
     halves: tuple[tuple[str, Half], ...] = (("content", "down"), ("style", "up"))
     scales: tuple[tuple[str, float], ...] = (("content", 1.0), ("style", 1.0))  # baked into the weights
+    labels: dict[str, str] = field(default_factory=dict)  # further metadata, by which programs know its base
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -51,7 +54,11 @@ class Card:
 
     def metadata(self) -> dict[str, str]:
         data = asdict(self) | {"halves": dict(self.halves), "scales": dict(self.scales)}
-        usual = {"component": "unet", "fused": {}}  # not said, as in files from before there were these entries
+        usual = {
+            "component": "unet",
+            "fused": {},
+            "labels": {},
+        }  # not said, as in files from before there were these entries
         data = {key: value for key, value in data.items() if usual.get(key) != value}
         words = self.placeholders
         return {
@@ -63,7 +70,7 @@ class Card:
             "ss_sd_model_name": self.base,
             "modelspec.title": " + ".join(words.values()),
             "modelspec.trigger_phrase": ", ".join(words.values()),
-        }
+        } | self.labels
 
 
 def write(
@@ -105,7 +112,7 @@ def write(
         # peft's keys hold no alpha; this is where diffusers looks for it.
         settings = {"r": card.rank, "lora_alpha": card.rank, "target_modules": list(card.layers)}
         metadata["lora_adapter_metadata"] = json.dumps({f"{card.component}.{k}": v for k, v in settings.items()})
-    checkpoint.write_tensors(path, tensors, metadata)
+    checkpoint.write_tensors(path, tensors, metadata, DIGESTS)
 
 
 def read(path: Path) -> tuple[Factors, Card]:

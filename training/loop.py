@@ -129,6 +129,7 @@ class Work:
     taken: dict[str, dict[str, Tensor]]  # concept -> what finished runs have learned
     previews: Previews
     base_hash: str
+    labels: dict[str, str]  # by which programs know which bases an adapter is for
     identity: str  # of all that decides the trained bits
 
     @property
@@ -142,7 +143,8 @@ def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool
     # What the base is and pictures first: they are quick to read, and a base model is not quick to open.
     stages, method = plan(config), METHODS[config.adapter.method]
     require(config.optimizer.name)
-    FAMILIES[config.recognised_base().family].check_loss(config.loss)
+    base = config.recognised_base()
+    FAMILIES[base.family].check_loss(config.loss)
     pictures = read_all_pictures(config)
     for finding in findings.of_pictures(config, pictures):
         log.warning(finding)
@@ -186,6 +188,7 @@ def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool
         taken={name: adapter.learned_in(factors, name) for name, factors in files.items()},
         previews=Previews(pipe, adapter, config, run, should_stop),
         base_hash=base_hash,
+        labels=FAMILIES[base.family].labels(base.prediction),
         identity=hashlib.sha256(identity.encode()).hexdigest(),
     )
 
@@ -347,6 +350,7 @@ def finish(work: Work, state: State) -> None:
         placeholders={name: concept.placeholder for name, concept in config.concepts.items()},
         layers=tuple(factors),
         component=family_of(work.pipe).denoiser,
+        labels=work.labels,
         halves=tuple(adapter.places.items()),
         **adapter.frozen(config.adapter),
     )

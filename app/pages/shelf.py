@@ -14,7 +14,7 @@ from pipelines.errors import UserError
 from training.plan import plan
 
 FORMATS = [("Web UIs (kohya)", "kohya"), ("PEFT", "peft")]
-PRECISIONS = [("32 bits", "float32"), ("16 bits (bf16)", "bfloat16"), ("16 bits (fp16)", "float16")]
+PRECISIONS = [("16 bits (fp16)", "float16"), ("16 bits (bf16)", "bfloat16"), ("32 bits", "float32")]
 
 
 def build(library: Library, tabs: gr.Tabs, plays: PlayPage, here: gr.Tab) -> None:
@@ -99,7 +99,7 @@ def _export() -> Fields:
     fields = Fields()
     with gr.Row():
         fields.add("format", gr.Dropdown(FORMATS, value="kohya", label="For", min_width=150, elem_id="export-format"))
-        fields.add("precision", gr.Dropdown(PRECISIONS, value="float32", label="Precision", min_width=150))
+        fields.add("precision", gr.Dropdown(PRECISIONS, value="float16", label="Precision", min_width=150))
     with gr.Row():
         for kind in ("content", "style"):
             label, info = kind.capitalize(), "Its scale, baked in."

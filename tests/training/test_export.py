@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pipelines.adapters import AdapterMixin, fingerprint
 from tests.tiny import tiny_pipeline
 from training import export
 from training.adapters import PartlyLearnable
+from training.families import FAMILIES
 
 RANK = 8
 FORMATS = ["kohya", "peft"]
@@ -81,6 +83,52 @@ def test_keys_and_metadata_are_those_of_the_web_uis(tmp_path):
     assert metadata["ss_network_dim"] == metadata["ss_network_alpha"] == str(RANK)
     assert card["halves"] == {"content": "down", "style": "up"} and card["placeholders"]["content"] == "sks"
     assert card["format"] == 1 and card["scales"] == {"content": 1.0, "style": 1.0} and card["base"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    "family, prediction, version, v2, architecture",
+    [
+        ("sd1", "epsilon", "sd_v1", "False", "stable-diffusion-v1/lora"),
+        ("sd1", "v_prediction", "sd_v1_v", "False", "stable-diffusion-v1/lora"),
+        ("sd2", "epsilon", "sd_v2", "True", "stable-diffusion-v2-512/lora"),
+        ("sd2", "v_prediction", "sd_v2_v", "True", "stable-diffusion-v2-768-v/lora"),
+        ("sdxl", "v_prediction", "sdxl_base_v1-0", "False", "stable-diffusion-xl-v1-base/lora"),
+    ],
+)
+def test_web_uis_can_tell_the_base(tmp_path, family, prediction, version, v2, architecture):
+    """AUTOMATIC1111 takes a file for SDXL by its `ss_base_model_version`, for SD 2 by `ss_v2`, else for SD 1."""
+    card = make_card(tmp_path / "a.safetensors", labels=FAMILIES[family].labels(prediction))
+    export.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "peft", "float16", title="Mine")
+    for name in ("a", "b"):
+        with safe_open(tmp_path / f"{name}.safetensors", "pt") as file:
+            said = file.metadata()
+        assert (said["ss_base_model_version"], said["ss_v2"]) == (version, v2)
+        assert said["modelspec.architecture"] == architecture and said["modelspec.sai_model_spec"] == "1.0.0"
+        assert said["modelspec.prediction_type"] == {"epsilon": "epsilon", "v_prediction": "v"}[prediction]
+    assert export.read(tmp_path / "b.safetensors")[1].labels == card.labels
+
+
+def make_card(path, **more) -> export.Card:
+    """The card of a file with one layer."""
+    factors = {"mid.to_q": (torch.rand(6, 2), torch.rand(2, 4))}
+    card = export.Card("base", "0" * 64, 2, 0, "zero", {"content": "sks"}, tuple(factors), **more)
+    export.write(path, factors, card)
+    return card
+
+
+def test_a_file_is_known_again_whatever_is_said_of_it(tmp_path):
+    """By the SHA-256 of all that follows the header, as web UIs compute it."""
+    make_card(tmp_path / "a.safetensors")
+    export.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", title="Another title")
+    found = set()
+    for name in ("a", "b"):
+        data = (tmp_path / f"{name}.safetensors").read_bytes()
+        digest = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+        with safe_open(tmp_path / f"{name}.safetensors", "pt") as file:
+            said = file.metadata()
+        assert said["sshs_model_hash"] == digest and said["modelspec.hash_sha256"] == f"0x{digest}"
+        found.add(digest)
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("first, second", [FORMATS, FORMATS[::-1]])

@@ -109,6 +109,14 @@ class Family(ABC):
             f"{self.title} has no fine and coarse layers", 'Leave adapter.content_in and style_in at "everywhere"'
         )
 
+    def labels(self, prediction: str) -> dict[str, str]:
+        """What programs read in an adapter's metadata to know which bases it is for.
+
+        Args:
+            prediction: of the base that it was trained on.
+        """
+        return {}
+
     # Recognition.
     @abstractmethod
     def of_folder(self, kind: str, index: dict[str, Any], denoiser: dict[str, Any]) -> bool:

@@ -62,6 +62,12 @@ class StableDiffusionXL(StableDiffusion):
         "text_encoder_2": "conditioner.embedders.1.model.",
     }
 
+    def version(self, short: str) -> str:
+        return "sdxl_base_v1-0"
+
+    def architecture(self, short: str) -> str:
+        return "stable-diffusion-xl-v1-base"
+
     def of_folder(self, kind: str, index: dict[str, Any], denoiser: dict[str, Any]) -> bool:
         relative = denoiser.get("in_channels") == 9 or index.get("requires_aesthetics_score")
         return kind == self.pipeline or bool(kind.startswith("StableDiffusionXL") and relative)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -96,6 +97,27 @@ class StableDiffusion(Diffusion):
             "missing": tuple(missing),
         }
 
+    def labels(self, prediction: str) -> dict[str, str]:
+        """As kohya's scripts and Stability's model specification (ModelSpec 1.0.0) have them; web UIs sort by them."""
+        short = next((short for short, long in SAID.items() if long == prediction), "")
+        said = {
+            "ss_base_model_version": self.version(short),
+            "ss_v2": str(self.name == "sd2"),
+            "modelspec.sai_model_spec": "1.0.0",
+            "modelspec.architecture": f"{self.architecture(short)}/lora",
+            "modelspec.implementation": "diffusers",
+            "modelspec.prediction_type": short,
+        }
+        return {key: value for key, value in said.items() if value}
+
+    @abstractmethod
+    def version(self, short: str) -> str:
+        """What kohya's scripts call a base that predicts this, "epsilon" or "v"."""
+
+    @abstractmethod
+    def architecture(self, short: str) -> str:
+        """What the model specification calls it."""
+
     def file_prediction(self, header: Header) -> str:
         """What a single file says, and noise where it says nothing."""
         return _said(header) or "epsilon"
@@ -123,6 +145,12 @@ class StableDiffusion1(StableDiffusion):
     pads: ClassVar[tuple[str, ...]] = (END,)
     prefixes: ClassVar[dict[str, str]] = {"vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
 
+    def version(self, short: str) -> str:
+        return "sd_v1_v" if short == "v" else "sd_v1"
+
+    def architecture(self, short: str) -> str:
+        return "stable-diffusion-v1"
+
 
 class StableDiffusion2(StableDiffusion):
     name: ClassVar[str] = "sd2"
@@ -130,6 +158,12 @@ class StableDiffusion2(StableDiffusion):
     origin: ClassVar[str] = "stabilityai/stable-diffusion-2-1"
     pads: ClassVar[tuple[str, ...]] = ("!",)  # OpenCLIP's pad with the first token
     prefixes: ClassVar[dict[str, str]] = {"vae": "first_stage_model.", "text_encoder": "cond_stage_model.model."}
+
+    def version(self, short: str) -> str:
+        return "sd_v2_v" if short == "v" else "sd_v2"
+
+    def architecture(self, short: str) -> str:
+        return "stable-diffusion-v2-768-v" if short == "v" else "stable-diffusion-v2-512"
 
     def file_prediction(self, header: Header) -> str:
         """What a single file says, then by its architecture or the steps of training; else nothing tells."""
