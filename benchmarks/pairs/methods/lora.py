@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.pairs.cells import Cell, customization
 from benchmarks.pairs.methods.added import Factors, Now, put, take_off
-from benchmarks.pairs.methods.ready import folder, kept, over, project
+from benchmarks.pairs.methods.ready import OWN, folder, kept, over, own, project
 from pipelines.adapters import fingerprint
 from training.concepts import EncodedConcept, prepare, read_all_pictures
 from training.config import Customization, Make
@@ -22,11 +22,13 @@ from training.draws import keyed
 from training.families.diffusion import LAYERS
 from training.loop import train_step
 from training.optimizers.registry import make_optimizer
+from training.others import draw_others
 from training.run import decisive
 from training.stages import Part, Stage, own_part
 from training.state import State
 
 RATE = 1e-3  # where the changes name none
+OWN["lora"] = {"prior": 0}  # pictures of others a step, under their own captions: prior preservation (arXiv 2208.12242)
 
 
 class LoRA(nn.Module):
@@ -78,10 +80,12 @@ def plain(kinds: dict[str, str], seed: int, changes: dict) -> Customization:
     return customization(kinds, over(adamw, project(changes)) | {"seed": seed})
 
 
-def encoded(pipe: DiffusionPipeline, config: Customization) -> dict[str, EncodedConcept]:
-    """The pictures of a project as training sees them."""
-    concepts = {name: prepare(pipe, found, folder() / "cache") for name, found in read_all_pictures(config).items()}
-    return {name: concept.to(pipe.device) for name, concept in concepts.items()}
+def encoded(pipe: DiffusionPipeline, config: Customization, parts: tuple[Part, ...] = ()) -> dict[str, EncodedConcept]:
+    """The pictures of a project as training sees them, and others that the base draws where a part is about such."""
+    pictures = read_all_pictures(config)
+    for missing in {part.concept for part in parts} - pictures.keys():
+        pictures[missing] = draw_others(pipe, config, folder() / "cache")
+    return {name: prepare(pipe, found, folder() / "cache").to(pipe.device) for name, found in pictures.items()}
 
 
 def identity_of(pipe: DiffusionPipeline, config: Customization, concepts: dict[str, EncodedConcept], *more) -> list:
@@ -104,8 +108,10 @@ def alone(pipe: DiffusionPipeline, kind: str, cell: Cell, seed: int, changes: di
         pattern: of the layers' names; by default those of `adapter.layers`.
     """
     config = plain({kind: getattr(cell, kind)}, seed, changes)
-    part = own_part(config, kind)
-    return learned(pipe, config, Stage(kind, 0, config.steps.break_, (part,), {kind: config.optimizer.lr}), pattern)
+    parts = (own_part(config, kind),)
+    if prior := own("lora", changes).prior:
+        parts += (Part("others", prior, (kind,)),)
+    return learned(pipe, config, Stage(kind, 0, config.steps.break_, parts, {kind: config.optimizer.lr}), pattern)
 
 
 def together(pipe: DiffusionPipeline, cell: Cell, seed: int, changes: dict, steps: int) -> Factors:
@@ -118,7 +124,7 @@ def together(pipe: DiffusionPipeline, cell: Cell, seed: int, changes: dict, step
 
 def learned(pipe: DiffusionPipeline, config: Customization, stage: Stage, pattern: str) -> Factors:
     pattern = pattern or LAYERS[config.adapter.layers]
-    concepts = encoded(pipe, config)
+    concepts = encoded(pipe, config, stage.parts)
 
     def learn() -> dict[str, Tensor]:
         rank, layers = config.adapter.rank, layers_of(pipe.unet, pattern)
@@ -139,9 +145,9 @@ def learned(pipe: DiffusionPipeline, config: Customization, stage: Stage, patter
 
 def train(task: Task, stage: Stage) -> None:
     """The product's steps of a stage."""
-    own, rate = task.config.optimizer, next(iter(stage.rates.values()))
+    settings, rate = task.config.optimizer, next(iter(stage.rates.values()))
     group = {"params": task.learned, "lr": rate, "peak": rate}
-    state = State(optimizer=make_optimizer(own.name, [group], **own.own_settings()))
+    state = State(optimizer=make_optimizer(settings.name, [group], **settings.own_settings()))
     while state.step < stage.end:
         train_step(task, state, stage)
         state.step += 1
