@@ -165,7 +165,7 @@ class Painter:
         """The pipeline for a model, and the recipe with what only the opened files can tell."""
         from pipelines.adapters import fingerprint
         from training.model import open_base
-        from training.sampling import guided_pipeline
+        from training.sampling import guided_pipeline, load_adapter_of
 
         if self._base != model.opening:
             say(f"Opening the base {model.name}")
@@ -183,7 +183,7 @@ class Painter:
             self._pipe.unload_adapter()
             if wanted:
                 say(f"Loading the adapter of {model.run.folder.name}")
-                self._pipe.load_adapter(model.run.adapter)
+                load_adapter_of(model.run, self._pipe)
             self._adapter = wanted
         settings = recipe.guidance_settings or settings_of(default_rule(recipe.guidance, model.preset))
         known = {"base": model.name, "base_hash": self._base_hash, "adapter_hash": wanted or ""}

@@ -41,23 +41,25 @@ class AdapterMixin:
     def load_adapter(self, path: str | Path, any_base: bool = False) -> None:
         """Load an adapter in place of an earlier one, at content and style scale 1. Adapters of others stay active.
 
-        Layers that the file has and the base has not are left out and named in a warning. Fused projections and fused
-        LoRAs are taken apart, since an adapter would have no effect beside them; the pictures stay the same.
+        On a relative of the base that it was trained on, a Turbo of a Base for example, which has the same layers with
+        other weights, it is loaded with a warning. Layers that the file has and the base has not are left out and named
+        in one. Fused projections and fused LoRAs are taken apart, since an adapter would have no effect beside them;
+        the pictures stay the same.
 
         Args:
             path: a safetensors file. One of Joinery's has learned factors for content and for style; any other LoRA, in
                 the names of peft, diffusers, kohya or ComfyUI, is loaded too, with one scale for all of it.
-            any_base: also on another base than it was trained on, a relative of it for example.
+            any_base: also one of Joinery's on a base that lacks some of its layers.
         Raises:
             UserError: it is not there, is not safetensors (a pickle, whatever its name), is no LoRA, was trained on
-                another base, does not fit this one or changes nothing; an earlier adapter then stays.
+                a base with other layers, does not fit this one or changes nothing; an earlier adapter then stays.
         """
         path = Path(path)
         tensors, metadata = read_file(path)
         card, denoiser = _card(metadata, path), _denoiser(self)
-        if card and not any_base:
-            _check_base(card, denoiser, path)
         layers, unknown = find_layers(self, tensors, metadata, path)
+        if card and not any_base:
+            _check_base(card, denoiser, path, unknown)
         total = sum(map(len, layers.values()))
         _take_apart(self)
         earlier, active = _loaded(self), _active(self)
@@ -145,13 +147,30 @@ def _card(metadata: dict[str, str], path: Path) -> dict | None:
     raise UserError(f"What {path} says about itself is damaged or from a newer version", "Export it again")
 
 
-def _check_base(card: dict, denoiser: nn.Module, path: Path) -> None:
+def trained_on(path: str | Path, denoiser: nn.Module) -> str:
+    """The name of the base that one of Joinery's adapters was trained on, where that is not this one; else nothing.
+
+    Raises:
+        UserError: what the file says about itself is damaged.
+    """
+    path = Path(path)
+    card = _card(read_file(path)[1], path)
+    return card["base"] if card and card["base_hash"] != fingerprint(denoiser) else ""
+
+
+def _check_base(card: dict, denoiser: nn.Module, path: Path, unknown: list[str]) -> None:
     if is_quantized(denoiser):
         log.warning("This base is quantized: whether %s was trained on it (%s) cannot be told", path, card["base"])
-    elif card["base_hash"] != fingerprint(denoiser):
+    elif card["base_hash"] == fingerprint(denoiser):
+        return
+    elif unknown:
         raise UserError(
-            f"The adapter {path} was trained on {card['base']}, not on this base",
-            "Load it there, or try it here all the same with any_base=True",
+            f"The adapter {path} was trained on {card['base']}, and {len(unknown)} of its layers are not in this base",
+            "Load it on a base of that family, or try it here all the same with any_base=True",
+        )
+    else:
+        log.warning(
+            "%s was trained on %s, and this base is a relative: the same layers, other weights", path, card["base"]
         )
 
 

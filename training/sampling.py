@@ -6,6 +6,7 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 
 from pipelines import APG, UserError, guided, set_attention
+from pipelines.adapters import trained_on
 from training import checkpoint
 from training.adapters import METHODS
 from training.config import Customization
@@ -21,7 +22,7 @@ def open_run(folder: Path) -> tuple[DiffusionPipeline, Customization]:
     """Open the base of a finished run with its adapter.
 
     Raises:
-        UserError: there is no such run, or it has no adapter yet.
+        UserError: there is no such run, it has no adapter yet, or its base has changed.
     """
     run = Run(folder)
     config = run.customization()
@@ -29,8 +30,22 @@ def open_run(folder: Path) -> tuple[DiffusionPipeline, Customization]:
         raise UserError(f"The run {folder} has no adapter yet", "Start its customization again and let it end")
     opened = open_base(config.resolved_base(), config.precision, config.prediction, config.zero_snr)
     pipe = guided_pipeline(opened, config.preset)
-    pipe.load_adapter(run.adapter)
+    load_adapter_of(run, pipe)
     return pipe, config
+
+
+def load_adapter_of(run: Run, pipe: DiffusionPipeline) -> None:
+    """Load a run's adapter on its own base.
+
+    Raises:
+        UserError: it is another one now.
+    """
+    if other := trained_on(run.adapter, denoiser_of(pipe)):
+        raise UserError(
+            f"The adapter {run.adapter} was trained on {other}, not on what is there under that name now",
+            "Put that base back; in Python load_adapter takes relatives of it too",
+        )
+    pipe.load_adapter(run.adapter)
 
 
 def write_model(folder: Path, out: Path) -> None:

@@ -66,7 +66,7 @@ def draw(
             prompt=[prompt] * len(seeds) if isinstance(prompt, str) else prompt,
             height=height,
             width=width,
-            **_guided_by(pipe, guidance_scale, negative_prompt, len(seeds)),
+            **guided_by(pipe, guidance_scale, len(seeds), negative_prompt),
             num_inference_steps=steps,
             guidance=guidance,
             generator=generators,
@@ -77,8 +77,12 @@ def draw(
     return drawn.images
 
 
-def _guided_by(pipe: DiffusionPipeline, scale: float, negative_prompt: str, count: int) -> dict[str, Any]:
-    """The arguments of a call that mean the paper's guidance scale, 1 for no guidance, away from a prompt."""
+def guided_by(pipe: DiffusionPipeline, scale: float, count: int, negative_prompt: str = "") -> dict[str, Any]:
+    """The arguments of a call for so many pictures that mean the paper's guidance scale, 1 for no guidance.
+
+    Raises:
+        UserError: the base takes no negative prompt.
+    """
     stock = stock_class(type(pipe))
     family = family_of(stock)
     given = {family.scale: scale + (family.scale_of_none - 1)}

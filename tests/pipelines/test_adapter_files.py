@@ -336,8 +336,8 @@ def test_of_a_quantized_base_it_is_said_that_it_cannot_be_told(sd, tmp_path, cap
     pipe, factors = fresh(sd), layers(sd.unet, convolutions=False)
     metadata = joinery(tiny_pipeline(seed=1), {"content": "down", "style": "up"})
     path = write(tmp_path / "a.safetensors", factors, metadata=metadata)
-    with pytest.raises(UserError, match="not on this base"):
-        pipe.load_adapter(path)
+    pipe.load_adapter(path)
+    assert "is a relative" in caplog.text
     pipe.unet.is_quantized = True
     with caplog.at_level(logging.WARNING, "joinery"):
         pipe.load_adapter(path)

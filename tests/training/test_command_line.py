@@ -83,7 +83,7 @@ def test_a_run_whose_base_has_changed_is_told(finished, tmp_path, monkeypatch, c
     config.save(folder / "config.toml")
     assert call(monkeypatch, "sample", folder, "--out", tmp_path / "sheet.png") == 2
     (sentence,) = capsys.readouterr().err.splitlines()
-    assert "was trained on base, not on this base. Load it there" in sentence
+    assert "was trained on base, not on what is there under that name now. Put that base back" in sentence
     assert not (tmp_path / "sheet.png").exists()
 
 

@@ -225,11 +225,28 @@ def test_files_that_cannot_be_used_are_told_and_leave_the_base_alone(tmp_path, w
         pipe.set_scales()
 
 
-def test_an_adapter_of_another_base_is_refused_unless_asked_for(tmp_path):
-    make(tmp_path / "a.safetensors", base="other")
+def test_on_a_relative_of_its_base_an_adapter_is_loaded_with_a_warning(tmp_path, caplog):
+    make(tmp_path / "a.safetensors")
+    turbo, own = tiny_pipeline(Adapted, seed=1), adapted()
+    before = forward(turbo.unet)
+    turbo.load_adapter(tmp_path / "a.safetensors")
+    assert "was trained on tiny, and this base is a relative" in caplog.text
+    assert not torch.equal(forward(turbo.unet), before)
+    turbo.set_scales(0, 0)
+    assert torch.equal(forward(turbo.unet), before)
+    caplog.clear()
+    own.load_adapter(tmp_path / "a.safetensors")
+    assert not caplog.text
+
+
+def test_on_a_base_without_some_of_its_layers_it_is_refused_unless_asked_for(tmp_path):
+    make(tmp_path / "a.safetensors", base="other", layers="all")
+    factors, card = export.read(tmp_path / "a.safetensors")
+    factors |= {"mid_block.attentions.7.to_q": tuple(factor.clone() for factor in next(iter(factors.values())))}
+    export.write(tmp_path / "a.safetensors", factors, replace(card, layers=tuple(factors)))
     pipe = adapted()
     base = forward(pipe.unet)
-    with pytest.raises(UserError, match=r"trained on tiny, not on this base\. Load it there"):
+    with pytest.raises(UserError, match=r"trained on tiny, and 1 of its layers are not in this base\. Load it on a"):
         pipe.load_adapter(tmp_path / "a.safetensors")
     assert torch.equal(forward(pipe.unet), base)
     pipe.load_adapter(tmp_path / "a.safetensors", any_base=True)
