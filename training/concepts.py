@@ -53,7 +53,7 @@ def read_all_pictures(config: Customization) -> dict[str, list[Picture]]:
     found = {}
     for name, concept in (config.concepts if config.steps.make else config.to_learn).items():
         words = {"placeholder": concept.placeholder, "class_word": concept.class_word}
-        found[name] = read_pictures(concept.pictures, config.resolution, concept.caption, words)
+        found[name] = read_pictures(concept.pictures, config.resolution, concept.caption, words, concept.crops)
         if concept.mirror:
             found[name] += [replace(picture, image=ImageOps.mirror(picture.image)) for picture in found[name]]
         if name == "content" and concept.short_captions:
