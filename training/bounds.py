@@ -39,6 +39,8 @@ def _words(annotation: Any, marks: list) -> str:
         return f"{1 + len(others)} of these: {_words(first, [])}"
     if get_origin(annotation) is list:
         return "a folder, or a list of picture files" if get_args(annotation) == (Path,) else "a list of texts"
+    if get_origin(annotation) is dict:
+        return f"a table, for each name {_words(get_args(annotation)[1], [])}"
     words = [KINDS[annotation]] if annotation in KINDS else []
     for mark in marks:
         match mark:

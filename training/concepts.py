@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from training import checkpoint
 from training.config import Concept, Customization
-from training.families import denoiser_of
+from training.families import denoiser_of, family_of
 from training.model import encode_pictures, encode_prompts, encoders
 from training.pictures import Picture, read_pictures
 from training.stages import SHORT
@@ -34,6 +34,7 @@ class EncodedConcept:
     conditions: dict[str, Tensor]  # with a row more, of no caption, where captions are dropped
     digest: str  # of pictures, captions, resolution and encoders together
     names: tuple[str, ...] = ()  # of the picture files, n of them
+    framing: dict[str, Tensor] = field(default_factory=dict)  # conditions that belong to the picture, n rows each
     weights: Tensor | None = None  # of the latents' errors, (n, 1, h, w), each picture's mean 1; None: all alike
 
     def __len__(self) -> int:
@@ -45,16 +46,19 @@ class EncodedConcept:
         return len(self)
 
     def to(self, device: torch.device) -> Self:
-        conditions = {key: value.to(device) for key, value in self.conditions.items()}
+        conditions, framing = (
+            {key: value.to(device) for key, value in some.items()} for some in (self.conditions, self.framing)
+        )
         weights = None if self.weights is None else self.weights.to(device)
-        return replace(self, latents=self.latents.to(device), conditions=conditions, weights=weights)
+        return replace(self, latents=self.latents.to(device), conditions=conditions, framing=framing, weights=weights)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.latents[index], self.said(index)
+        return self.latents[index], self.said(index, index)
 
-    def said(self, rows: Tensor) -> dict[str, Tensor]:
-        """The conditions of rows."""
-        return {key: value[rows] for key, value in self.conditions.items()}
+    def said(self, index: Tensor, captions: Tensor) -> dict[str, Tensor]:
+        """The conditions of pictures under captions, each by its row."""
+        said = {key: value[captions] for key, value in self.conditions.items()}
+        return said | {key: value[index] for key, value in self.framing.items()}
 
 
 def read_all_pictures(config: Customization) -> dict[str, list[Picture]]:
@@ -65,7 +69,7 @@ def read_all_pictures(config: Customization) -> dict[str, list[Picture]]:
     found = {}
     for name, concept in (config.concepts if config.steps.make else config.to_learn).items():
         words = {"placeholder": concept.placeholder, "class_word": concept.class_word}
-        found[name] = read_pictures(concept.pictures, config.resolution, concept.caption, words)
+        found[name] = read_pictures(concept.pictures, config.resolution, concept.caption, words, concept.crops)
         if concept.mirror:
             found[name] += [picture.mirrored() for picture in found[name]]
         if name == "content" and concept.short_captions:
@@ -102,6 +106,8 @@ def prepare(
         encoders(pipe),
         str(denoiser_of(pipe).dtype),
     ]
+    framing = family_of(pipe).framing(pictures)
+    identity += [{key: value.tolist() for key, value in framing.items()}] * bool(framing)
     identity += [dropped] * bool(dropped)
     identity += [[outside, [mask and hashlib.sha256(mask.tobytes()).hexdigest() for mask in masks]]] * any(masks)
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
@@ -116,7 +122,7 @@ def prepare(
         tensors = encode_prompts(pipe, captions + dropped, resolution)
         checkpoint.write_tensors(file, {"latents": latents} | tensors)
     weights = weights_of(masks, outside, latents.shape[-2:]) if any(masks) else None
-    return EncodedConcept(latents, tensors, digest, tuple(p.path.name for p in pictures), weights)
+    return EncodedConcept(latents, tensors, digest, tuple(p.path.name for p in pictures), framing, weights)
 
 
 def weights_of(masks: list[Image.Image | None], outside: float, size: tuple[int, int]) -> Tensor:

@@ -57,6 +57,11 @@ class Concept(Strict):
     """What a content and a style have in common."""
 
     pictures: Pictures = Field(min_length=1, description="what it is learned from")
+    crops: dict[str, Share] = Field(
+        {},
+        description="by file name, where on its longer side a picture's square lies: 0 the left or the top, 1 the "
+        "other end; of the others the middle is learned",
+    )
     run: Annotated[Path | None, AfterValidator(_without_nul)] = Field(
         None, description="a finished run that has learned it on the same base: it is taken from there, not learned"
     )
@@ -385,6 +390,8 @@ class Customization(Strict):
         for name in self.concepts:
             for key in ("pictures", "others"):
                 data[name][key] = [_relative(item, folder) for item in data[name][key]]
+            if not data[name]["crops"]:
+                del data[name]["crops"]
             if "run" in data[name]:
                 data[name]["run"] = _relative(data[name]["run"], folder)
         # A base beside the command is found from the file too; one of the house has the same name everywhere.

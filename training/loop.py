@@ -325,15 +325,16 @@ def batches(work: Work, stage: Stage, part: Part, k: int) -> Iterator[tuple]:
     if config.loss.noise_offset:
         shift = torch.randn((*noise.shape[:2], 1, 1), generator=generator).to(device)
         noise = noise + config.loss.noise_offset * shift
-    said = torch.rand(count, generator=generator) >= (own.caption_dropout if own else 0.0)
-    rows = index.where(said.to(device), concept.no_caption)
+    kept = torch.rand(count, generator=generator) >= (own.caption_dropout if own else 0.0)
+    rows = index.where(kept.to(device), concept.no_caption)
     weights = None if concept.weights is None else concept.weights[index]
     if config.loss.min_snr:
         by_level = family.min_snr_weights(work.pipe, levels, config.loss.min_snr).view(-1, 1, 1, 1)
         weights = by_level if weights is None else weights * by_level
     for some in torch.arange(count, device=device).split(part.count):
         of_some = None if weights is None else weights[some]
-        yield concept.latents[index[some]], concept.said(rows[some]), noise[some], levels[some], of_some
+        said = concept.said(index[some], rows[some])
+        yield concept.latents[index[some]], said, noise[some], levels[some], of_some
 
 
 def finish(work: Work, state: State) -> None:

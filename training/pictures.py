@@ -2,8 +2,8 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -18,13 +18,14 @@ from training.formats import FORMATS, MASK, READ, SAVE_ANEW, find_pictures, show
 SMALLEST, LARGEST = 16, 100_000_000  # pixels on the shorter side; pixels in all
 MOVING = ("PNG", "WEBP", "AVIF", "GIF")  # formats whose frames follow each other in time
 STRIP = 2  # times longer than wide: less than half of the picture is used
+MIDDLE = 0.5  # of the longer side: the square that is used lies there unless another place is chosen
 DETAIL = 64  # pixels a side, at which it is asked where a picture's detail lies
 EMPTY, MOST, SOME = 0.5, 0.5, 0.1  # shares of a picture that is a subject on an even ground, and of detail outside
 
 PLAIN = "one colour all over"
 ONE_OF_SEVERAL = "of several frames or pages one is used"
-CUT_OFF = "much of what is to be seen lies outside the central square, which is all that is used"
-NARROW = "a strip, of which only the central square is used"
+CUT_OFF = "much of what is to be seen lies outside the square that is used"
+NARROW = "a strip, of which only a square is used"
 ENLARGED = "enlarged more than twice"
 
 
@@ -38,10 +39,19 @@ class Picture:
     duplicate_of: Path | None = None  # an earlier picture with the same pixels
     notes: tuple[str, ...] = ()  # what a person should know before it is trained on
     mask: Image.Image | None = None  # grey, of the picture's size, white where the subject is
+    size: tuple[int, int] = (0, 0)  # width and height of the file's picture; zero: as it is trained on
+    place: float = MIDDLE  # of the square on the file's longer side
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """Left and upper end of the square, in pixels, after the shorter side was resized to the square's."""
+        side, short = self.image.width, min(self.size) or 1
+        return tuple(round((length * side / short - side) * self.place) if length else 0 for length in self.size)
 
     def mirrored(self) -> Self:
         mask = self.mask and ImageOps.mirror(self.mask)
-        return replace(self, image=ImageOps.mirror(self.image), mask=mask)
+        place = 1 - self.place if self.size[0] > self.size[1] else self.place
+        return replace(self, image=ImageOps.mirror(self.image), mask=mask, place=place)
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -103,24 +113,34 @@ def _first_that_shows(image: Image.Image) -> Frame:
 
 
 def read_pictures(
-    paths: list[Path], resolution: int, caption: str | None, words: dict[str, str] | None = None
+    paths: list[Path],
+    resolution: int,
+    caption: str | None,
+    words: dict[str, str] | None = None,
+    crops: Mapping[str, float] | None = None,
 ) -> list[Picture]:
-    """Read pictures with their captions, each cropped to its central square and resized.
+    """Read pictures with their captions, each cropped to a square and resized.
 
     Args:
         paths: folders and files.
         caption: for pictures without a .txt of the same name beside them; None stands for the file's own name.
         words: what {placeholder} and {class_word} stand for in captions.
+        crops: by file name, where the square lies: 0 the left or upper end of the longer side, 1 the other end.
+
+    Raises:
+        UserError: a picture cannot be read, or `crops` names one that is not there.
     """
-    pictures, seen = [], {}
-    for path in find_pictures(paths):
-        frame = look_at(path)
-        square = partial(ImageOps.fit, size=(resolution, resolution), method=Image.Resampling.LANCZOS)
-        image, mask = square(frame.image), mask_of(path, frame)
+    pictures, seen, found = [], {}, find_pictures(paths)
+    for name in (crops or {}).keys() - {path.name for path in found}:
+        raise UserError(f"crops names {shown(name)}, and no picture is called so", "Mend the name or take it out")
+    for path in found:
+        frame, place = look_at(path), (crops or {}).get(path.name, MIDDLE)
+        image, mask = cropped(frame.image, resolution, place), mask_of(path, frame)
+        mask = mask and cropped(mask, resolution, place)
         text = captions.fill(captions.beside(path) or caption or "", path, words or {})
         digest = hashlib.sha256(image.tobytes()).hexdigest()
-        notes = frame.notes + said_of_size(frame.image, resolution)
-        pictures.append(Picture(path, image, text, seen.get(digest), notes, mask and square(mask)))
+        notes = frame.notes + said_of_size(frame.image, resolution, place)
+        pictures.append(Picture(path, image, text, seen.get(digest), notes, mask, frame.image.size, place))
         seen.setdefault(digest, path)
     return pictures
 
@@ -148,19 +168,24 @@ def mask_of(path: Path, frame: Frame) -> Image.Image | None:
     return mask.resize(frame.image.size, Image.Resampling.LANCZOS)
 
 
-def said_of_size(image: Image.Image, resolution: int) -> tuple[str, ...]:
-    """What the crop to the central square and the training resolution do to a picture that a person should know."""
+def cropped(image: Image.Image, resolution: int, place: float = MIDDLE) -> Image.Image:
+    """The square at a place along the longer side, at the training resolution."""
+    return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS, centering=(place, place))
+
+
+def said_of_size(image: Image.Image, resolution: int, place: float = MIDDLE) -> tuple[str, ...]:
+    """What the crop to a square and the training resolution do to a picture that a person should know."""
     short, long = sorted(image.size)
     notes = ()
     if long > STRIP * short:
         notes = (NARROW,)
-    elif short < long and _cuts_off(image):
+    elif short < long and _cuts_off(image, place):
         notes = (CUT_OFF,)
     return notes + (f"{ENLARGED}, to {resolution} pixels",) * (2 * short < resolution)
 
 
-def _cuts_off(image: Image.Image) -> bool:
-    """Whether detail, which is where neighbouring pixels differ, lies outside the central square.
+def _cuts_off(image: Image.Image, place: float) -> bool:
+    """Whether detail, which is where neighbouring pixels differ, lies outside the square that is used.
 
     Of a subject on an even ground little may; of a picture that is full of detail half.
     """
@@ -173,7 +198,7 @@ def _cuts_off(image: Image.Image) -> bool:
     detail[detail < 4] = 0  # grain, and the traces of compression
     rows, columns = detail.shape
     # An edge spreads over the pixels at both its sides: one that touches the square's border lies within.
-    top, left = (max((side - DETAIL) // 2 - 1, 0) for side in (rows, columns))
+    top, left = (max(int((side - DETAIL) * place) - 1, 0) for side in (rows, columns))
     inside = detail[top : top + DETAIL + 2, left : left + DETAIL + 2].sum()
     on_even_ground = (detail == 0).mean() > EMPTY
     return bool(detail.sum() - inside > (SOME if on_even_ground else MOST) * detail.sum())

@@ -100,6 +100,8 @@ def _allowed(key: str, field: FieldInfo) -> str:
 
 def _toml(value: Any) -> str:
     """A value in one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return tomli_w.dumps({"": value}).removeprefix('"" = ').strip()
@@ -131,7 +133,7 @@ def _rows(entries: Iterator[tuple[str, FieldInfo]]) -> str:
 
 
 def _value(value: Any) -> str:
-    return "" if value is None else "empty" if value in ("", []) else f"`{_toml(value)}`"
+    return "" if value is None else "empty" if value in ("", [], {}) else f"`{_toml(value)}`"
 
 
 def _optimizers() -> Iterator[str]:

@@ -238,7 +238,7 @@ def decisive(config: Customization) -> dict[str, Any]:
     )
     del data["steps"]["checkpoint_every"], data["steps"]["gradient_checkpointing"]
     for name in config.concepts:
-        del data[name]["pictures"], data[name]["others"], data[name]["run"]
+        del data[name]["pictures"], data[name]["crops"], data[name]["others"], data[name]["run"]
     return _without_later(data, config)
 
 

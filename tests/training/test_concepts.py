@@ -4,7 +4,7 @@ from safetensors.torch import save_file
 
 from tests.tiny import tiny_pipeline
 from training import concepts, model, pictures
-from training.families import family_of
+from training.families import FAMILIES, family_of
 
 
 def picture(path, colour="red", size=(40, 32), **options):
@@ -76,3 +76,12 @@ def test_a_run_goes_on_only_on_the_same_noise_schedule():
     before = family_of(pipe).noise_schedule(pipe)
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, beta_end=0.5)
     assert family_of(pipe).noise_schedule(pipe) != before
+
+
+def test_sdxl_hears_how_a_picture_was_framed(tmp_path):
+    """Of a file of 128 x 64 pixels, learned at 32: its size, where the square begins, and the square's size."""
+    Image.effect_noise((128, 64), 50).save(tmp_path / "a.png")
+    Image.effect_noise((16, 16), 50).save(tmp_path / "b.png")
+    wide, small = pictures.read_pictures([tmp_path], 32, "x", crops={"a.png": 1.0})
+    found = FAMILIES["sdxl"].framing([wide, wide.mirrored(), small])
+    assert found["time_ids"].tolist() == [[64, 128, 0, 32, 32, 32], [64, 128, 0, 0, 32, 32], [16, 16, 0, 0, 32, 32]]

@@ -100,7 +100,7 @@ def test_captions_are_dropped_as_often_as_said(config, tmp_path):
     work = work_of(config, tmp_path / "run", content={"caption_dropout": 0.5})
     (part, *_), stage = work.stages[0].parts, work.stages[0]
     concept = work.concepts["content, captions short"]
-    (none,) = concept.said(torch.tensor([concept.no_caption])).values()
+    (none,) = concept.said(torch.tensor([0]), torch.tensor([concept.no_caption])).values()
     found = [row for k in range(100) for row in next(batches(work, stage, part, k))[1]["encoder_hidden_states"]]
     dropped = sum(torch.equal(row, none[0]) for row in found) / len(found)
     assert 0.4 < dropped < 0.6

@@ -11,7 +11,8 @@ from PIL import Image, ImageCms, ImageDraw, ImageOps
 
 from pipelines import UserError
 from training import colours, formats, pictures
-from training.config import HOUSE
+from training.config import HOUSE, Customization
+from training.run import decisive
 
 # 64 x 48, red at the left and blue at the right, as a telephone writes it.
 HEIC = (
@@ -368,3 +369,30 @@ def test_what_the_crop_leaves_out_is_said():
     assert said(photo((500, 200), (200, 50, 300, 150))) == (pictures.NARROW,)
     assert said(photo((200, 200), (50, 50, 150, 150)), 400) == ()
     assert said(photo((200, 200), (50, 50, 150, 150)), 408) == (f"{pictures.ENLARGED}, to 408 pixels",)
+
+
+def test_the_square_moves_along_the_longer_side(tmp_path):
+    left = photo((300, 200), (0, 50, 100, 150))
+    assert pictures.said_of_size(left, 64, 0) == () != pictures.said_of_size(left, 64)
+    for name, image in (("a", left), ("b", left.rotate(90, expand=True)), ("c", left)):
+        image.save(tmp_path / f"{name}.png")
+    there = {"a.png": 0.0, "b.png": 1.0}
+    read = pictures.read_pictures([tmp_path], 100, "x", crops=there)
+    squares = [left.crop((0, 0, 200, 200)), left.rotate(90, expand=True).crop((0, 100, 200, 300)), left]
+    for found, square in zip(read, squares, strict=True):
+        expected = ImageOps.fit(square, (100, 100), Image.Resampling.LANCZOS)
+        assert found.image.tobytes() == expected.tobytes()
+    assert [found.duplicate_of for found in read] == [None] * 3 and [bool(found.notes) for found in read] == [0, 0, 1]
+    with pytest.raises(UserError, match=r"crops names d\.png, and no picture is called so"):
+        pictures.read_pictures([tmp_path], 100, "x", crops=there | {"d.png": 0.5})
+
+
+def test_a_crop_is_kept_in_the_project_file(tmp_path):
+    config = Customization(content={"pictures": [str(tmp_path)], "crops": {"my dog.png": 0.25}}, resolution=64)
+    config.save(tmp_path / "project.toml")
+    assert Customization.load(tmp_path / "project.toml").content.crops == {"my dog.png": 0.25}
+    Customization(content={"pictures": [str(tmp_path)]}).save(tmp_path / "bare.toml")
+    assert "crops" not in (tmp_path / "bare.toml").read_text()
+    assert decisive(config) == decisive(Customization(content={"pictures": [str(tmp_path)]}))  # the pixels count
+    with pytest.raises(UserError, match=r"content\.crops.* is 2.* for each name a number, at least 0, at most 1"):
+        Customization(content={"pictures": [str(tmp_path)], "crops": {"a.png": 2}})

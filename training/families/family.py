@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from training.config import Loss
+    from training.pictures import Picture
 
 PARTS = {  # of a base, in words
     "unet": "UNet",
@@ -155,6 +156,10 @@ class Family(ABC):
     @abstractmethod
     def encode_prompts(self, pipe: DiffusionPipeline, prompts: list[str], resolution: int) -> dict[str, Tensor]:
         """Prompts to what `loss` takes as conditions, each entry with n rows; short rows are padded, with a mask."""
+
+    def framing(self, pictures: list[Picture]) -> dict[str, Tensor]:
+        """Conditions that say how pictures were framed, a row each, in place of those of `encode_prompts`."""
+        return {}
 
     # The loss.
     @abstractmethod

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
 
+    from training.pictures import Picture
+
 
 class StableDiffusionXL(StableDiffusion):
     name: ClassVar[str] = "sdxl"
@@ -85,6 +87,20 @@ class StableDiffusionXL(StableDiffusion):
             "text_embeds": pooled,
             "time_ids": time_ids.repeat(len(prompts), 1),
         }
+
+    def framing(self, pictures: list[Picture]) -> dict[str, Tensor]:
+        """The file's height and width, how far down and right its square begins, and the square's height and width.
+
+        A picture that was enlarged, or cut, is then learned as such (arXiv 2307.01952, section 2.2).
+        """
+        import torch
+
+        rows = []
+        for picture in pictures:
+            side, (left, top) = picture.image.width, picture.corner
+            width, height = picture.size if any(picture.size) else (side, side)
+            rows.append([height, width, top, left, side, side])
+        return {"time_ids": torch.tensor(rows, dtype=torch.float32)}
 
     def inputs(self, conditions: dict[str, Tensor]) -> dict[str, Any]:
         added = {key: conditions[key] for key in ("text_embeds", "time_ids")}
