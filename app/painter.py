@@ -144,13 +144,17 @@ class Painter:
     ) -> list[Image.Image]:
         import torch
 
+        from training.sheet import guided_by
+
+        given = guided_by(pipe, recipe.guidance_scale, len(seeds))
+        if recipe.negative_prompt:
+            given["negative_prompt"] = [recipe.negative_prompt] * len(seeds)
         try:
             return pipe(
                 [recipe.prompt] * len(seeds),
-                negative_prompt=[recipe.negative_prompt] * len(seeds) if recipe.negative_prompt else None,
+                **given,
                 height=recipe.resolution,
                 width=recipe.resolution,
-                guidance_scale=recipe.guidance_scale,
                 guidance=RULES[recipe.guidance](**recipe.guidance_settings),
                 num_inference_steps=recipe.steps,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],

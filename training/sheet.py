@@ -57,7 +57,7 @@ def draw(
             prompt=[prompt] * len(seeds) if isinstance(prompt, str) else prompt,
             height=resolution,
             width=resolution,
-            **_guided_by(pipe, guidance_scale, len(seeds)),
+            **guided_by(pipe, guidance_scale, len(seeds)),
             num_inference_steps=steps,
             guidance=guidance,
             generator=generators,
@@ -68,7 +68,7 @@ def draw(
     return drawn.images
 
 
-def _guided_by(pipe: DiffusionPipeline, scale: float, count: int) -> dict[str, Any]:
+def guided_by(pipe: DiffusionPipeline, scale: float, count: int) -> dict[str, Any]:
     """The arguments of a call that mean the paper's guidance scale, 1 for no guidance."""
     family = family_of(stock_class(type(pipe)))
     given = {family.scale: scale + (family.scale_of_none - 1)}
