@@ -30,6 +30,7 @@ PRESET_NAMES = [
     ("Z-Image, 1024 px", "z-image"),
     ("FLUX.2 klein, 1024 px", "flux2-klein"),
     ("Qwen-Image, 1024 px", "qwen-image"),
+    ("FLUX.1 dev, 1024 px", "flux1"),
 ]
 WHAT = {
     "content": "What is shown: a thing, an animal, a person. 3 to 10 pictures.",

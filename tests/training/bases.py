@@ -10,6 +10,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     StableDiffusionPipeline,
@@ -25,12 +27,15 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
 from tests.families.case import lively
 from tests.families.flows import autoencoder as latent_autoencoder
 from tests.families.transformers import zimage
-from tests.tiny import tiny_autoencoder, tiny_pipeline
+from tests.tiny import TEXT_WIDTH, tiny_autoencoder, tiny_pipeline, tiny_text_encoder, tiny_tokenizer
 
 WIDTH = 16  # of a text token
 TEMPLATE = "{% for message in messages %}<|im_start|>{{ message.content }}<|im_end|>{% endfor %}"
@@ -55,6 +60,14 @@ def language_model(kind: type = Qwen3Model, config: type = Qwen3Config, layers: 
         "head_dim": 8,
     }
     return kind(config(**sizes | more)).eval()
+
+
+def t5() -> tuple[T5EncoderModel, T5Tokenizer]:
+    """Every letter is a token."""
+    words = ["<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz,"]
+    tokenizer = T5Tokenizer(vocab=[(word, -1.0) for word in words], extra_ids=0, model_max_length=512)
+    sizes = {"d_model": WIDTH, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2}
+    return T5EncoderModel(T5Config(vocab_size=len(tokenizer), **sizes)).eval(), tokenizer
 
 
 def autoencoder() -> torch.nn.Module:
@@ -145,12 +158,38 @@ def qwen() -> QwenImagePipeline:
     )
 
 
+def flux() -> FluxPipeline:
+    """CLIP's summary of a prompt beside T5's tokens."""
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=TEXT_WIDTH,
+        axes_dims_rope=(2, 2, 4),
+        guidance_embeds=True,
+    )
+    clip, (encoder, words) = tiny_tokenizer(), t5()
+    return FluxPipeline(
+        transformer=lively(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=autoencoder(),
+        text_encoder=tiny_text_encoder(clip),
+        tokenizer=clip,
+        text_encoder_2=encoder,
+        tokenizer_2=words,
+    )
+
+
 BASES: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd1": lambda: tiny_pipeline(StableDiffusionPipeline),
     "sdxl": lambda: tiny_pipeline(StableDiffusionXLPipeline),
     "z-image": z_image,
     "flux2-klein": klein,
     "qwen-image": qwen,
+    "flux1": flux,
 }
 
 

@@ -31,7 +31,7 @@ FLOWS = [name for name, family in FAMILIES.items() if family.predictions == ("fl
 
 # The longest test runs in `make test-all` only where a text encoder is deep, and for SD and SDXL, of which `test_loop`
 # and `test_export` hold the same.
-QUICK = ("z-image", "qwen-image")
+QUICK = ("z-image", "qwen-image", "flux1")
 LONG = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in BASES]
 
 
@@ -141,10 +141,25 @@ def qwen_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tensor:
     return torch.stack(found)
 
 
+def flux_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tensor:
+    """Sample by sample, told a guidance of 1; a token is a patch of 2 x 2, with its row and column."""
+    found = []
+    for one, level, prompt in zip(noisy, s, PROMPTS, strict=True):
+        text, summary, text_ids = pipe.encode_prompt([prompt])
+        c, h, w = one.shape
+        tokens = one.view(c, h // 2, 2, w // 2, 2).permute(1, 3, 0, 2, 4).reshape(1, -1, 4 * c)
+        places = torch.cartesian_prod(torch.tensor([0]), torch.arange(h // 2), torch.arange(w // 2))
+        guidance = torch.tensor([1.0])
+        output = pipe.transformer(tokens, text, summary, level[None], places, text_ids, guidance).sample
+        found.append(output.view(h // 2, w // 2, c, 2, 2).permute(2, 0, 3, 1, 4).reshape(c, h, w))
+    return torch.stack(found)
+
+
 VELOCITIES: dict[str, Callable[[DiffusionPipeline, Tensor, Tensor], Tensor]] = {
     "z-image": z_image_velocity,
     "flux2-klein": klein_velocity,
     "qwen-image": qwen_velocity,
+    "flux1": flux_velocity,
 }
 
 
@@ -217,10 +232,14 @@ def test_a_file_scales_what_training_scales(name, tmp_path):
             assert torch.equal(learned, adapter.learned(concept)[name])
 
 
-def test_half_of_each_matrix_in_a_fused_layer_is_learned():
-    denoiser = denoiser_of(made("flux2-klein"))
+FUSED = {"flux2-klein": {"to_qkv_mlp_proj", "linear_in", "to_out"}, "flux1": {"proj_out"}}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_half_of_each_matrix_in_a_fused_layer_is_learned(name):
+    denoiser = denoiser_of(made(name))
     adapter = PartlyLearnable(denoiser, 4, "all")
-    assert {name.rsplit(".", 1)[-1] for name in adapter.fused} == {"to_qkv_mlp_proj", "linear_in", "to_out"}
+    assert {name.rsplit(".", 1)[-1] for name in adapter.fused} == FUSED[name]
     for layer in adapter.layers:
         for which, factor, dim in (("up", layer.up, 0), ("down", layer.down, 1)):
             before, parameter = factor.weight.detach().clone(), factor.parametrizations.weight.original

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from training.families.family import Family
+from training.families.flux1 import Flux1
 from training.families.flux2_klein import Flux2Klein
 from training.families.qwen_image import QwenImage
 from training.families.sdxl import StableDiffusionXL
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import nn
 
-ALL = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL(), ZImage(), Flux2Klein(), QwenImage())
+ALL = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL(), ZImage(), Flux2Klein(), QwenImage(), Flux1())
 FAMILIES: dict[str, Family] = {family.name: family for family in ALL}
 
 
