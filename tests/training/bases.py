@@ -14,6 +14,8 @@ from diffusers import (
     FluxTransformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     ZImagePipeline,
@@ -21,6 +23,7 @@ from diffusers import (
 )
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
+    CLIPTextModelWithProjection,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
@@ -62,11 +65,11 @@ def language_model(kind: type = Qwen3Model, config: type = Qwen3Config, layers: 
     return kind(config(**sizes | more)).eval()
 
 
-def t5() -> tuple[T5EncoderModel, T5Tokenizer]:
+def t5(width: int = WIDTH) -> tuple[T5EncoderModel, T5Tokenizer]:
     """Every letter is a token."""
     words = ["<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz,"]
     tokenizer = T5Tokenizer(vocab=[(word, -1.0) for word in words], extra_ids=0, model_max_length=512)
-    sizes = {"d_model": WIDTH, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2}
+    sizes = {"d_model": width, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2}
     return T5EncoderModel(T5Config(vocab_size=len(tokenizer), **sizes)).eval(), tokenizer
 
 
@@ -183,6 +186,37 @@ def flux() -> FluxPipeline:
     )
 
 
+def sd3() -> StableDiffusion3Pipeline:
+    """As 3.5 medium: its first block has a second attention, of the picture alone."""
+    width = 2 * TEXT_WIDTH  # of both CLIPs side by side
+    transformer = SD3Transformer2DModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=width,
+        caption_projection_dim=16,
+        pooled_projection_dim=width,
+        pos_embed_max_size=16,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    clip, (encoder, words) = tiny_tokenizer(), t5(width)
+    return StableDiffusion3Pipeline(
+        transformer=lively(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(),
+        text_encoder=tiny_text_encoder(clip, CLIPTextModelWithProjection),
+        tokenizer=clip,
+        text_encoder_2=tiny_text_encoder(clip, CLIPTextModelWithProjection),
+        tokenizer_2=clip,
+        text_encoder_3=encoder,
+        tokenizer_3=words,
+    )
+
+
 BASES: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd1": lambda: tiny_pipeline(StableDiffusionPipeline),
     "sdxl": lambda: tiny_pipeline(StableDiffusionXLPipeline),
@@ -190,6 +224,7 @@ BASES: dict[str, Callable[[], DiffusionPipeline]] = {
     "flux2-klein": klein,
     "qwen-image": qwen,
     "flux1": flux,
+    "sd3": sd3,
 }
 
 

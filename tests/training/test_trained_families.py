@@ -155,16 +155,25 @@ def flux_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tensor:
     return torch.stack(found)
 
 
+def sd3_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tensor:
+    text, _, summary, _ = pipe.encode_prompt(PROMPTS, PROMPTS, PROMPTS, do_classifier_free_guidance=False)
+    return pipe.transformer(noisy, text, summary, 1000 * s).sample
+
+
 VELOCITIES: dict[str, Callable[[DiffusionPipeline, Tensor, Tensor], Tensor]] = {
     "z-image": z_image_velocity,
     "flux2-klein": klein_velocity,
     "qwen-image": qwen_velocity,
     "flux1": flux_velocity,
+    "sd3": sd3_velocity,
 }
 
 
 # Layers whose output nobody reads: what the last block makes of the text.
-UNREAD = {"qwen-image": r"transformer_blocks\.1\.(attn\.(add_q_proj|to_add_out)|txt_mlp\..*)"}
+UNREAD = {
+    "qwen-image": r"transformer_blocks\.1\.(attn\.(add_q_proj|to_add_out)|txt_mlp\..*)",
+    "sd3": r"transformer_blocks\.1\.attn\.add_q_proj",
+}
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -249,14 +258,41 @@ def test_half_of_each_matrix_in_a_fused_layer_is_learned(name):
                 assert not part[: len(part) // 2].any() and part[len(part) // 2 :].all()
 
 
+SHARES = {"sd3": lambda u: torch.special.ndtr(u.logit())}  # below u, where u is not drawn evenly
+
+
 @pytest.mark.parametrize("name", FLOWS)
 def test_levels_are_those_of_diffusers_own_schedule(name):
     pipe = made(name)
     count = pipe.scheduler.config.num_train_timesteps
-    shares = 1 - torch.arange(count) / count  # its timesteps fall
-    found = family_of(pipe).levels(pipe, shares)  # of pictures of any size
-    torch.testing.assert_close(found, pipe.scheduler.timesteps / count, atol=1e-5, rtol=1e-5)
+    u = 1 - torch.arange(count).double() / count  # its timesteps fall
+    found = family_of(pipe).levels(pipe, SHARES.get(name, lambda u: u)(u))  # of pictures of any size
+    torch.testing.assert_close(found.float(), pipe.scheduler.timesteps / count, atol=1e-5, rtol=1e-5)
     assert family_of(pipe).noise_schedule(pipe) != {}
+
+
+def test_levels_of_sd3_are_drawn_as_diffusers_script_draws_them():
+    """The logistic function of normal numbers, of which the scheduler's timesteps are taken."""
+    pipe, count = made("sd3"), 10_000
+    u = torch.randn(count, generator=keyed("normal")).sigmoid()
+    script = pipe.scheduler.timesteps[(u * 1000).long()].sort().values / 1000
+    found = family_of(pipe).levels(pipe, (torch.arange(count) + 0.5) / count)
+    torch.testing.assert_close(found[50:-50], script[50:-50], atol=0.02, rtol=0)
+    assert family_of(pipe).levels(pipe, torch.tensor([0.0])) == 0
+
+
+def test_the_loss_of_sd3_is_that_of_diffusers_script_but_for_a_weight():
+    """The script compares denoised pictures by default: an error of v times s."""
+    pipe = made("sd3")
+    x, conditions, noise, s = given(pipe)
+    for i in range(len(PROMPTS)):
+        one = {key: value[i : i + 1] for key, value in conditions.items()}
+        row = slice(i, i + 1)
+        ours = denoising_loss(pipe, x[row], one, noise[row], s[row])
+        noisy = s[i] * noise[row] + (1 - s[i]) * x[row]
+        velocity = pipe.transformer(noisy, one["prompt_embeds"], one["pooled_prompt_embeds"], 1000 * s[row]).sample
+        script = ((noisy - s[i] * velocity - x[row]) ** 2).mean()
+        torch.testing.assert_close(s[i] ** 2 * ours, script, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", FLOWS)
