@@ -6,6 +6,8 @@ import torch
 from diffusers import (
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
@@ -37,6 +39,7 @@ from transformers import (
 
 from tests.families.case import lively
 from tests.families.flows import autoencoder as latent_autoencoder
+from tests.families.transformers import chroma as chroma_sizes
 from tests.families.transformers import zimage
 from tests.tiny import TEXT_WIDTH, tiny_autoencoder, tiny_pipeline, tiny_text_encoder, tiny_tokenizer
 
@@ -217,6 +220,17 @@ def sd3() -> StableDiffusion3Pipeline:
     )
 
 
+def chroma() -> ChromaPipeline:
+    encoder, words = t5()
+    return ChromaPipeline(
+        transformer=lively(ChromaTransformer2DModel(**chroma_sizes)),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=autoencoder(),
+        text_encoder=encoder,
+        tokenizer=words,
+    )
+
+
 BASES: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd1": lambda: tiny_pipeline(StableDiffusionPipeline),
     "sdxl": lambda: tiny_pipeline(StableDiffusionXLPipeline),
@@ -225,6 +239,7 @@ BASES: dict[str, Callable[[], DiffusionPipeline]] = {
     "qwen-image": qwen,
     "flux1": flux,
     "sd3": sd3,
+    "chroma": chroma,
 }
 
 

@@ -160,12 +160,24 @@ def sd3_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tensor:
     return pipe.transformer(noisy, text, summary, 1000 * s).sample
 
 
+def chroma_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tensor:
+    """The whole batch with a mask of truth values: diffusers' pipeline has floats, which are added to the attention."""
+    text, text_ids, mask, *_ = pipe.encode_prompt(PROMPTS, do_classifier_free_guidance=False)
+    n, c, h, w = noisy.shape
+    tokens = noisy.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(n, -1, 4 * c)
+    places = torch.cartesian_prod(torch.tensor([0]), torch.arange(h // 2), torch.arange(w // 2))
+    seen = torch.cat([mask.bool(), mask.new_ones(tokens.shape[:2]).bool()], dim=1)
+    output = pipe.transformer(tokens, text, s, places, text_ids, seen).sample
+    return output.view(n, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
+
+
 VELOCITIES: dict[str, Callable[[DiffusionPipeline, Tensor, Tensor], Tensor]] = {
     "z-image": z_image_velocity,
     "flux2-klein": klein_velocity,
     "qwen-image": qwen_velocity,
     "flux1": flux_velocity,
     "sd3": sd3_velocity,
+    "chroma": chroma_velocity,
 }
 
 
@@ -201,6 +213,8 @@ def test_the_loss_of_a_flow_and_its_gradients_are_those_of_the_formula(name):
         else:
             assert one.abs().max() > 0
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    denoiser_of(pipe).enable_gradient_checkpointing()
+    torch.testing.assert_close(denoising_loss(pipe, x, conditions, noise, s), loss, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -241,7 +255,7 @@ def test_a_file_scales_what_training_scales(name, tmp_path):
             assert torch.equal(learned, adapter.learned(concept)[name])
 
 
-FUSED = {"flux2-klein": {"to_qkv_mlp_proj", "linear_in", "to_out"}, "flux1": {"proj_out"}}
+FUSED = {"flux2-klein": {"to_qkv_mlp_proj", "linear_in", "to_out"}, "flux1": {"proj_out"}, "chroma": {"proj_out"}}
 
 
 @pytest.mark.parametrize("name", FUSED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from training.families.chroma import Chroma
 from training.families.family import Family
 from training.families.flux1 import Flux1
 from training.families.flux2_klein import Flux2Klein
@@ -26,6 +27,7 @@ ALL = (
     QwenImage(),
     Flux1(),
     StableDiffusion3(),
+    Chroma(),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in ALL}
 

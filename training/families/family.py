@@ -44,7 +44,7 @@ PHOTOGRAPHED = {  # words that bases for large pictures know
     "styles": ["photo", "watercolor", "oil painting", "pencil sketch", "3d render", "pixel art", "charcoal", "anime"],
 }
 # A word in the name of a model that draws in a few steps.
-FAST = re.compile(r"turbo|lightning|schnell|hyper-?sd|(?<![a-z])(?:lcm|dmd2?|distilled)(?![a-z])", re.I)
+FAST = re.compile(r"turbo|lightning|schnell|chroma.*flash|hyper-?sd|(?<![a-z])(?:lcm|dmd2?|distilled)(?![a-z])", re.I)
 EIGHT_BIT = {"name": "gradnorm-lorp", "rank": 0.25, "bits": 8}
 EXACT = {"name": "gradnorm-lorp", "rank": 0.25, "bits": 32}
 PROJECTED = {"name": "gradnorm-lorp", "rank": 128, "bits": 8}
