@@ -104,7 +104,8 @@ def _used(run: Run) -> list[str]:
 
 
 def _facts(found: Base) -> list[str]:
-    trained = found.family in FAMILIES and not (found.inpainting or found.refiner or found.edm or found.distilled)
+    other = found.inpainting or found.refiner or found.relative or found.edm or found.distilled
+    trained = found.family in FAMILIES and not other
     facts = {
         found.title: True,
         PREDICTIONS.get(found.prediction, found.prediction): found.prediction,

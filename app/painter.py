@@ -144,13 +144,15 @@ class Painter:
     ) -> list[Image.Image]:
         import torch
 
+        from training.sheet import guided_by
+
+        given = guided_by(pipe, recipe.guidance_scale, len(seeds), recipe.negative_prompt)
         try:
             return pipe(
                 [recipe.prompt] * len(seeds),
-                negative_prompt=[recipe.negative_prompt] * len(seeds) if recipe.negative_prompt else None,
+                **given,
                 height=recipe.resolution,
                 width=recipe.resolution,
-                guidance_scale=recipe.guidance_scale,
                 guidance=RULES[recipe.guidance](**recipe.guidance_settings),
                 num_inference_steps=recipe.steps,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -164,6 +166,7 @@ class Painter:
     def _open(self, model: Model, recipe: Recipe, say: Callable[[str], None]) -> tuple[DiffusionPipeline, Recipe]:
         """The pipeline for a model, and the recipe with what only the opened files can tell."""
         from pipelines.adapters import fingerprint
+        from training.families import denoiser_of
         from training.model import open_base
         from training.sampling import guided_pipeline, load_adapter_of
 
@@ -172,7 +175,7 @@ class Painter:
             self._base = self._pipe = None  # two large bases at once may not fit
             self._pipe = guided_pipeline(open_base(*model.opening), model.preset)
             self._base, self._adapter = model.opening, None
-            self._base_hash = fingerprint(self._pipe.unet)
+            self._base_hash = fingerprint(denoiser_of(self._pipe))
         wanted = None
         if model.run:
             if not model.run.adapter.exists():

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipelines.errors import UserError
+from training.families import FAMILIES
 from training.formats import shown
+from training.recognise import recognise
 
 NO_LIMIT = 10**6  # tokens
 
@@ -93,12 +95,13 @@ def local_tokenizers(base: str) -> tuple[Tokenizer, ...]:
 
     Empty for a single file, which has none, and for a base that is not there.
     """
-    from transformers import CLIPTokenizer
+    from transformers import AutoTokenizer
 
     found = []
-    for part in ("tokenizer", "tokenizer_2"):
-        with suppress(OSError, ValueError):  # opening the base says what is wrong with it
-            found.append(CLIPTokenizer.from_pretrained(base, subfolder=part, local_files_only=True))
+    with suppress(UserError, OSError, ValueError):  # opening the base says what is wrong with it
+        known = recognise(base, fetch=False)
+        for part in FAMILIES[known.family].readers if known and known.family in FAMILIES else ():
+            found.append(AutoTokenizer.from_pretrained(base, subfolder=part, local_files_only=True))
     # Of files that are not there transformers makes a tokenizer without words and without a limit.
     return tuple(tokenizer for tokenizer in found if tokenizer.model_max_length < NO_LIMIT)
 

@@ -170,9 +170,10 @@ def encode_pictures(pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
 
 def encoders(pipe: DiffusionPipeline) -> list:
     """What decides latents and prompt embeddings, as JSON takes it: weights, settings and words of all that encodes."""
-    modules = {name: getattr(pipe, name, None) for name in ("vae", "text_encoder", "text_encoder_2")}
+    parts = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+    modules = {name: getattr(pipe, name, None) for name in parts}
     found = [[name, *_decisive(module)] for name, module in modules.items() if module is not None]
-    for tokenizer in tokenizers(pipe):
+    for tokenizer in _tokenizers(pipe, ("tokenizer", "tokenizer_2", "tokenizer_3")):
         whole = getattr(tokenizer, "backend_tokenizer", None)
         words = json.loads(whole.to_str()) if whole else tokenizer.get_vocab()
         words = {key: value for key, value in words.items() if key not in ("truncation", "padding")}  # of the last call
@@ -203,8 +204,12 @@ def encode_prompts(pipe: DiffusionPipeline, prompts: list[str], resolution: int)
 
 
 def tokenizers(pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
-    """A base's tokenizers, which know how many tokens its text encoders read."""
-    return [found for found in (pipe.tokenizer, getattr(pipe, "tokenizer_2", None)) if found is not None]
+    """A base's tokenizers that know how many tokens of a prompt it reads."""
+    return _tokenizers(pipe, family_of(pipe).readers)
+
+
+def _tokenizers(pipe: DiffusionPipeline, parts: tuple[str, ...]) -> list[PreTrainedTokenizerBase]:
+    return [found for found in (getattr(pipe, part, None) for part in parts) if found is not None]
 
 
 def denoising_loss(

@@ -13,10 +13,11 @@ from diffusers import DiffusionPipeline
 from pipelines import CFG, UserError
 from training import sheet
 from training.config import Customization
+from training.families import family_of
 from training.model import encoders, sampler
 from training.pictures import Picture, open_picture
 
-GUIDANCE_SCALE, STEPS = 2.0, 15  # little guidance: the pictures should be what the base itself would draw
+STEPS = 15
 AT_ONCE = 8
 ALTERING = ("safety_checker", "watermark")  # what a pipeline does to pictures after they are drawn
 
@@ -45,7 +46,8 @@ def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> 
     pairs = [(content, style) for content in settings.contents for style in settings.styles]
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[: settings.count]
     captions = [settings.caption.format(content=c, style=s) for c, s in (pairs[i] for i in order)]
-    words = [*sampler(pipe), encoders(pipe), captions, config.resolution, GUIDANCE_SCALE, STEPS]
+    scale = family_of(pipe).others_scale
+    words = [*sampler(pipe), encoders(pipe), captions, config.resolution, scale, STEPS]
     words += [f"no {name}" for name in ALTERING if vars(pipe).get(name) is not None]
     identity = json.dumps(words, sort_keys=True, default=str)
     folder = cache / f"others-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
@@ -59,7 +61,7 @@ def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> 
             continue
         prompts = [captions[number] for number in chunk]
         with _unaltered(pipe):
-            drawn = sheet.draw(pipe, prompts, tuple(chunk), config.resolution, GUIDANCE_SCALE, STEPS, CFG())
+            drawn = sheet.draw(pipe, prompts, tuple(chunk), config.resolution, scale, STEPS, CFG())
         for number, picture in zip(chunk, drawn, strict=True):
             sheet.save(picture, paths[number])
     return [Picture(path, open_picture(path), caption) for path, caption in zip(paths, captions, strict=True)]

@@ -47,6 +47,7 @@ class Base:
         zero_snr: whether its schedule ends in pure noise, a terminal signal-to-noise ratio of zero.
         resolution: the side in pixels that it was made for; 0 where nothing tells.
         distilled, edm: what tells that it is; empty where it is not.
+        relative: what it is beside its family's models for text, in words; empty where it is one of them.
         missing: keys of `PARTS`.
     """
 
@@ -58,6 +59,7 @@ class Base:
     distilled: str = ""
     inpainting: bool = False
     refiner: bool = False
+    relative: str = ""
     edm: str = ""
     missing: tuple[str, ...] = ()
 
@@ -74,6 +76,8 @@ class Base:
         name = FAMILIES[self.family].title if self.family in FAMILIES else self.family
         if self.refiner:
             return f"{name} refiner"
+        if self.relative:
+            return f"{name} {self.relative}"
         return f"{name} inpainting model" if self.inpainting else name
 
     def told(self, prediction: str | None, zero_snr: bool | None) -> "Base":
@@ -92,7 +96,13 @@ class Base:
         if self.edm:
             what = f"is a {self.title} preconditioned as in EDM ({self.edm}), which cannot be customized yet"
             raise UserError(f"The base model {self.name!r} {what}", instead)
-        if self.inpainting or self.refiner or not family:
+        whole = next((one for one in FAMILIES.values() if f"{one.title} model" == self.family), None)
+        if whole:
+            raise UserError(
+                f"The base model {self.name!r} is a {self.title}, which cannot be read from a single file yet",
+                f"Name its folder or its hub id, for example {whole.origin}",
+            )
+        if self.inpainting or self.refiner or self.relative or not family:
             raise UserError(f"The base model {self.name!r} is a {self.title}, which cannot be customized yet", instead)
         if self.missing:
             raise UserError(
@@ -207,9 +217,11 @@ def _of_parts(base: str, read: Callable[[str], dict[str, Any]]) -> Base:
         resolution=family.side(denoiser, vae) if family else 0,
         distilled=fast_name(names)
         or _fast_parts(schedule, denoiser)
+        or (family.distilled(denoiser, schedule) if family else "")
         or ("its model_index.json says so" if index.get("is_distilled") else ""),
         inpainting=denoiser.get("in_channels") == 9,
         refiner=bool(index.get("requires_aesthetics_score")),
+        relative=family.relatives.get(kind, "") if family else "",
         edm=scheduler if scheduler.startswith("EDM") else "",
     )
 

@@ -30,6 +30,9 @@ PRESET_NAMES = [
     ("Z-Image, 1024 px", "z-image"),
     ("FLUX.2 klein, 1024 px", "flux2-klein"),
     ("Qwen-Image, 1024 px", "qwen-image"),
+    ("FLUX.1 dev, 1024 px", "flux1"),
+    ("Stable Diffusion 3.5, 1024 px", "sd3"),
+    ("Chroma, 1024 px", "chroma"),
 ]
 WHAT = {
     "content": "What is shown: a thing, an animal, a person. 3 to 10 pictures.",

@@ -6,12 +6,18 @@ import torch
 from diffusers import (
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     ZImagePipeline,
@@ -19,18 +25,23 @@ from diffusers import (
 )
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
+    CLIPTextModelWithProjection,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
 from tests.families.case import lively
 from tests.families.flows import autoencoder as latent_autoencoder
+from tests.families.transformers import chroma as chroma_sizes
 from tests.families.transformers import zimage
-from tests.tiny import tiny_autoencoder, tiny_pipeline
+from tests.tiny import TEXT_WIDTH, tiny_autoencoder, tiny_pipeline, tiny_text_encoder, tiny_tokenizer
 
 WIDTH = 16  # of a text token
 TEMPLATE = "{% for message in messages %}<|im_start|>{{ message.content }}<|im_end|>{% endfor %}"
@@ -55,6 +66,14 @@ def language_model(kind: type = Qwen3Model, config: type = Qwen3Config, layers: 
         "head_dim": 8,
     }
     return kind(config(**sizes | more)).eval()
+
+
+def t5(width: int = WIDTH) -> tuple[T5EncoderModel, T5Tokenizer]:
+    """Every letter is a token."""
+    words = ["<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz,"]
+    tokenizer = T5Tokenizer(vocab=[(word, -1.0) for word in words], extra_ids=0, model_max_length=512)
+    sizes = {"d_model": width, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2}
+    return T5EncoderModel(T5Config(vocab_size=len(tokenizer), **sizes)).eval(), tokenizer
 
 
 def autoencoder() -> torch.nn.Module:
@@ -145,12 +164,82 @@ def qwen() -> QwenImagePipeline:
     )
 
 
+def flux() -> FluxPipeline:
+    """CLIP's summary of a prompt beside T5's tokens."""
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=TEXT_WIDTH,
+        axes_dims_rope=(2, 2, 4),
+        guidance_embeds=True,
+    )
+    clip, (encoder, words) = tiny_tokenizer(), t5()
+    return FluxPipeline(
+        transformer=lively(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=autoencoder(),
+        text_encoder=tiny_text_encoder(clip),
+        tokenizer=clip,
+        text_encoder_2=encoder,
+        tokenizer_2=words,
+    )
+
+
+def sd3() -> StableDiffusion3Pipeline:
+    """As 3.5 medium: its first block has a second attention, of the picture alone."""
+    width = 2 * TEXT_WIDTH  # of both CLIPs side by side
+    transformer = SD3Transformer2DModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=width,
+        caption_projection_dim=16,
+        pooled_projection_dim=width,
+        pos_embed_max_size=16,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    clip, (encoder, words) = tiny_tokenizer(), t5(width)
+    return StableDiffusion3Pipeline(
+        transformer=lively(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(),
+        text_encoder=tiny_text_encoder(clip, CLIPTextModelWithProjection),
+        tokenizer=clip,
+        text_encoder_2=tiny_text_encoder(clip, CLIPTextModelWithProjection),
+        tokenizer_2=clip,
+        text_encoder_3=encoder,
+        tokenizer_3=words,
+    )
+
+
+def chroma() -> ChromaPipeline:
+    encoder, words = t5()
+    return ChromaPipeline(
+        transformer=lively(ChromaTransformer2DModel(**chroma_sizes)),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=autoencoder(),
+        text_encoder=encoder,
+        tokenizer=words,
+    )
+
+
 BASES: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd1": lambda: tiny_pipeline(StableDiffusionPipeline),
     "sdxl": lambda: tiny_pipeline(StableDiffusionXLPipeline),
     "z-image": z_image,
     "flux2-klein": klein,
     "qwen-image": qwen,
+    "flux1": flux,
+    "sd3": sd3,
+    "chroma": chroma,
 }
 
 

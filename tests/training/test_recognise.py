@@ -26,6 +26,7 @@ from pipelines import UserError
 from pipelines.adapters import fingerprint
 from tests.hub import hub
 from tests.tiny import tiny_pipeline
+from tests.training.bases import made
 from training import Customization, customize, model
 from training.config import HOUSE, PRESETS
 from training.families import family_of
@@ -201,7 +202,9 @@ FOLDERS = {
         "index": {"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True}
     },
     r"preconditioned as in EDM \(EDMEulerScheduler\)": {"scheduler": EDMEulerScheduler()},
-    r"is a FluxPipeline, which cannot be customized yet. Choose a base of": {"index": {"_class_name": "FluxPipeline"}},
+    r"is a HiDreamImagePipeline, which cannot be customized yet. Choose a base of": {
+        "index": {"_class_name": "HiDreamImagePipeline"}
+    },
     r"predicts 'flow', which cannot": {"scheduler": FlowMatchEulerDiscreteScheduler()},
 }
 
@@ -214,6 +217,27 @@ def test_folders_that_cannot_be_trained_are_refused_before_a_weight_is_read(tmp_
     config.base = base
     with pytest.raises(UserError, match=message):
         customize(config, tmp_path / "run")
+
+
+def test_of_flux_the_models_for_text_are_trained_that_were_not_made_for_a_few_steps(tmp_path):
+    base = tmp_path / "base"
+    made("flux1").save_pretrained(base)
+    change(base / "vae/config.json", sample_size=1024)
+    recognise(str(base)).check_trains("flux1", 1024)
+    change(base / "transformer/config.json", guidance_embeds=False)
+    recognise(str(base)).check_trains("flux1", 1024)  # made free of distilled guidance again, as some are
+    change(base / "scheduler/scheduler_config.json", use_dynamic_shifting=False)
+    with pytest.raises(UserError, match=r"distilled .*as schnell.*Train on .*FLUX.1-dev"):
+        recognise(str(base)).check_trains("flux1", 1024)
+    change(base / "model_index.json", _class_name="FluxKontextPipeline")
+    with pytest.raises(UserError, match=r"is a FLUX.1 model that edits pictures \(Kontext\), which .*FLUX.1-dev"):
+        recognise(str(base)).check_trains("flux1", 1024)
+
+
+def test_a_single_file_of_a_family_that_is_read_as_folders_only_says_so(tmp_path):
+    found = recognise(file(tmp_path, {"double_blocks.0.img_attn.norm.key_norm.scale": (1,)}))
+    with pytest.raises(UserError, match=r"cannot be read from a single file yet\. Name its folder .*FLUX.1-dev"):
+        found.check_opens()
 
 
 def test_a_base_that_was_never_distilled_is_not_refused_for_its_scheduler(tmp_path):

@@ -31,7 +31,7 @@ FLOWS = [name for name, family in FAMILIES.items() if family.predictions == ("fl
 
 # The longest test runs in `make test-all` only where a text encoder is deep, and for SD and SDXL, of which `test_loop`
 # and `test_export` hold the same.
-QUICK = ("z-image", "qwen-image")
+QUICK = ("z-image", "qwen-image", "flux1")
 LONG = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in BASES]
 
 
@@ -141,15 +141,51 @@ def qwen_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tensor:
     return torch.stack(found)
 
 
+def flux_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tensor:
+    """Sample by sample, told a guidance of 1; a token is a patch of 2 x 2, with its row and column."""
+    found = []
+    for one, level, prompt in zip(noisy, s, PROMPTS, strict=True):
+        text, summary, text_ids = pipe.encode_prompt([prompt])
+        c, h, w = one.shape
+        tokens = one.view(c, h // 2, 2, w // 2, 2).permute(1, 3, 0, 2, 4).reshape(1, -1, 4 * c)
+        places = torch.cartesian_prod(torch.tensor([0]), torch.arange(h // 2), torch.arange(w // 2))
+        guidance = torch.tensor([1.0])
+        output = pipe.transformer(tokens, text, summary, level[None], places, text_ids, guidance).sample
+        found.append(output.view(h // 2, w // 2, c, 2, 2).permute(2, 0, 3, 1, 4).reshape(c, h, w))
+    return torch.stack(found)
+
+
+def sd3_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tensor:
+    text, _, summary, _ = pipe.encode_prompt(PROMPTS, PROMPTS, PROMPTS, do_classifier_free_guidance=False)
+    return pipe.transformer(noisy, text, summary, 1000 * s).sample
+
+
+def chroma_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tensor:
+    """The whole batch with a mask of truth values: diffusers' pipeline has floats, which are added to the attention."""
+    text, text_ids, mask, *_ = pipe.encode_prompt(PROMPTS, do_classifier_free_guidance=False)
+    n, c, h, w = noisy.shape
+    tokens = noisy.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(n, -1, 4 * c)
+    places = torch.cartesian_prod(torch.tensor([0]), torch.arange(h // 2), torch.arange(w // 2))
+    seen = torch.cat([mask.bool(), mask.new_ones(tokens.shape[:2]).bool()], dim=1)
+    output = pipe.transformer(tokens, text, s, places, text_ids, seen).sample
+    return output.view(n, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
+
+
 VELOCITIES: dict[str, Callable[[DiffusionPipeline, Tensor, Tensor], Tensor]] = {
     "z-image": z_image_velocity,
     "flux2-klein": klein_velocity,
     "qwen-image": qwen_velocity,
+    "flux1": flux_velocity,
+    "sd3": sd3_velocity,
+    "chroma": chroma_velocity,
 }
 
 
 # Layers whose output nobody reads: what the last block makes of the text.
-UNREAD = {"qwen-image": r"transformer_blocks\.1\.(attn\.(add_q_proj|to_add_out)|txt_mlp\..*)"}
+UNREAD = {
+    "qwen-image": r"transformer_blocks\.1\.(attn\.(add_q_proj|to_add_out)|txt_mlp\..*)",
+    "sd3": r"transformer_blocks\.1\.attn\.add_q_proj",
+}
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -177,6 +213,8 @@ def test_the_loss_of_a_flow_and_its_gradients_are_those_of_the_formula(name):
         else:
             assert one.abs().max() > 0
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    denoiser_of(pipe).enable_gradient_checkpointing()
+    torch.testing.assert_close(denoising_loss(pipe, x, conditions, noise, s), loss, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -217,10 +255,14 @@ def test_a_file_scales_what_training_scales(name, tmp_path):
             assert torch.equal(learned, adapter.learned(concept)[name])
 
 
-def test_half_of_each_matrix_in_a_fused_layer_is_learned():
-    denoiser = denoiser_of(made("flux2-klein"))
+FUSED = {"flux2-klein": {"to_qkv_mlp_proj", "linear_in", "to_out"}, "flux1": {"proj_out"}, "chroma": {"proj_out"}}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_half_of_each_matrix_in_a_fused_layer_is_learned(name):
+    denoiser = denoiser_of(made(name))
     adapter = PartlyLearnable(denoiser, 4, "all")
-    assert {name.rsplit(".", 1)[-1] for name in adapter.fused} == {"to_qkv_mlp_proj", "linear_in", "to_out"}
+    assert {name.rsplit(".", 1)[-1] for name in adapter.fused} == FUSED[name]
     for layer in adapter.layers:
         for which, factor, dim in (("up", layer.up, 0), ("down", layer.down, 1)):
             before, parameter = factor.weight.detach().clone(), factor.parametrizations.weight.original
@@ -230,14 +272,41 @@ def test_half_of_each_matrix_in_a_fused_layer_is_learned():
                 assert not part[: len(part) // 2].any() and part[len(part) // 2 :].all()
 
 
+SHARES = {"sd3": lambda u: torch.special.ndtr(u.logit())}  # below u, where u is not drawn evenly
+
+
 @pytest.mark.parametrize("name", FLOWS)
 def test_levels_are_those_of_diffusers_own_schedule(name):
     pipe = made(name)
     count = pipe.scheduler.config.num_train_timesteps
-    shares = 1 - torch.arange(count) / count  # its timesteps fall
-    found = family_of(pipe).levels(pipe, shares)  # of pictures of any size
-    torch.testing.assert_close(found, pipe.scheduler.timesteps / count, atol=1e-5, rtol=1e-5)
+    u = 1 - torch.arange(count).double() / count  # its timesteps fall
+    found = family_of(pipe).levels(pipe, SHARES.get(name, lambda u: u)(u))  # of pictures of any size
+    torch.testing.assert_close(found.float(), pipe.scheduler.timesteps / count, atol=1e-5, rtol=1e-5)
     assert family_of(pipe).noise_schedule(pipe) != {}
+
+
+def test_levels_of_sd3_are_drawn_as_diffusers_script_draws_them():
+    """The logistic function of normal numbers, of which the scheduler's timesteps are taken."""
+    pipe, count = made("sd3"), 10_000
+    u = torch.randn(count, generator=keyed("normal")).sigmoid()
+    script = pipe.scheduler.timesteps[(u * 1000).long()].sort().values / 1000
+    found = family_of(pipe).levels(pipe, (torch.arange(count) + 0.5) / count)
+    torch.testing.assert_close(found[50:-50], script[50:-50], atol=0.02, rtol=0)
+    assert family_of(pipe).levels(pipe, torch.tensor([0.0])) == 0
+
+
+def test_the_loss_of_sd3_is_that_of_diffusers_script_but_for_a_weight():
+    """The script compares denoised pictures by default: an error of v times s."""
+    pipe = made("sd3")
+    x, conditions, noise, s = given(pipe)
+    for i in range(len(PROMPTS)):
+        one = {key: value[i : i + 1] for key, value in conditions.items()}
+        row = slice(i, i + 1)
+        ours = denoising_loss(pipe, x[row], one, noise[row], s[row])
+        noisy = s[i] * noise[row] + (1 - s[i]) * x[row]
+        velocity = pipe.transformer(noisy, one["prompt_embeds"], one["pooled_prompt_embeds"], 1000 * s[row]).sample
+        script = ((noisy - s[i] * velocity - x[row]) ** 2).mean()
+        torch.testing.assert_close(s[i] ** 2 * ours, script, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", FLOWS)

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from training.families.chroma import Chroma
 from training.families.family import Family
+from training.families.flux1 import Flux1
 from training.families.flux2_klein import Flux2Klein
 from training.families.qwen_image import QwenImage
 from training.families.sdxl import StableDiffusionXL
 from training.families.stable_diffusion import StableDiffusion1, StableDiffusion2
+from training.families.stable_diffusion_3 import StableDiffusion3
 from training.families.z_image import ZImage
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import nn
 
-ALL = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL(), ZImage(), Flux2Klein(), QwenImage())
+ALL = (
+    StableDiffusion1(),
+    StableDiffusion2(),
+    StableDiffusionXL(),
+    ZImage(),
+    Flux2Klein(),
+    QwenImage(),
+    Flux1(),
+    StableDiffusion3(),
+    Chroma(),
+)
 FAMILIES: dict[str, Family] = {family.name: family for family in ALL}
 
 

@@ -29,13 +29,17 @@ PARTS = {  # of a base, in words
     "vae": "VAE",
     "text_encoder": "text encoder",
     "text_encoder_2": "second text encoder",
+    "text_encoder_3": "third text encoder",
     "tokenizer": "tokenizer",
     "tokenizer_2": "second tokenizer",
+    "tokenizer_3": "third tokenizer",
     "scheduler": "scheduler",
 }
+WORDS = ("tokenizer.json", "vocab.json", "spiece.model")
 HINTS = {  # a file without which a part of a folder is none; networks need weights too
-    "tokenizer": ("tokenizer.json", "vocab.json"),
-    "tokenizer_2": ("tokenizer.json", "vocab.json"),
+    "tokenizer": WORDS,
+    "tokenizer_2": WORDS,
+    "tokenizer_3": WORDS,
     "scheduler": ("scheduler_config.json",),
 }
 PHOTOGRAPHED = {  # words that bases for large pictures know
@@ -43,7 +47,7 @@ PHOTOGRAPHED = {  # words that bases for large pictures know
     "styles": ["photo", "watercolor", "oil painting", "pencil sketch", "3d render", "pixel art", "charcoal", "anime"],
 }
 # A word in the name of a model that draws in a few steps.
-FAST = re.compile(r"turbo|lightning|hyper-?sd|(?<![a-z])(?:lcm|dmd2?|distilled)(?![a-z])", re.I)
+FAST = re.compile(r"turbo|lightning|schnell|chroma.*flash|hyper-?sd|(?<![a-z])(?:lcm|dmd2?|distilled)(?![a-z])", re.I)
 EIGHT_BIT = {"name": "gradnorm-lorp", "rank": 0.25, "bits": 8}
 EXACT = {"name": "gradnorm-lorp", "rank": 0.25, "bits": 32}
 PROJECTED = {"name": "gradnorm-lorp", "rank": 128, "bits": 8}
@@ -69,11 +73,13 @@ class Family(ABC):
     title: ClassVar[str]  # in words
     origin: ClassVar[str]  # the hub id of the model that its others descend from
     pipeline: ClassVar[str]  # diffusers' class
+    relatives: ClassVar[dict[str, str]] = {}  # classes of models for another task, that are not trained: what they are
     parts: ClassVar[tuple[str, ...]]  # keys of `PARTS` that a base consists of
     predictions: ClassVar[tuple[str, ...]]  # what its networks may predict
     multiple: ClassVar[int] = 8  # of pixels, that a picture's side is
     preset: ClassVar[str]
     settings: ClassVar[dict[str, Any]]  # of the preset: what differs from a project file's defaults
+    others_scale: ClassVar[float] = 2.0  # guidance of other contents and styles: little, as the base itself would draw
     # `adapter.method` -> gigabytes or "cpu" -> a row of `training.memory`; empty where nobody has measured.
     memory: ClassVar[dict[str, dict[int | str, tuple]]] = {}
 
@@ -92,6 +98,11 @@ class Family(ABC):
     def networks(self) -> tuple[str, ...]:
         """The parts that have weights."""
         return tuple(part for part in self.parts if part not in HINTS)
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """The tokenizers that every word of a prompt has to go through."""
+        return tuple(part for part in self.parts if part.startswith("tokenizer"))
 
     def fused(self, denoiser: nn.Module, name: str) -> dict[str, tuple[int, ...]]:
         """Of a layer that is several matrices in one: "up" -> the outputs, "down" -> the inputs, of each of them.
@@ -127,6 +138,10 @@ class Family(ABC):
             kind: class of its pipeline.
             index, denoiser: what `model_index.json` and the denoiser's configuration hold.
         """
+
+    def distilled(self, denoiser: dict[str, Any], scheduler: dict[str, Any]) -> str:
+        """What in a folder's configurations tells that it draws in a few steps; empty where nothing does."""
+        return ""
 
     @abstractmethod
     def side(self, denoiser: dict[str, Any], vae: dict[str, Any]) -> int:

@@ -26,7 +26,7 @@ class Flow(Family):
     multiple: ClassVar[int] = 16  # the autoencoder's factor of 8, and patches of 2 x 2
 
     def of_folder(self, kind: str, index: dict[str, Any], denoiser: dict[str, Any]) -> bool:
-        return kind == self.pipeline
+        return kind == self.pipeline or kind in self.relatives
 
     def side(self, denoiser: dict[str, Any], vae: dict[str, Any]) -> int:
         return vae.get("sample_size", 0)
