@@ -150,6 +150,7 @@ FAMILIES += (
 )
 
 FAMILIES += (
+    Family("Krea 2", {"text": "Krea2Pipeline"}, sequential=True, scale_of_none=0.0),
     Family(
         "Sana",
         {"text": "SanaPipeline", "ControlNet": "SanaControlNetPipeline", "PAG": "SanaPAGPipeline"},

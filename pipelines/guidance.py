@@ -201,6 +201,10 @@ PRESETS = {
     "z-image": {},
     "flux2-klein": {},
     "qwen-image": {},
+    "flux1": {},
+    "sd3": {},
+    "chroma": {},
+    "krea2": {},
 }
 
 

@@ -8,6 +8,7 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxControlNetModel,
     FluxTransformer2DModel,
+    Krea2Transformer2DModel,
     QwenImageControlNetModel,
     QwenImageTransformer2DModel,
     SD3ControlNetModel,
@@ -112,6 +113,20 @@ def klein(cls, scheduler):
     )
 
 
+def film_autoencoder(levels: int = 1) -> AutoencoderKLQwenImage:
+    """32x32x3 <-> 16x16x4, halved again by each further level."""
+    vae = AutoencoderKLQwenImage(
+        base_dim=2 if levels > 1 else 8,
+        z_dim=4,
+        dim_mult=[1] * (levels + 1),
+        num_res_blocks=1,
+        temperal_downsample=[False] * levels,
+        latents_mean=[0.1] * 4,
+        latents_std=[1.5] * 4,
+    )
+    return vae.eval()
+
+
 def qwen(cls, scheduler):
     """The edit classes encode a megapixel of the given picture: with five levels it is few tokens."""
     config = {
@@ -124,15 +139,6 @@ def qwen(cls, scheduler):
         "axes_dims_rope": (2, 2, 4),
     }
     levels = 5 if "Edit" in cls.__name__ else 1
-    vae = AutoencoderKLQwenImage(
-        base_dim=2 if levels > 1 else 8,
-        z_dim=4,
-        dim_mult=[1] * (levels + 1),
-        num_res_blocks=1,
-        temperal_downsample=[False] * levels,
-        latents_mean=[0.1] * 4,
-        latents_std=[1.5] * 4,
-    )
     extra = {"processor": None} if "Edit" in cls.__name__ else {}
     if "ControlNet" in cls.__name__:
         more = {"extra_condition_channels": 4} if "Inpaint" in cls.__name__ else {}
@@ -140,17 +146,48 @@ def qwen(cls, scheduler):
     return cls(
         transformer=lively(QwenImageTransformer2DModel(**config)),
         scheduler=scheduler,
-        vae=vae.eval(),
+        vae=film_autoencoder(levels),
         text_encoder=None,
         tokenizer=None,
         **extra,
     )
 
 
+def krea(cls, scheduler, **parts):
+    """Its text is of two layers of a language model.
+
+    Args:
+        parts: text encoder, tokenizer and autoencoder, where there are some.
+    """
+    transformer = Krea2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=32,
+        timestep_embed_dim=16,
+        text_hidden_dim=WIDTH,
+        num_text_layers=2,
+        text_num_attention_heads=2,
+        text_num_key_value_heads=2,
+        text_intermediate_size=32,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=(2, 2, 4),
+    )
+    parts = dict.fromkeys(("text_encoder", "tokenizer")) | {"vae": film_autoencoder()} | parts
+    return cls(transformer=lively(transformer), scheduler=scheduler, text_encoder_select_layers=(1, 2), **parts)
+
+
 def masks(samples: list[int]) -> dict:
     """Of the text embeddings: all of them are meant."""
     mask = torch.ones(len(samples), 6, dtype=torch.long)
     return {"prompt_embeds_mask": mask, "negative_prompt_embeds_mask": mask}
+
+
+def bool_masks(samples: list[int]) -> dict:
+    return {name: mask.bool() for name, mask in masks(samples).items()}
 
 
 def control_masks(samples: list[int]) -> dict:
@@ -162,6 +199,7 @@ sd3_image = together(TEXT, POOLED, pictures(), **SIZE, strength=0.8)
 flux_text = sd3_text
 flux_image = sd3_image
 qwen_text = together(TEXT, masks, **SIZE)
+krea_text = together(embeddings("prompt_embeds", 6, 2, WIDTH), bool_masks, **SIZE)
 qwen_edit = together(TEXT, masks, height=256, width=256)
 qwen_image = together(TEXT, masks, pictures(), **SIZE, strength=0.8)
 skipped = {"skip_guidance_layers": [1], "skip_layer_guidance_scale": 0.5, "skip_layer_guidance_start": -1.0}
@@ -225,6 +263,7 @@ CASES = [
     Case(
         "Flux2KleinInpaintPipeline", klein, together(TEXT, pictures(), **SIZE, mask_image=MASK), EULERS[:1], alone=True
     ),
+    Case("Krea2Pipeline", krea, krea_text, EULERS, {"guidance_scale": 4.0}),
     Case("QwenImagePipeline", qwen, qwen_text, EULERS, **as_qwen),
     Case("QwenImageImg2ImgPipeline", qwen, qwen_image, EULERS[:1], **as_qwen),
     Case("QwenImageInpaintPipeline", qwen, together(qwen_image, mask_image=MASK), EULERS[:1], **as_qwen),

@@ -14,6 +14,7 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    Krea2Pipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
@@ -32,6 +33,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLModel,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -39,6 +42,7 @@ from transformers import (
 
 from tests.families.case import lively
 from tests.families.flows import autoencoder as latent_autoencoder
+from tests.families.flows import krea as krea_pipeline
 from tests.families.transformers import chroma as chroma_sizes
 from tests.families.transformers import zimage
 from tests.tiny import TEXT_WIDTH, tiny_autoencoder, tiny_pipeline, tiny_text_encoder, tiny_tokenizer
@@ -231,6 +235,29 @@ def chroma() -> ChromaPipeline:
     )
 
 
+def krea() -> Krea2Pipeline:
+    """Its text is of two layers of a language model that could see."""
+    text = {
+        "vocab_size": 300,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
+    }
+    sight = {"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": WIDTH, "intermediate_size": 16}
+    config = Qwen3VLConfig(text_config=text, vision_config=sight | {"deepstack_visual_indexes": [0]})
+    return krea_pipeline(
+        Krea2Pipeline,
+        FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=film_autoencoder(),
+        text_encoder=Qwen3VLModel(config).eval(),
+        tokenizer=tokenizer(),
+    )
+
+
 BASES: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd1": lambda: tiny_pipeline(StableDiffusionPipeline),
     "sdxl": lambda: tiny_pipeline(StableDiffusionXLPipeline),
@@ -240,6 +267,7 @@ BASES: dict[str, Callable[[], DiffusionPipeline]] = {
     "flux1": flux,
     "sd3": sd3,
     "chroma": chroma,
+    "krea2": krea,
 }
 
 

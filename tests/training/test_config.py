@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipelines import UserError
+from pipelines import UserError, guidance
 from training.adapters import METHODS
 from training.config import HOUSE, PRESETS, AdapterSettings, Customization
 from training.memory import BUDGETS, ROWS
@@ -231,3 +231,8 @@ def test_a_base_of_the_house_keeps_its_name_and_a_hub_id_its_own(tmp_path, monke
         Customization(base=base, content={"pictures": "a"}).save(tmp_path / "config.toml")
         assert Customization.load(tmp_path / "config.toml").base == base
     assert Customization(base="someone/a-model", content={"pictures": "a"}).resolved_base() == "someone/a-model"
+
+
+def test_each_preset_has_its_guidance():
+    """A base is drawn with the guidance of its preset: one without would train and then not be drawn."""
+    assert guidance.PRESETS.keys() >= PRESETS.keys()

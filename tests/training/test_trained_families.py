@@ -171,6 +171,22 @@ def chroma_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tensor
     return output.view(n, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
 
 
+def krea_velocity(pipe: DiffusionPipeline, noisy: Tensor, s: Tensor) -> Tensor:
+    """Sample by sample as its pipeline calls it, with all of its padding and the mask."""
+    found = []
+    for one, level, prompt in zip(noisy, s, PROMPTS, strict=True):
+        text, mask = pipe.encode_prompt([prompt])
+        assert not mask.all()
+        c, h, w = one.shape
+        tokens = one.view(c, h // 2, 2, w // 2, 2).permute(1, 3, 0, 2, 4).reshape(1, -1, 4 * c)
+        zero = torch.zeros(1)
+        rows, columns = torch.arange(float(h // 2)), torch.arange(float(w // 2))
+        places = torch.cat([torch.zeros(text.shape[1], 3), torch.cartesian_prod(zero, rows, columns)])
+        output = pipe.transformer(tokens, text, level[None], places, mask).sample
+        found.append(output.view(h // 2, w // 2, c, 2, 2).permute(2, 0, 3, 1, 4).reshape(c, h, w))
+    return torch.stack(found)
+
+
 VELOCITIES: dict[str, Callable[[DiffusionPipeline, Tensor, Tensor], Tensor]] = {
     "z-image": z_image_velocity,
     "flux2-klein": klein_velocity,
@@ -178,6 +194,7 @@ VELOCITIES: dict[str, Callable[[DiffusionPipeline, Tensor, Tensor], Tensor]] = {
     "flux1": flux_velocity,
     "sd3": sd3_velocity,
     "chroma": chroma_velocity,
+    "krea2": krea_velocity,
 }
 
 
