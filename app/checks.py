@@ -13,6 +13,7 @@ from training.config import Concept
 from training.findings import of_prompt, of_words
 from training.formats import shown
 from training.pictures import look_at, said_of_size
+from training.stages import partner_of
 
 FEWEST = {"content": 3, "style": 1}  # fewer work, but not well
 MOST = 30
@@ -27,7 +28,7 @@ class Finding:
 def check(concept: str, paths: list[Path], resolution: int) -> list[Finding]:
     """Look at the pictures of a content or a style: unreadable, too few, the same twice, not used as they are."""
     if not paths:
-        other = "style" if concept == "content" else "content"
+        other = partner_of(concept)
         return [Finding(f"There are no pictures of the {concept}, so the {other} will be learned alone.", False)]
     findings, seen = [], {}
     for path in paths:

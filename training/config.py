@@ -141,6 +141,11 @@ class Others(Strict):
         description="the prompt of each, with {content} and {style} in that order",
     )
     count: int = Field(24, ge=0, le=1000, description="pictures drawn; 0: none, each concept is learned alone")
+    teach: Literal["partner", "both"] = Field(
+        "partner",
+        description="what learns from others: a stand-in for the missing concept alone, as the paper has it, or the "
+        "concept too, so that it stays out of what it was not asked for (prior preservation)",
+    )
 
 
 Where = Literal["everywhere", "fine", "coarse"]

@@ -55,3 +55,16 @@ def own_part(config: Customization, concept: str) -> Part:
     """The loss of a concept's own pictures, which moves its own learned factors."""
     short = SHORT if concept == "content" and config.content.short_captions else ""
     return Part(concept, config.steps.batch_size, (concept,), short)
+
+
+def partner_of(concept: str) -> str:
+    return "style" if concept == "content" else "content"
+
+
+def others_parts(config: Customization, concept: str, moves: tuple[str, ...]) -> tuple[Part, ...]:
+    """The loss of others beside a concept's own pictures, which moves these; none where there are no others."""
+    partner = partner_of(concept)
+    given = partner in config.concepts and config.concepts[partner].others
+    if not moves or not (given or config.others.count):
+        return ()
+    return (Part(f"other {partner}s", config.steps.others_batch_size, moves),)

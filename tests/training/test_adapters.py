@@ -89,6 +89,16 @@ def test_its_stages_follow_one_another_and_teach_each_concept(method):
     assert all(set(stage.teaches) <= stage.rates.keys() for stage in stages)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_concept_learns_from_others_where_they_teach_both(method):
+    both = {"content": {"pictures": "c"}, "style": {"pictures": "s"}, "adapter": {"method": method}}
+    for stage in plan(Customization(**both, others={"teach": "both"})):
+        (others,) = [part for part in stage.parts if part.concept.startswith("other ")]
+        assert set(stage.teaches) <= set(others.moves) <= stage.rates.keys()
+    alone = plan(Customization(**both, others={"teach": "both", "count": 0}))
+    assert not any(part.concept.startswith("other ") for stage in alone for part in stage.parts)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_has_a_row_of_settings_for_every_method_and_memory_or_none(family):
     rows = FAMILIES[family].memory

@@ -19,7 +19,7 @@ from pipelines.errors import UserError
 from training.adapters.adapter import Adapter
 from training.families import family_of_denoiser
 from training.optimizers.settings import NARROW
-from training.stages import BOTH, Stage, own_part
+from training.stages import BOTH, Stage, others_parts, own_part
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,12 +48,14 @@ class FullWeights(Adapter):
 
     @classmethod
     def stages(cls, config: Customization) -> list[Stage]:
-        """One concept after the other."""
+        """One concept after the other, with others beside it where they are to teach it too."""
         steps, rate = config.steps.break_, config.optimizer.lr
-        return [
-            Stage(concept, i * steps, steps, (own_part(config, concept),), {concept: rate})
-            for i, concept in enumerate(config.to_learn)
-        ]
+        stages = []
+        for concept in config.to_learn:
+            moves = (concept,) * (config.others.teach == "both")
+            parts = (own_part(config, concept), *others_parts(config, concept, moves))
+            stages.append(Stage(concept, len(stages) * steps, steps, parts, {concept: rate}))
+        return stages
 
     @classmethod
     def check(cls, config: Customization) -> None:

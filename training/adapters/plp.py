@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pipelines.errors import UserError
 from training.adapters.adapter import Adapter
 from training.families import family_of_denoiser
-from training.stages import BOTH, Part, Stage, own_part
+from training.stages import BOTH, Part, Stage, others_parts, own_part, partner_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,20 +63,23 @@ class PartlyLearnable(Adapter):
 
     @classmethod
     def stages(cls, config: Customization) -> list[Stage]:
-        """Break: each concept with weak lessons from others. Make: both together."""
+        """Break: each concept, with weak lessons from others for its partner. Make: both together.
+
+        Where others teach both, the concept itself learns from them too, and make does.
+        """
         steps, settings = config.steps, config.optimizer
         stages, up = [], "content" if config.adapter.content_half == "up" else "style"
         for own in config.to_learn:
-            parts, rates = [own_part(config, own)], {own: settings.lr}
-            other = "style" if own == "content" else "content"
-            given = other in config.concepts and config.concepts[other].others
-            if (given or config.others.count) and settings.weak > 0:
-                parts.append(Part(f"other {other}s", steps.others_batch_size, (other,)))
-                rates[other] = settings.lr * settings.weak
-            stages.append(Stage(own, len(stages) * steps.break_, steps.break_, tuple(parts), settings.rates(rates, up)))
+            partner, weak = partner_of(own), settings.lr * settings.weak
+            moves = (own,) * (config.others.teach == "both") + (partner,) * (weak > 0)
+            others = others_parts(config, own, moves)
+            parts, rates = (own_part(config, own), *others), {own: settings.lr}
+            rates |= {partner: weak} if others and weak else {}
+            stages.append(Stage(own, len(stages) * steps.break_, steps.break_, parts, settings.rates(rates, up)))
         if len(config.concepts) == 2:
             each = max(1, steps.batch_size // 2)
             parts = tuple(Part(concept, each, BOTH) for concept in BOTH)
+            parts += others_parts(config, "content", BOTH) if config.others.teach == "both" else ()
             rates = settings.rates(dict.fromkeys(BOTH, settings.make_lr), up)
             stages.append(Stage("make", len(stages) * steps.break_, steps.make, parts, rates))
         return stages
