@@ -49,6 +49,9 @@ from training.state import State, all_finite, check_finite
 # machine and less than half as fast beside another program (benchmarks/customization/threads.py).
 SMALL = 50_000_000
 CANCELLED = "Cancelled. Start it again to go on."
+# Latents, conditions, noise, noise levels and weights, as `denoising_loss` takes them after the base.
+Batch = tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor | None]
+
 log = logging.getLogger("joinery")
 
 
@@ -303,12 +306,12 @@ def train_step(work: Work, state: State, stage: Stage) -> dict[str, float]:
     return losses
 
 
-def batches(work: Work, stage: Stage, part: Part, k: int) -> Iterator[tuple]:
+def batches(work: Work, stage: Stage, part: Part, k: int) -> Iterator[Batch]:
     """The batches of one loss of a stage's step k, functions of (seed, k) alone.
 
     Yields:
-        what `denoising_loss` takes after the base: latents (n, c, h, w), conditions with n rows each, noise like the
-        latents, noise levels (n,), and weights (n, 1, h, w) or (n, 1, 1, 1), or None.
+        latents (n, c, h, w), conditions with n rows each, noise like the latents, noise levels (n,), and weights
+        (n, 1, h, w) or (n, 1, 1, 1), or None.
     """
     config, device, seed = work.config, work.pipe.device, work.config.seed
     concept = work.concepts[part.pictures or part.concept]

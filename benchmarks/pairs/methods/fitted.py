@@ -12,10 +12,8 @@ from benchmarks.pairs.cells import Cell
 from benchmarks.pairs.methods.added import Factors, Now, put, take_off
 from benchmarks.pairs.methods.lora import Task, encoded, identity_of, plain
 from benchmarks.pairs.methods.ready import digest_of, kept
-from training.loop import batches
+from training.loop import Batch, batches
 from training.stages import BOTH, Part, Stage
-
-Batch = tuple[Tensor, dict[str, Tensor], Tensor, Tensor]  # latents, conditions, noise, timesteps
 
 
 def fit(

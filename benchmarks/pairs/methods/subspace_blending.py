@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from benchmarks.pairs.cells import Cell
 from benchmarks.pairs.methods.added import Now, fused
-from benchmarks.pairs.methods.fitted import Batch, fit
+from benchmarks.pairs.methods.fitted import fit
 from benchmarks.pairs.methods.lora import both
 from benchmarks.pairs.methods.ready import OWN, Ready, opened, own
+from training.loop import Batch
 from training.model import denoising_loss
 
 OWN["subspace_blending"] = {"steps": 100, "lr": 0.003, "weight": 1.0, "k": 3.0}

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from benchmarks.pairs.cells import Cell
 from benchmarks.pairs.methods.added import Now, fused
-from benchmarks.pairs.methods.fitted import Batch, fit
+from benchmarks.pairs.methods.fitted import fit
 from benchmarks.pairs.methods.lora import both
 from benchmarks.pairs.methods.ready import OWN, Ready, opened, own
+from training.loop import Batch
 from training.stages import BOTH
 
 OWN["zip_lora"] = {"steps": 100, "lr": 0.01, "weight": 0.01}
@@ -64,9 +65,9 @@ def zip_lora(cell: Cell, seed: int, changes: dict) -> Ready:
     def kept_apart(kind: str, batch: Batch) -> Tensor:
         now.alone = kind
         with torch.no_grad():
-            wanted = predicted(pipe, *batch)
+            wanted = predicted(pipe, batch)
         now.alone = ""
-        return distance(predicted(pipe, *batch), wanted)
+        return distance(predicted(pipe, batch), wanted)
 
     def loss(content: Batch, style: Batch) -> Tensor:
         apart = settings.weight * overlap(zips.values())
@@ -76,9 +77,8 @@ def zip_lora(cell: Cell, seed: int, changes: dict) -> Ready:
     return fused(pipe, cell, zips, now)
 
 
-def predicted(
-    pipe: DiffusionPipeline, latents: Tensor, conditions: dict[str, Tensor], noise: Tensor, timesteps: Tensor
-) -> Tensor:
+def predicted(pipe: DiffusionPipeline, batch: Batch) -> Tensor:
     """What the denoiser says of noisy latents."""
+    latents, conditions, noise, timesteps, _ = batch
     noisy = DDPMScheduler.from_config(pipe.scheduler.config).add_noise(latents, noise, timesteps)
     return pipe.unet(noisy, timesteps, conditions["encoder_hidden_states"], return_dict=False)[0]
