@@ -7,7 +7,9 @@ import sys
 import time
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import training.__main__ as command_line
 from tests.tiny import tiny_pipeline
@@ -23,17 +25,21 @@ def run(*arguments):
     )
 
 
-def test_the_whole_line(project, tmp_path):
+def test_the_whole_line(project, tmp_path, monkeypatch):
     folder = Run(tmp_path / "run")
     done = run("customize", project, "--run", folder.folder)
     assert done.returncode == 0, done.stderr
     assert str(folder.adapter) in done.stdout and "step 9/9" in done.stdout and "Traceback" not in done.stderr
-    done = run("sample", folder.folder, "--content", 0.8, "--style", 1, "--count", 2, "--out", tmp_path / "sheet.png")
-    assert done.returncode == 0 and (tmp_path / "sheet.png").exists(), done.stderr
-    done = run("export", folder.folder, "--format", "peft", "--out", tmp_path / "peft.safetensors")
-    assert done.returncode == 0 and (tmp_path / "peft.safetensors").exists(), done.stderr
+    out = tmp_path / "sheet.png"
+    assert (
+        call(monkeypatch, "sample", folder.folder, "--content", 0.8, "--count", 2, "--out", out) == 0 and out.exists()
+    )
+    out = tmp_path / "peft.safetensors"
+    assert call(monkeypatch, "export", folder.folder, "--format", "peft", "--out", out) == 0
+    assert {tensor.dtype for tensor in load_file(out).values()} == {torch.float16}
 
 
+@pytest.mark.slow
 def test_what_a_user_can_mend_is_one_sentence_and_exit_2(project):
     project.write_text(project.read_text().replace("rank = 4", "rank = 0"))
     done = run("customize", project)
