@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from app.given import Given
 from app.painter import import_tools
 from app.recipe import Recipe
@@ -15,7 +17,7 @@ from training.captions import local_tokenizers
 from training.config import Concept
 from training.findings import of_prompt, of_words
 from training.formats import shown
-from training.pictures import cropped, look_at, said_of_size
+from training.pictures import ALIKE, cropped, look_at, said_of_size, seen_small
 
 FEWEST = {"content": 3, "style": 1}  # fewer work, but not well
 MOST = 30
@@ -29,14 +31,14 @@ class Finding:
 
 
 def check(concept: str, pictures: Sequence[Given], resolution: int) -> list[Finding]:
-    """Look at the pictures of a content or a style: unreadable, too few, the same twice, not used as they are."""
+    """Look at the pictures of a content or a style: unreadable, too few, the same or nearly so, not used as is."""
     if not pictures:
         other = "style" if concept == "content" else "content"
         return [Finding(f"There are no pictures of the {concept}, so the {other} will be learned alone.", False)]
-    findings, seen = [], {}
+    findings, seen, small = [], {}, {}
     for number, (path, _, crop) in enumerate(pictures):
         try:
-            digest, notes = _look(path, path.stat().st_mtime_ns if path.exists() else 0, resolution, crop)
+            digest, notes, one = _look(path, path.stat().st_mtime_ns if path.exists() else 0, resolution, crop)
         except UserError as error:
             findings.append(Finding(str(error).replace(shown(path), shown(path.name)), True, number))
             continue
@@ -44,7 +46,10 @@ def check(concept: str, pictures: Sequence[Given], resolution: int) -> list[Find
             same = f"{path.name} and {seen[digest]} are the same picture; one will be used."
             findings.append(Finding(same, False, number))
         else:
+            if like := next((name for name, other in small.items() if one @ other > ALIKE), None):
+                notes += (f"nearly the same picture as {like}; another view would teach more",)
             findings += [Finding(f"{path.name}: {note}.", False, number) for note in notes]
+            small.setdefault(path.name, one)
         seen.setdefault(digest, path.name)
     if seen and len(seen) < FEWEST[concept]:
         advice = f"{FEWEST[concept]} to 10 work best, each with the {concept} shown differently."
@@ -55,11 +60,13 @@ def check(concept: str, pictures: Sequence[Given], resolution: int) -> list[Find
 
 
 @lru_cache(maxsize=256)
-def _look(path: Path, _written: int, resolution: int, crop: float) -> tuple[str, tuple[str, ...]]:
-    """A picture as training sees it, as a digest, and what should be known about it. Kept, as a page asks often."""
+def _look(path: Path, _written: int, resolution: int, crop: float) -> tuple[str, tuple[str, ...], np.ndarray]:
+    """A picture as training sees it, as a digest; what should be known about it; and it seen small. Kept, as a page
+    asks often."""
     frame = look_at(path)
-    digest = hashlib.sha256(cropped(frame.image, resolution, crop).tobytes()).hexdigest()
-    return digest, frame.notes + said_of_size(frame.image, resolution, crop)
+    image = cropped(frame.image, resolution, crop)
+    notes = frame.notes + said_of_size(frame.image, resolution, crop)
+    return hashlib.sha256(image.tobytes()).hexdigest(), notes, seen_small(image)
 
 
 def check_words(config: Customization, pictures: dict[str, list[Given]]) -> list[Finding]:

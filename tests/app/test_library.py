@@ -9,6 +9,7 @@ from app.library import Library
 from pipelines.errors import UserError
 from tests.app.conftest import pictures_of
 from training import Customization, Run
+from training.config import HOUSE
 
 
 def test_a_new_run_holds_everything_it_needs(library, config):
@@ -92,3 +93,18 @@ def test_pictures_are_judged_in_words(tmp_path):
     (missing,) = check("style", [], 64)
     assert not missing.blocks and "content will be learned alone" in missing.text
     assert check("style", [Given(paths["one"])], 64) == []
+
+
+def test_pictures_that_hardly_differ_are_named(tmp_path):
+    samples = sorted((HOUSE / "samples/content").glob("*.png"))
+    given = [Given(path) for path in samples]
+    assert check("content", given, 64) == []
+    with Image.open(samples[0]) as image:
+        image.convert("RGB").point(lambda level: level * 0.9).save(tmp_path / "darker.jpg")
+    (alike,) = check("content", [*given, Given(tmp_path / "darker.jpg")], 64)
+    assert alike.text.startswith(f"darker.jpg: nearly the same picture as {samples[0].name}") and alike.number == 5
+    # Two squares of one picture are two pictures.
+    wide = Image.effect_noise((128, 64), 90).convert("RGB")
+    wide.save(tmp_path / "wide.png")
+    halves = [Given(tmp_path / "wide.png", None, place) for place in (0.0, 1.0, 0.5)]
+    assert not any("same" in finding.text for finding in check("style", halves, 64))
