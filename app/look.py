@@ -142,7 +142,7 @@ img.crisp { image-rendering: pixelated; }
   /* What draws stays in reach of the thumb, however long the settings are. */
   .drawing { position: fixed; inset: auto 0 0; z-index: 20; margin: 0; padding: 8px; flex-wrap: nowrap !important;
     gap: 6px !important; background: var(--body-background-fill); border-top: 1px solid var(--border-color-primary); }
-  .drawing button { padding: 8px 4px !important; }
+  .drawing button { padding: 8px 2px !important; font-size: 0.85rem !important; white-space: nowrap; }
 }
 """
 
