@@ -1,9 +1,14 @@
 """What a person should know about pictures before training starts, in words."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
+from app.given import Given
 from app.painter import import_tools
 from app.recipe import Recipe
 from pipelines.errors import UserError
@@ -12,7 +17,7 @@ from training.captions import local_tokenizers
 from training.config import Concept
 from training.findings import of_prompt, of_words
 from training.formats import shown
-from training.pictures import look_at, said_of_size
+from training.pictures import ALIKE, cropped, look_at, said_of_size, seen_small
 from training.stages import partner_of
 
 FEWEST = {"content": 3, "style": 1}  # fewer work, but not well
@@ -23,27 +28,29 @@ MOST = 30
 class Finding:
     text: str
     blocks: bool  # whether training cannot start with it
+    number: int | None = None  # of the picture that it is about, from 0
 
 
-def check(concept: str, paths: list[Path], resolution: int) -> list[Finding]:
-    """Look at the pictures of a content or a style: unreadable, too few, the same twice, not used as they are."""
-    if not paths:
+def check(concept: str, pictures: Sequence[Given], resolution: int) -> list[Finding]:
+    """Look at the pictures of a content or a style: unreadable, too few, the same or nearly so, not used as is."""
+    if not pictures:
         other = partner_of(concept)
         return [Finding(f"There are no pictures of the {concept}, so the {other} will be learned alone.", False)]
-    findings, seen = [], {}
-    for path in paths:
+    findings, seen, small = [], {}, {}
+    for number, (path, _, crop) in enumerate(pictures):
         try:
-            frame = look_at(path)
+            digest, notes, one = _look(path, path.stat().st_mtime_ns if path.exists() else 0, resolution, crop)
         except UserError as error:
-            findings.append(Finding(str(error).replace(shown(path), shown(path.name)), True))
+            findings.append(Finding(str(error).replace(shown(path), shown(path.name)), True, number))
             continue
-        picture = frame.image
-        digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
         if digest in seen:
-            findings.append(Finding(f"{path.name} and {seen[digest]} are the same picture; one will be used.", False))
+            same = f"{path.name} and {seen[digest]} are the same picture; one will be used."
+            findings.append(Finding(same, False, number))
         else:
-            notes = frame.notes + said_of_size(picture, resolution)
-            findings += [Finding(f"{path.name}: {note}.", False) for note in notes]
+            if like := next((name for name, other in small.items() if one @ other > ALIKE), None):
+                notes += (f"nearly the same picture as {like}; another view would teach more",)
+            findings += [Finding(f"{path.name}: {note}.", False, number) for note in notes]
+            small.setdefault(path.name, one)
         seen.setdefault(digest, path.name)
     if seen and len(seen) < FEWEST[concept]:
         advice = f"{FEWEST[concept]} to 10 work best, each with the {concept} shown differently."
@@ -53,9 +60,19 @@ def check(concept: str, paths: list[Path], resolution: int) -> list[Finding]:
     return findings
 
 
-def check_words(config: Customization, pictures: dict[str, list[tuple[Path, str | None]]]) -> list[Finding]:
+@lru_cache(maxsize=256)
+def _look(path: Path, _written: int, resolution: int, crop: float) -> tuple[str, tuple[str, ...], np.ndarray]:
+    """A picture as training sees it, as a digest; what should be known about it; and it seen small. Kept, as a page
+    asks often."""
+    frame = look_at(path)
+    image = cropped(frame.image, resolution, crop)
+    notes = frame.notes + said_of_size(frame.image, resolution, crop)
+    return hashlib.sha256(image.tobytes()).hexdigest(), notes, seen_small(image)
+
+
+def check_words(config: Customization, pictures: dict[str, list[Given]]) -> list[Finding]:
     """Look at captions and the prompt: placeholders, words in braces, and what the base does not read any more."""
-    given = {concept: [(path, own or "") for path, own in those] for concept, those in pictures.items()}
+    given = {concept: [(one.path, one.caption or "") for one in those] for concept, those in pictures.items()}
     import_tools()
     said = of_words(config, given, local_tokenizers(config.resolved_base()))
     return [Finding(f"{text}.", False) for text in said]

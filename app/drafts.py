@@ -7,18 +7,18 @@ and the pictures, as they were given.
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.given import Given
 from app.trash import to_trash
 from pipelines.errors import UserError
 from training import Customization, checkpoint
 
 FILE = "draft.json"
 TRASH = "trash"
-Pictures = list[tuple[Path, str | None]]  # each with the caption that is its own
 
 _writing = threading.Lock()  # tabs may write at once
 
@@ -53,13 +53,23 @@ class Drafts:
         return values | {key: self._found(name, shown) for key, shown in values.items() if isinstance(shown, list)}
 
     def write(self, name: str, changed: Mapping[str, Any]) -> None:
-        """Keep values beside those that are kept. Pictures, lists of (path, caption), are copied as they are.
+        """Keep values beside those that are kept. Lists of pictures are copied as they are.
 
         Raises:
             UserError: there is no such draft, or it could not be written.
         """
         with _writing:
             self._save(name, self.read(name) | dict(changed))
+
+    def change(self, name: str, key: str, change: Callable[[list[Given]], list[Given]], begin: list[Given]) -> None:
+        """Change some pictures. `begin` are those that there are where none are kept.
+
+        Raises:
+            UserError: there is no such draft, or it could not be written.
+        """
+        with _writing:
+            values = self.read(name)
+            self._save(name, values | {key: change(values.get(key, begin))})
 
     def make(self, values: Mapping[str, Any]) -> str:
         """The name of a new draft."""
@@ -95,28 +105,28 @@ class Drafts:
                 for key, shown in values.items()}  # fmt: skip
         data = json.dumps({"version": 1, "values": kept}, indent=1)
         checkpoint.write_bytes(folder / FILE, data.encode())
-        used = {place for shown in kept.values() if isinstance(shown, list) for place, _ in shown}
+        used = {place for shown in kept.values() if isinstance(shown, list) for place, *_ in shown}
         for path in folder.glob("pictures/*/*"):
             if str(path.relative_to(folder)) not in used:
                 path.unlink(missing_ok=True)
 
-    def _take_in(self, folder: Path, pictures: Pictures) -> list[tuple[str, str | None]]:
+    def _take_in(self, folder: Path, pictures: list[Given]) -> list[tuple[str, str | None, float]]:
         """Pictures as they stand in the file: under a folder named by their bytes, so that equal names do not clash."""
         kept = []
-        for path, caption in pictures:
+        for path, caption, crop in pictures:
             if folder not in Path(path).parents:
                 data = Path(path).read_bytes()
                 copy = folder / "pictures" / hashlib.sha256(data).hexdigest()[:16] / Path(path).name
                 if not copy.exists():
                     checkpoint.write_bytes(copy, data)
                 path = copy
-            kept.append((str(Path(path).relative_to(folder)), caption))
+            kept.append((str(Path(path).relative_to(folder)), caption, crop))
         return kept
 
-    def _found(self, name: str, shown: list) -> Pictures:
+    def _found(self, name: str, shown: list) -> list[Given]:
         folder = self.folder / name
-        pictures = [(folder / place, caption) for place, caption in shown]
-        return [(path, caption) for path, caption in pictures if path.is_file()]
+        pictures = [Given(folder / place, *others) for place, *others in shown]
+        return [one for one in pictures if one.path.is_file()]
 
     def _file(self, name: str) -> Path:
         if not name.isdecimal():  # a name from outside reaches no other folder

@@ -2,15 +2,16 @@
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from app.bases import short
+from app.given import Given
 from app.pages.optimizer import SHARED, entered
 from pipelines.errors import UserError
 from training import Customization
 from training.config import PRESETS, Concept, Content, Style
 from training.optimizers.settings import OPTIMIZERS, Learning
+from training.pictures import MIDDLE
 
 CONCEPTS = {"content": Content, "style": Style}
 OF_THE_BASE = ("resolution", "prediction", "zero_snr")
@@ -24,16 +25,17 @@ class ProjectForm:
     sample: Customization
     bases: Mapping[str, str] = field(default_factory=dict)  # by the names that the page shows
 
-    def read(self, values: Mapping[Hashable, Any]) -> tuple[Customization, dict[str, list[tuple[Path, str | None]]]]:
-        """The customization that the fields describe, and its pictures with their own captions.
+    def read(self, values: Mapping[Hashable, Any]) -> tuple[Customization, dict[str, list[Given]]]:
+        """The customization that the fields describe, and its pictures as they were given.
 
         Args:
-            values: of all fields, and of all the optimizers' slots.
+            values: of all fields, of all the optimizers' slots, and the pictures, `Given`, under "content.pictures" and
+                "style.pictures".
 
         Raises:
             UserError: a value is out of range.
         """
-        pictures = {concept: files(values[f"{concept}.pictures"]) for concept in CONCEPTS}
+        pictures = {concept: values[f"{concept}.pictures"] for concept in CONCEPTS}
         if not any(pictures.values()):
             raise UserError("There are no pictures yet", "Add some of a content, of a style, or of both")
         # What the page does not show comes from the sample project, or from another preset's own defaults.
@@ -54,14 +56,17 @@ class ProjectForm:
             data = {key: value for key, value in data.items() if key not in OF_THE_BASE}
         return Customization(**data), {concept: shown for concept, shown in pictures.items() if shown}
 
-    def _concept(self, data: dict, concept: str, values: Mapping[Hashable, Any], pictures: list) -> dict[str, Any]:
+    def _concept(
+        self, data: dict, concept: str, values: Mapping[Hashable, Any], pictures: list[Given]
+    ) -> dict[str, Any]:
         sample = self.concept(concept)
         shown = {name: (values[f"{concept}.{name}"] or "").strip() for name in SHOWN}
         own = shown["class_word"] != sample.class_word  # what suits the sample's concept may not suit another
         if own or shown["placeholder"] != sample.placeholder:
             data.get("samples", {}).pop("prompt", None)  # the sample project's prompt names its own
         kept = sample.model_dump(exclude={"mirror", "short_captions"} if own else None)
-        return kept | {"pictures": [path for path, _ in pictures]} | shown
+        crops = {one.path.name: one.crop for one in pictures if one.crop != MIDDLE}
+        return kept | {"pictures": [one.path for one in pictures], "crops": crops} | shown
 
     def base(self, name: str) -> str:
         """The base that a name from the list stands for; what a person typed is as it is."""
@@ -103,8 +108,3 @@ class ProjectForm:
         return Customization(
             preset=preset, content={"pictures": ["content"]}, style={"pictures": ["style"]}, **PRESETS[preset]
         )
-
-
-def files(value: list | None) -> list[tuple[Path, str | None]]:
-    """A gallery's pictures, each with the caption that is its own."""
-    return [(Path(path), caption) for path, caption in value or []]

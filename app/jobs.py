@@ -23,6 +23,7 @@ from training import Customization, Run
 from training.config import HOUSE
 
 if TYPE_CHECKING:
+    from app.given import Given
     from app.library import Library
 
 LIVE = ("preparing", "running")
@@ -73,7 +74,7 @@ def look(run: Run) -> Job:
     return Job(**{"status": "new"} | shown)
 
 
-def launch(library: "Library", config: Customization, pictures: dict[str, list[tuple[Path, str | None]]]) -> Run:
+def launch(library: "Library", config: Customization, pictures: dict[str, list["Given"]]) -> Run:
     """Make a run of a customization, and train it when its turn comes.
 
     Args:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app import jobs
+from app.given import Given
 from app.recipe import file_hash
 from app.trash import to_trash
 from pipelines.errors import UserError
 from training import Customization, Run, captions
 from training.formats import find_pictures, shown
+from training.pictures import MIDDLE
 from training.plan import plan
 
 TRASH = ".trash"
@@ -111,21 +113,24 @@ class Library:
         except UserError:
             return None
 
-    def create(self, config: Customization, pictures: dict[str, list[tuple[Path, str | None]]]) -> Run:
+    def create(self, config: Customization, pictures: dict[str, list[Given]]) -> Run:
         """A new run's folder with its own copies of all pictures, so that it can be moved and resumed years later.
 
         Args:
-            config: its `pictures` are replaced by the copies; `others` are copied too.
-            pictures: for "content" and "style", files with the caption that is theirs alone, if they have one.
+            config: its `pictures` and `crops` are replaced by those of the copies; `others` are copied too.
+            pictures: for "content" and "style".
         """
         run = Run(self._free_folder(config.name))
         config = config.model_copy(deep=True)
         for name, files in pictures.items():
             concept, folder = getattr(config, name), run.folder / "pictures" / name
             folder.mkdir(parents=True)
-            for number, (path, caption) in enumerate(files, 1):
+            concept.crops = {}
+            for number, (path, caption, crop) in enumerate(files, 1):
                 copy = folder / f"{number:02d}-{_slug(path.stem)}{path.suffix.lower()}"
                 shutil.copyfile(path, copy)
+                if crop != MIDDLE:
+                    concept.crops[copy.name] = crop
                 if caption:
                     copy.with_suffix(".txt").write_text(caption, encoding="utf-8")
             concept.pictures = [folder]

@@ -44,18 +44,32 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700) !important;
 .projects { align-items: end; }
 .projects button { height: 42px; }
 
-/* A row comes and goes with its picture. */
-#content-captions .add-row-button, #style-captions .add-row-button { display: none; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(148px, 1fr)); gap: 10px; }
+.card { display: flex; flex-direction: column; gap: 6px; min-width: 0; padding: 8px; border-radius: 8px;
+  border: 1px solid var(--border-color-primary); background: var(--block-background-fill); font-size: 0.85rem; }
+.card .square { display: flex; flex-direction: column; gap: 4px; }
+.card img { width: 100%; aspect-ratio: 1; object-fit: cover; margin: 0; border-radius: 6px; }
+.card input[type="range"] { width: 100%; margin: 0; accent-color: var(--primary-600); }
+.card header { display: flex; align-items: center; gap: 4px; }
+.card header span { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.card button { width: 26px; height: 26px; border-radius: 6px; font-size: 1.1rem; line-height: 1;
+  color: var(--body-text-color-subdued); }
+.card button:hover, .card button:focus-visible { background: var(--background-fill-secondary); color: #dc2626; }
+.card textarea { width: 100%; padding: 6px 8px; font-size: 0.85rem; line-height: 1.35; resize: vertical;
+  field-sizing: content; border-radius: 6px; border: 1px solid var(--input-border-color);
+  background: var(--input-background-fill); color: var(--body-text-color); }
+.card .learned { margin: 0; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
+.card mark { padding: 1px 6px; border-radius: 999px; background: var(--primary-100); color: var(--primary-800); }
+.dark .card mark { background: var(--primary-900); color: var(--primary-200); }
+.card ul { margin: 0; padding: 0; list-style: none; display: grid; gap: 4px; }
+.card ul:empty { display: none; }
+.card li { padding-left: 8px; border-left: 3px solid #d97706; color: var(--body-text-color); overflow-wrap: anywhere; }
+.card li.error { border-color: #dc2626; }
 
-/* Galleries as high as their pictures, however many fit beside each other. */
-.gallery .grid-wrap { min-height: 0 !important; max-height: 420px; padding-top: 36px; }
-.gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)) !important; }
 #strips { height: min(660px, 110vw) !important; }
 .gallery-container:has(.preview) .grid-wrap { visibility: hidden; }
 .results .grid-wrap { min-height: 240px !important; max-height: none; }
 .results .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
-/* A caption as long as a prompt would cover the small picture that it belongs to. */
-#content-pictures .caption-label, #style-pictures .caption-label { display: none; }
 
 /* As many settings side by side as fit, in columns of one width. */
 .settings .form { display: grid; grid-template-columns: repeat(auto-fit, minmax(215px, 1fr));
@@ -119,11 +133,16 @@ img.crisp { image-rendering: pixelated; }
 
 @media (prefers-reduced-motion: reduce) { .bar div { transition: none; } }
 @media (max-width: 640px) {
-  .gradio-container { padding-left: 8px !important; padding-right: 8px !important; }
+  .gradio-container { padding: 0 8px 56px !important; }
   .masthead { padding-top: 10px; }
   .tab-container button { padding-left: 7px !important; padding-right: 7px !important; font-size: 0.85rem !important; }
   .progress dl { gap: 10px 18px; }
   .results .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
+  .cards { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  /* What draws stays in reach of the thumb, however long the settings are. */
+  .drawing { position: fixed; inset: auto 0 0; z-index: 20; margin: 0; padding: 8px; flex-wrap: nowrap !important;
+    gap: 6px !important; background: var(--body-background-fill); border-top: 1px solid var(--border-color-primary); }
+  .drawing button { padding: 8px 2px !important; font-size: 0.85rem !important; white-space: nowrap; }
 }
 """
 
@@ -131,7 +150,8 @@ LARGEST_UPLOAD = 50 * 2**20  # bytes
 
 # Pictures of 64 pixels are enlarged as they are; photographs, shown smaller than they are, stay smooth. Gradio's text
 # fields take nothing but key presses for a person's input: what is pasted, deleted, dictated or written on a telephone
-# is input too. And a file that is too large is named before it is sent: what Gradio says of it is "An error occurred".
+# is input too. A file that is too large is named before it is sent: what Gradio says of it is "An error occurred". Of a
+# folder that is dropped it would send the name alone. And on a telephone the pictures come below all settings.
 HEAD = """
 <script>
 document.addEventListener("load", (event) => {
@@ -141,6 +161,30 @@ document.addEventListener("load", (event) => {
 
 document.addEventListener("input", ({ target }) => {
   if (target.matches("[data-testid=textbox]")) target.dispatchEvent(new KeyboardEvent("keypress"));
+});
+
+const filesOf = async (entry) => {
+  if (entry.isFile) return [await new Promise((found, failed) => entry.file(found, failed))];
+  const reader = entry.createReader(), inside = [];
+  for (let some = [1]; some.length; inside.push(...some))
+    some = await new Promise((found, failed) => reader.readEntries(found, failed));
+  return (await Promise.all(inside.map(filesOf))).flat();
+};
+document.addEventListener("drop", async (event) => {
+  const input = event.target.closest(".zone")?.querySelector("input[type=file]");
+  const entries = [...(event.dataTransfer?.items ?? [])].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+  if (!input || !entries.some((entry) => entry.isDirectory)) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  const files = new DataTransfer();
+  for (const file of (await Promise.all(entries.map(filesOf))).flat()) files.items.add(file);
+  input.files = files.files;
+  input.dispatchEvent(new Event("change", { bubbles: true }));
+}, true);
+
+document.addEventListener("click", ({ target }) => {
+  const asked = target.closest("#draw, #compare, #rules") && matchMedia("(max-width: 640px)").matches;
+  if (asked) document.getElementById("play-note").scrollIntoView({ block: "start" });
 });
 
 const LARGEST = LARGEST_UPLOAD, MB = 2 ** 20;

@@ -1,10 +1,10 @@
 """Runs that are made of finished ones: any content with any style of one base, and a run that learns on."""
 
 from app import jobs
+from app.given import pictures_of
 from app.library import Library
 from pipelines.errors import UserError
-from training import Customization, Run, captions
-from training.formats import find_pictures
+from training import Customization, Run
 
 
 def having(library: Library, kind: str) -> list[str]:
@@ -50,8 +50,4 @@ def go_further(library: Library, name: str | None, steps: int, make: int) -> Run
 
 
 def _launch(library: Library, config: Customization) -> Run:
-    pictures = {
-        kind: [(path, captions.beside(path) or None) for path in find_pictures(concept.pictures)]
-        for kind, concept in config.concepts.items()
-    }
-    return jobs.launch(library, config, pictures)
+    return jobs.launch(library, config, {kind: pictures_of(concept) for kind, concept in config.concepts.items()})

@@ -60,10 +60,11 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
 
         def start(given: dict) -> dict:
             try:
-                run = project.start_run(library, form, projects.fields.read(given))
+                run = project.start_run(library, form, projects.entered(given))
             except UserError as error:
                 said = str(projects.fields.in_labels(error))
-                return {projects.note: figures.note(said, "error", about(given))}
+                fields = {field: value for field, value in given.items() if field != projects.draft}
+                return {projects.note: figures.note(said, "error", about(fields))}
             chosen = train.choices(library, run.folder.name)
             return {projects.note: "", trains.run: chosen, tabs: gr.Tabs(selected="train")}
 
@@ -79,9 +80,8 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
             new = plays.add_new(name, before)
             return (*new, *trains.mix.offer()) if isinstance(new, tuple) else new
 
-        projects.start.click(
-            start, projects.fields.all, [projects.note, trains.run, tabs], trigger_mode="once", **QUICK
-        )
+        inputs = projects.fields.all | {projects.draft}
+        projects.start.click(start, inputs, [projects.note, trains.run, tabs], trigger_mode="once", **QUICK)
         page.load(projects.open, None, projects.shown, **QUICK)
         page.load(open_page, None, [trains.run, tabs, *plays.shown], **QUICK)
         trains.play.click(play_with, trains.run, [tabs, *plays.shown], **QUICK)

@@ -31,9 +31,17 @@ def beside(picture: Path) -> str:
         UserError: it is not UTF-8 text.
     """
     text = picture.with_suffix(".txt")
+    return read(text) if text.exists() else ""
+
+
+def read(text: Path) -> str:
+    """A caption from its file.
+
+    Raises:
+        UserError: it is not UTF-8 text.
+    """
     try:
-        # The mark that some editors put at the start is no word.
-        return text.read_text(encoding="utf-8-sig").strip() if text.exists() else ""
+        return text.read_text(encoding="utf-8-sig").strip()  # the mark that some editors put at the start is no word
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The caption {shown(text)} cannot be read ({error})", "Save it as UTF-8 text") from None
 

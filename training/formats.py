@@ -1,5 +1,6 @@
 """Which files are pictures, by their names: the one list of formats, and what else a folder holds."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +72,9 @@ def survey(paths: list[Path]) -> Survey:
     for path in paths:
         try:
             if path.is_dir():
-                _look_through(path, pictures, left_out)
+                inside = sorted_out(sorted(path.iterdir()))
+                pictures += inside.pictures
+                left_out |= inside.left_out
             else:
                 pictures.append(path)
         except OSError as error:
@@ -109,8 +112,9 @@ def names(found: list[str], most: int = 5) -> str:
     return ", ".join(found[:most]) + more
 
 
-def _look_through(folder: Path, pictures: list[Path], left_out: dict[Path, str]) -> None:
-    items = [item for item in sorted(folder.iterdir()) if not _is_companion(item)]
+def sorted_out(items: Iterable[Path]) -> Survey:
+    """What lies in one folder: which of it are pictures, and what is not used."""
+    left_out, items = {}, [item for item in items if not _is_companion(item)]
     found = [item for item in items if not item.is_dir() and not why_not(item) and not _is_mask(item)]
     stems = {item.stem for item in found}
     for item in items:
@@ -125,7 +129,7 @@ def _look_through(folder: Path, pictures: list[Path], left_out: dict[Path, str])
                 left_out[item] = "a mask, and no picture there has this name"
         elif reason := why_not(item):
             left_out[item] = reason
-    pictures += found
+    return Survey(found, left_out)
 
 
 def _is_mask(item: Path) -> bool:

@@ -20,6 +20,9 @@ MOVING = ("PNG", "WEBP", "AVIF", "GIF")  # formats whose frames follow each othe
 STRIP = 2  # times longer than wide: less than half of the picture is used
 MIDDLE = 0.5  # of the longer side: the square that is used lies there unless another place is chosen
 DETAIL = 64  # pixels a side, at which it is asked where a picture's detail lies
+ALIKE = (
+    0.98  # correlation of two pictures, seen small, that hardly differ: one saved anew, brightened or turned a little
+)
 EMPTY, MOST, SOME = 0.5, 0.5, 0.1  # shares of a picture that is a subject on an even ground, and of detail outside
 
 PLAIN = "one colour all over"
@@ -182,6 +185,16 @@ def said_of_size(image: Image.Image, resolution: int, place: float = MIDDLE) -> 
     elif short < long and _cuts_off(image, place):
         notes = (CUT_OFF,)
     return notes + (f"{ENLARGED}, to {resolution} pixels",) * (2 * short < resolution)
+
+
+def seen_small(image: Image.Image) -> np.ndarray:
+    """A square picture, 16 pixels a side, as a vector whose product with another's is their correlation.
+
+    It is 0 where the picture is one colour.
+    """
+    values = np.asarray(image.resize((16, 16), Image.Resampling.BOX), float)
+    values -= values.mean((0, 1))
+    return values.ravel() / max(float(np.linalg.norm(values)), 1.0)
 
 
 def _cuts_off(image: Image.Image, place: float) -> bool:

@@ -57,7 +57,7 @@ def build(library: Library, sample: Customization, painter: Painter, album: Albu
             run = fields.add("run", gr.Dropdown([], label="Draw with", elem_id="play-run"))
             wish.settings(fields, sample)
         with gr.Column(scale=3, min_width=320):
-            with gr.Row():
+            with gr.Row(elem_classes="drawing"):
                 draw = gr.Button("Draw", variant="primary", elem_id="draw", min_width=80)
                 compare = gr.Button("Compare", elem_id="compare", min_width=80)
                 rules = gr.Button("APG / CFG", elem_id="rules", min_width=80)

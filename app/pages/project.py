@@ -1,7 +1,6 @@
 """Step 1: pictures of a content and of a style, their words, and the few numbers that matter."""
 
 from collections.abc import Callable, Hashable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,15 +10,15 @@ import gradio as gr
 from app import bases, figures, jobs
 from app.checks import check, check_words
 from app.copies import Copies
-from app.drafts import Drafts, Pictures
+from app.drafts import Drafts
 from app.fields import Fields
-from app.form import CONCEPTS, ProjectForm, files
+from app.form import CONCEPTS, ProjectForm
+from app.given import Given
 from app.library import Library
-from app.pages import QUICK, by_hand, goes_with, optimizer
+from app.pages import QUICK, by_hand, concept, goes_with, optimizer
 from pipelines.errors import UserError
-from training import Customization, Run, captions
+from training import Customization, Run
 from training.adapters import METHODS
-from training.formats import SUFFIXES, find_pictures
 from training.packages import require
 from training.plan import plan
 
@@ -35,10 +34,6 @@ PRESET_NAMES = [
     ("Chroma, 1024 px", "chroma"),
     ("Krea 2, 1024 px", "krea2"),
 ]
-WHAT = {
-    "content": "What is shown: a thing, an animal, a person. 3 to 10 pictures.",
-    "style": "How it is shown. 1 to 10 pictures in that style.",
-}
 LAYERS = [
     ("Cross-attention only", "cross-attention"),
     ("All attention", "attention"),
@@ -47,12 +42,11 @@ LAYERS = [
 ]
 
 
-Shown = list[tuple[str, str | None]]  # pictures as a gallery has them, each with the caption that is its own
-
-
 @dataclass(frozen=True)
 class ProjectPage:
     fields: Fields  # named as `ProjectForm.read` takes their values
+    draft: gr.Textbox  # the number of the one that they show
+    entered: Callable[[dict], dict]  # from the values of both, what `start_run` takes
     start: gr.Button
     note: gr.HTML
     shown: list[gr.components.Component]  # what `open` fills: all fields, as the newest draft has them
@@ -82,17 +76,10 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     draft = gr.Textbox("", visible="hidden")  # which one the fields show; none while the page opens
     known_to: dict[tuple[str, str], dict] = {}  # (page, draft) -> the values that the page was shown or has sent
     with gr.Row(equal_height=False):
-        given = {concept: _given(form, copies, concept) for concept in CONCEPTS}
-        columns = {concept: _concept(fields, concept, form, given[concept], info) for concept, info in WHAT.items()}
+        columns = {one: concept.build(form, drafts, copies, one, fields) for one in CONCEPTS}
     preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info="Fits the numbers below to a base model.")
     fields.add("preset", preset)
 
-    def look(concept: str, value: list | None, preset: str) -> str:
-        return figures.findings(check(concept, [path for path, _ in files(value)], form.resolution(preset)))
-
-    # When the page loads, and when the pictures or their resolution change.
-    for concept, (findings, _) in columns.items():
-        gr.on(None, partial(look, concept), [fields[f"{concept}.pictures"], preset], findings, **QUICK)
     starts = form.start(sample.preset)
 
     def add(key: str, kind: type[gr.components.Component], label: str, info: str, **settings: Any) -> None:
@@ -148,11 +135,11 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
 
     def follow(given: dict, request: gr.Request) -> dict:
         """Keep what has changed, and say what follows from it."""
-        name, values, shown = given.pop(draft), fields.read(given), {}
-        if name and "name" in keep(name, values, request.session_hash):
+        name, shown = given[draft], {}
+        if name and "name" in keep(name, fields.read(given), request.session_hash):
             shown[project] = listed(name)
         try:
-            return shown | {estimate: figures.note(_estimate(library, form.read(values)[0]))}
+            return shown | {estimate: figures.note(_estimate(library, form.read(entered(given))[0]))}
         except UserError:
             return shown | {estimate: ""}  # said in full when training starts
 
@@ -161,21 +148,26 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         own = {*optimizer.own(values["optimizer.name"])}
         now = {_key(field): value for field, value in values.items() if isinstance(field, str) or field in own}
         before = begins | drafts.read(name) if (page, name) not in known_to else known_to[page, name]
-        changed = {key: value for key, value in now.items() if _seen(value) != _seen(before.get(key))}
+        changed = {key: value for key, value in now.items() if value != before.get(key)}
         if changed:
-            drafts.write(name, {key: files(v) if isinstance(v, list) else v for key, v in changed.items()})
+            drafts.write(name, changed)
         known_to[page, name] = before | changed
         return changed
 
     def say_words(given: dict) -> str:
         try:
-            return figures.warnings(check_words(*form.read(fields.read(given))))
+            return figures.warnings(check_words(*form.read(entered(given))))
         except UserError:
             return ""
 
-    begins = {name: fields[name].value for name in fields if isinstance(name, str)} | {
-        f"{concept}.pictures": pictures for concept, pictures in given.items()
-    }
+    def entered(given: dict) -> dict:
+        """The values of the fields, and the pictures of the draft."""
+        return fields.read(given) | pictures(given[draft])
+
+    def pictures(name: str) -> dict[str, list[Given]]:
+        return {column.key: column.pictures(name) if name else column.begin for column in columns.values()}
+
+    begins = {name: fields[name].value for name in fields if isinstance(name, str)}
 
     def names() -> dict[str, str]:
         return {name: drafts.read(name).get("name", sample.name) for name in drafts.names()}
@@ -196,24 +188,25 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     def show(name: str, request: gr.Request) -> dict:
         """A draft into all fields."""
         values, updates = kept_in(name)
-        values |= {key: _copied(copies, files(value)) for key, value in values.items() if isinstance(value, list)}
         known_to[request.session_hash, name] = values
         into = {field: values[field] for field in begins} | updates
         about = optimizer.about(values["optimizer.name"])
-        return fields.write(into) | {said: about, project: listed(name), draft: name, note: ""}
+        cards = {}
+        for column in columns.values():
+            cards |= column.show(name, values)
+        return fields.write(into) | cards | {said: about, project: listed(name), draft: name, note: ""}
 
     def start_kept(name: str) -> Run:
         values, updates = kept_in(name)
         slots = {slot: update.get("value") for slot, update in updates.items()}
-        return start_run(library, form, {key: values[key] for key in begins} | slots)
+        return start_run(library, form, {key: values[key] for key in begins} | slots | pictures(name))
 
     def open_newest(request: gr.Request) -> dict:
         return show(drafts.names()[0], request)
 
     def make_new(request: gr.Request) -> dict:
         """An empty one."""
-        empty = {f"{concept}.pictures": [] for concept in CONCEPTS}
-        empty |= {f"{concept}.class_word": "" for concept in CONCEPTS}
+        empty = {column.key: [] for column in columns.values()} | {f"{one}.class_word": "" for one in CONCEPTS}
         return show(drafts.make(empty | {"name": "my project"}), request)
 
     def make_copy(name: str, request: gr.Request) -> dict:
@@ -234,26 +227,30 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         """What is known of a base, and the words that it knows."""
         base = form.base(name or "")
         taught = bases.words(base)
-        lists = {f"{concept}.class_word": gr.update(choices=taught.get(concept, [])) for concept in CONCEPTS}
+        lists = {f"{one}.class_word": gr.update(choices=taught.get(one, [])) for one in CONCEPTS}
         return fields.write(lists) | {known: figures.note(bases.about(base))}
 
-    base, class_words = fields["base"], [fields[f"{concept}.class_word"] for concept in CONCEPTS]
+    base, class_words = fields["base"], [fields[f"{one}.class_word"] for one in CONCEPTS]
     gr.on(None, look_up, base, [*class_words, known], **QUICK)  # when the page loads, and when the base changes
-    for concept, word in zip(CONCEPTS, class_words, strict=True):
-        gr.on(None, partial(_unknown, form, concept), [base, word], columns[concept][1], **QUICK)
+    for (one, column), word in zip(columns.items(), class_words, strict=True):
+        gr.on(None, partial(_unknown, form, one), [base, word], column.asked, **QUICK)
+        column.listen(fields, draft, preset, note)
 
     by_hand(preset)(fit, preset, [*fields.all, said], **QUICK)
     by_hand(which)(switch, [preset, which], [*fields.all, said], **QUICK)
-    shown = [*fields.all, said, project, draft, note]
+    views = [part for column in columns.values() for part in column.shown]
+    shown = [*fields.all, *views, said, project, draft, note]
     by_hand(project)(show, project, shown, **QUICK)
     anew.click(make_new, None, shown, **QUICK)
     copy.click(make_copy, draft, shown, **QUICK)
     remove.click(take_away, draft, shown, **QUICK)
     # When the page loads, and when a field changes; of many changes at once the last is what counts.
-    gr.on(None, follow, {*fields.all, draft}, [estimate, project], trigger_mode="always_last", **QUICK)
-    gr.on(None, say_words, fields.all, words, trigger_mode="always_last", **QUICK)
+    latest = {"trigger_mode": "always_last"} | QUICK
+    changes = [field.change for field in (*fields.all, *views[::2], draft)]
+    gr.on(changes, follow, {*fields.all, draft}, [estimate, project], **latest)
+    gr.on(changes, say_words, {*fields.all, draft}, words, **latest)
     goes_with(note, fields.all)
-    return ProjectPage(fields, start, note, shown, open_newest, leave, names, start_kept)
+    return ProjectPage(fields, draft, entered, start, note, shown, open_newest, leave, names, start_kept)
 
 
 def start_run(library: Library, form: ProjectForm, values: Mapping[Hashable, Any]) -> Run:
@@ -265,119 +262,23 @@ def start_run(library: Library, form: ProjectForm, values: Mapping[Hashable, Any
     config, pictures = form.read(values)
     require(config.optimizer.name)
     config.recognised_base()
-    for concept, shown in pictures.items():
-        for finding in check(concept, [path for path, _ in shown], config.resolution):
+    for name, shown in pictures.items():
+        for finding in check(name, shown, config.resolution):
             if finding.blocks:
-                raise UserError(f"{concept.capitalize()}: {finding.text.rstrip('.')}", "Mend this, then start again")
+                raise UserError(f"{name.capitalize()}: {finding.text.rstrip('.')}", "Mend this, then start again")
     return jobs.launch(library, config, pictures)
-
-
-def _concept(fields: Fields, concept: str, form: ProjectForm, given: Shown, info: str) -> tuple[gr.HTML, gr.HTML]:
-    """A column: the given pictures, and their words. Returns the notes on the pictures and on the class word."""
-    settings = form.concept(concept)
-    with gr.Column(min_width=320):
-        gr.Markdown(f"### {concept.capitalize()}\n{info}")
-        pictures = gr.Gallery(
-            given,
-            label=f"Pictures of the {concept}",
-            show_label=False,  # the heading says it, and a label would lie over the first picture
-            height="auto",
-            object_fit="contain",
-            interactive=True,
-            sources=["upload", "clipboard"],
-            file_types=["image", *sorted(SUFFIXES)],  # what is none of ours is refused in words
-            buttons=[],
-            elem_classes="gallery",
-            elem_id=f"{concept}-pictures",
-        )
-        fields.add(f"{concept}.pictures", pictures)
-        found = gr.HTML(padding=False, elem_id=f"{concept}-findings")
-        with gr.Accordion("Captions of the pictures", open=False):
-            _captions(pictures, given, concept)
-
-        def add(name: str, kind: type[gr.components.Component], label: str, info: str, **shown: Any) -> None:
-            field = kind(value=getattr(settings, name), label=label, info=info, **shown)
-            fields.add(f"{concept}.{name}", field, of=f"the {concept}")
-
-        with gr.Row():
-            listed = {"choices": bases.words(form.sample.base).get(concept, []), "allow_custom_value": True}
-            add("class_word", gr.Dropdown, "Class word", "The nearest that the base knows.", min_width=120, **listed)
-            add("placeholder", gr.Textbox, "Placeholder", "Stands for it in prompts.", max_lines=1, min_width=120)
-        asked = gr.HTML(padding=False, elem_id=f"{concept}-word")
-        add("caption", gr.Textbox, "Caption", "For pictures that bring no caption of their own.", max_lines=2)
-    return found, asked
-
-
-def _captions(pictures: gr.Gallery, given: Shown, concept: str) -> None:
-    """A table of the pictures' own captions, which are the gallery's; it begins with `given`."""
-
-    def rows(value: list | None) -> list[list[str]]:
-        return [[path.name, caption or ""] for path, caption in files(value)]
-
-    gr.Markdown("Say what else a picture shows, or that is learned too. Without one of its own it has that below.")
-    table = gr.Dataframe(
-        rows(given),
-        headers=["Picture", "Caption"],
-        datatype="str",
-        type="array",
-        column_count=2,
-        column_widths=["35%", "65%"],
-        static_columns=[0],
-        interactive=True,
-        wrap=True,
-        buttons=[],
-        label=f"Captions of the {concept}",
-        show_label=False,
-        elem_id=f"{concept}-captions",
-    )
-
-    def show(value: list | None, shown: list[list[str]]) -> Any:
-        return gr.skip() if shown == rows(value) else rows(value)  # a cell that is being edited stays open
-
-    def take(value: list | None, shown: list[list[str]]) -> Any:
-        """What was entered, unless the pictures are others by now."""
-        given = files(value)
-        if [path.name for path, _ in given] != [name for name, _ in shown]:
-            return gr.skip()
-        return [(str(path), (caption or "").strip() or None)
-                for (path, _), (_, caption) in zip(given, shown, strict=True)]  # fmt: skip
-
-    pictures.change(show, [pictures, table], table, **QUICK)
-    table.input(take, [pictures, table], pictures, trigger_mode="always_last", **QUICK)
-
-
-def _given(form: ProjectForm, copies: Copies, concept: str) -> Shown:
-    """The sample project's pictures of a concept, with captions of their own, as the page shows them."""
-    given = find_pictures(form.concept(concept).pictures) if concept in form.sample.concepts else []
-    return [(str(copies.of(path)), captions.beside(path) or None) for path in given]
-
-
-def _copied(copies: Copies, pictures: Pictures) -> Shown:
-    """Pictures as the page may show them; it cannot show one that is damaged."""
-    found = []
-    for path, caption in pictures:
-        with suppress(UserError):
-            found.append((str(copies.of(path)), caption))
-    return found
 
 
 def _key(name: Hashable) -> str:
     return name if isinstance(name, str) else f"optimizer.{name.name}"
 
 
-def _seen(value: Any) -> Any:
-    """Equal for values that a person sees as the same: a page moves pictures from place to place."""
-    if not isinstance(value, list):
-        return value
-    return [(path.name, path.stat().st_size, caption) for path, caption in files(value)]
-
-
 def _methods() -> list[tuple[str, str]]:
     return [(f"{kind.title[0].upper()}{kind.title[1:]}", name) for name, kind in METHODS.items()]
 
 
-def _unknown(form: ProjectForm, concept: str, base: str | None, word: str | None) -> str:
-    return figures.note(bases.unknown_word(form.base(base or ""), concept, word or ""), "warning")
+def _unknown(form: ProjectForm, name: str, base: str | None, word: str | None) -> str:
+    return figures.note(bases.unknown_word(form.base(base or ""), name, word or ""), "warning")
 
 
 def _estimate(library: Library, config: Customization) -> str:

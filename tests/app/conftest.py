@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from app.given import Given
 from app.library import Library
 from benchmarks.screenshot import studio as open_studio
 from tests.app.browser import browser, page  # noqa: F401
@@ -68,7 +69,7 @@ def library(tmp_path) -> Library:
 
 def pictures_of(config: Customization) -> dict:
     """The project's pictures as the page hands them on: with a caption only where there is one."""
-    return {name: [(path, None) for path in sorted(getattr(config, name).pictures[0].glob("*.png"))]
+    return {name: [Given(path) for path in sorted(getattr(config, name).pictures[0].glob("*.png"))]
             for name in ("content", "style")}  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from app.drafts import FILE, Drafts
+from app.given import Given
 from pipelines import UserError
 
 
@@ -29,23 +30,23 @@ def test_there_is_always_one_and_the_last_changed_is_first(drafts):
 
 
 def test_pictures_are_kept_as_they_were_given_and_go_when_nothing_shows_them(drafts, tmp_path):
-    given = [(picture(tmp_path / "a" / "x.png"), "a red one"), (picture(tmp_path / "b" / "x.png", "blue"), None)]
+    given = [Given(picture(tmp_path / "a/x.png"), "a red one", 0.25), Given(picture(tmp_path / "b/x.png", "blue"))]
     name = drafts.make({"content.pictures": given})
-    bytes_given = [path.read_bytes() for path, _ in given]
+    bytes_given = [one.path.read_bytes() for one in given]
     kept = drafts.read(name)["content.pictures"]
-    assert [(path.name, path.read_bytes(), caption) for path, caption in kept] == [
-        ("x.png", bytes_given[0], "a red one"),
-        ("x.png", bytes_given[1], None),
+    assert [(path.name, path.read_bytes(), caption, crop) for path, caption, crop in kept] == [
+        ("x.png", bytes_given[0], "a red one", 0.25),
+        ("x.png", bytes_given[1], None, 0.5),
     ]
     copy = drafts.make(drafts.read(name))
     drafts.write(name, {"content.pictures": kept[1:]})
     assert drafts.read(name)["content.pictures"] == kept[1:]
-    assert not kept[0][0].exists() and kept[1][0].exists()
-    assert [path.read_bytes() for path, _ in drafts.read(copy)["content.pictures"]] == bytes_given
+    assert not kept[0].path.exists() and kept[1].path.exists()
+    assert [one.path.read_bytes() for one in drafts.read(copy)["content.pictures"]] == bytes_given
 
 
 def test_what_is_removed_lies_in_the_trash(drafts, tmp_path):
-    name = drafts.make({"style.pictures": [(picture(tmp_path / "a.png"), None)]})
+    name = drafts.make({"style.pictures": [Given(picture(tmp_path / "a.png"))]})
     where = drafts.remove(name)
     assert (where / FILE).exists() and len([*where.glob("pictures/*/a.png")]) == 1
     with pytest.raises(UserError, match="not there any more"):

@@ -4,15 +4,17 @@ import pytest
 from PIL import Image
 
 from app.checks import check
+from app.given import Given
 from app.library import Library
 from pipelines.errors import UserError
 from tests.app.conftest import pictures_of
 from training import Customization, Run
+from training.config import HOUSE
 
 
 def test_a_new_run_holds_everything_it_needs(library, config):
     pictures = pictures_of(config)
-    pictures["content"][0] = (pictures["content"][0][0], "a {placeholder} of its own")
+    pictures["content"][0] = Given(pictures["content"][0].path, "a {placeholder} of its own", 0.25)
     run = library.create(config, pictures)
     assert run.folder.name == "red-on-blue"
     stored = Customization.load(run.config)
@@ -21,6 +23,7 @@ def test_a_new_run_holds_everything_it_needs(library, config):
             assert path.resolve().is_relative_to(run.folder.resolve())
             assert len(list(path.glob("*.png"))) == 3
     assert (run.folder / "pictures/content/01-picture-0.txt").read_text() == "a {placeholder} of its own"
+    assert stored.content.crops == {"01-picture-0.png": 0.25} and stored.style.crops == {}
     assert stored.steps == config.steps and stored.content.class_word == "koala"
 
 
@@ -78,8 +81,9 @@ def test_pictures_are_judged_in_words(tmp_path):
     paths["broken"] = tmp_path / "broken.png"
     paths["broken"].write_bytes(paths["one"].read_bytes()[:60])
 
-    findings = check("content", list(paths.values()), 64)
+    findings = check("content", [Given(path) for path in paths.values()], 64)
     assert [finding.blocks for finding in findings] == [False, False, True, True, False]
+    assert [finding.number for finding in findings] == [1, 2, 3, 4, None]
     same, small, tiny, broken, few = (finding.text for finding in findings)
     assert same.startswith("two.png and one.png are the same picture")
     assert small == "small.png: enlarged more than twice, to 64 pixels."
@@ -88,4 +92,19 @@ def test_pictures_are_judged_in_words(tmp_path):
     assert str(tmp_path) not in "".join(finding.text for finding in findings)
     (missing,) = check("style", [], 64)
     assert not missing.blocks and "content will be learned alone" in missing.text
-    assert check("style", [paths["one"]], 64) == []
+    assert check("style", [Given(paths["one"])], 64) == []
+
+
+def test_pictures_that_hardly_differ_are_named(tmp_path):
+    samples = sorted((HOUSE / "samples/content").glob("*.png"))
+    given = [Given(path) for path in samples]
+    assert check("content", given, 64) == []
+    with Image.open(samples[0]) as image:
+        image.convert("RGB").point(lambda level: level * 0.9).save(tmp_path / "darker.jpg")
+    (alike,) = check("content", [*given, Given(tmp_path / "darker.jpg")], 64)
+    assert alike.text.startswith(f"darker.jpg: nearly the same picture as {samples[0].name}") and alike.number == 5
+    # Two squares of one picture are two pictures.
+    wide = Image.effect_noise((128, 64), 90).convert("RGB")
+    wide.save(tmp_path / "wide.png")
+    halves = [Given(tmp_path / "wide.png", None, place) for place in (0.0, 1.0, 0.5)]
+    assert not any("same" in finding.text for finding in check("style", halves, 64))

@@ -15,7 +15,7 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
     address, library = studio
     page.goto(address)
     for concept in ("content", "style"):
-        expect(page.locator(f"#{concept}-pictures img")).to_have_count(3)
+        expect(page.locator(f"#{concept}-cards img")).to_have_count(3)
         expect(page.locator(f"#{concept}-findings")).to_contain_text("These pictures are fine")
 
     # What is tried out in a copy leaves the project as it was.
@@ -29,7 +29,7 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
     )
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     page.locator("#content-pictures input[type=file]").first.set_input_files(tmp_path / "torn.png")
-    expect(page.locator("#content-findings .error")).to_contain_text("torn.png cannot be opened")
+    expect(page.locator("#content-cards .error")).to_contain_text("torn.png cannot be opened")
     expect(page.locator(".too-large")).to_have_count(0)
     page.click("#start")
     expect(page.locator("#project-note .error")).to_contain_text("torn.png cannot be opened")

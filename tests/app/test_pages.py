@@ -24,9 +24,13 @@ def test_a_project_is_kept_from_the_first_keystroke_in_every_tab(project, browse
         expect(page.locator("#project input")).to_have_value("Red on blue")
         name.fill("Blue on red")
         expect(page.locator("#project input")).to_have_value("Blue on red")
-        Image.new("RGB", (40, 40), "green").save(tmp_path / "one more.png")
-        page.locator("#content-pictures input[type=file]").first.set_input_files(tmp_path / "one more.png")
-        expect(page.locator("#content-pictures img")).to_have_count(4)
+        wide = Image.new("RGB", (80, 40), "green")
+        wide.paste("white", (0, 0, 20, 20))
+        wide.save(tmp_path / "IMG_1.png")
+        (tmp_path / "IMG_1.txt").write_text("{placeholder}, green")
+        both = [tmp_path / "IMG_1.png", tmp_path / "IMG_1.txt"]
+        page.locator("#content-pictures input[type=file]").first.set_input_files(both)
+        expect(page.locator("#content-cards img")).to_have_count(4)
         drafts = Drafts.of(Customization.load(project), tmp_path / "runs/.projects")
 
         def wait_for(key, right):
@@ -36,18 +40,36 @@ def test_a_project_is_kept_from_the_first_keystroke_in_every_tab(project, browse
                 page.wait_for_timeout(100)
             pytest.fail(f"{key} was not kept")
 
-        wait_for("content.pictures", lambda kept: len(kept or []) == 4)
-        page.get_by_role("button", name="Captions of the pictures").first.click()
-        page.locator("#content-captions [role=gridcell]").last.dblclick()
-        page.keyboard.type("{placeholder}, green all over")
-        page.keyboard.press("Enter")
-        wait_for("content.pictures", lambda kept: kept[-1][1] == "{placeholder}, green all over")
+        wait_for("content.pictures", lambda kept: len(kept or []) == 4 and kept[3].caption == "{placeholder}, green")
+        card = page.locator("#content-cards .card").last
+        expect(card.locator("li")).to_contain_text("Much of what is to be seen lies outside the square")
+        caption = card.get_by_label("Caption of IMG_1.png")
+        expect(caption).to_have_value("{placeholder}, green")
+        caption.press("Control+End")
+        caption.press_sequentially(" all over")
+        wait_for("content.pictures", lambda kept: kept[3].caption == "{placeholder}, green all over")
+        expect(card.locator(".learned")).to_have_text("sks, green all over")
+        expect(card.locator("mark")).to_have_text("sks")
+        expect(caption).to_be_focused()  # what comes back from the studio takes nothing from who types
+        square = card.get_by_label("Which part of IMG_1.png is learned, from left to right")
+        square.press("Home")
+        wait_for("content.pictures", lambda kept: kept[3].crop == 0)
+        expect(card.locator("li")).to_have_count(0)
+        expect(card.locator("img")).to_have_css("object-position", "0% 0%")
+
+        # A caption that was typed goes with its picture.
+        page.get_by_label("Caption of picture-1.png").first.fill("the second")
+        page.get_by_label("Caption of picture-2.png").first.fill("the third")
+        page.get_by_label("Remove picture-1.png").first.click()
+        expect(page.locator("#content-cards .card")).to_have_count(3)
+        expect(page.get_by_label("Caption of picture-2.png").first).to_have_value("the third")
+        expect(caption).to_have_value("{placeholder}, green all over")
         other = page.context.new_page()
         other.set_default_timeout(PATIENCE)
         other.goto(address)
         for one in (page, other):
             expect(one.locator("#project-name input, #project-name textarea")).to_have_value("Blue on red")
-        expect(other.locator("#content-pictures img")).to_have_count(4)
+        expect(other.locator("#content-cards img")).to_have_count(3)
 
         # What one tab changes does not go over what another has changed since.
         other.get_by_role("button", name="Advanced").click()
@@ -57,14 +79,14 @@ def test_a_project_is_kept_from_the_first_keystroke_in_every_tab(project, browse
         expect(page.locator("#project input")).to_have_value("Green on red")
         page.click("#new-project")
         expect(name).to_have_value("my project")
-        expect(page.locator("#content-pictures img")).to_have_count(0)
+        expect(page.locator("#content-cards img")).to_have_count(0)
         other.reload()
         expect(other.locator("#project input")).to_have_value("my project")
         other.locator("#project input").click()
         other.get_by_role("option", name="Green on red").click()
         other.get_by_role("button", name="Advanced").click()
         expect(other.get_by_label("Adapter rank")).to_have_value("6")
-        expect(other.locator("#content-pictures img")).to_have_count(4)
+        expect(other.locator("#content-cards img")).to_have_count(3)
 
 
 def test_what_a_person_wrote_stays_until_a_recipe_is_dropped(tmp_path_factory, project, finished, browser, tmp_path):

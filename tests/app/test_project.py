@@ -1,6 +1,7 @@
 """Between the page's fields and a customization."""
 
 import shutil
+from collections import defaultdict
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -13,6 +14,7 @@ from app import bases, figures, jobs
 from app.checks import check_prompts, check_words
 from app.copies import Copies
 from app.form import SHOWN, ProjectForm
+from app.given import Given
 from app.pages import optimizer, project
 from app.pages.project import start_run
 from app.recipe import Recipe
@@ -34,7 +36,7 @@ def values(config, changed=None, own=None) -> dict:
     for concept in ("content", "style"):
         settings = form.concept(concept)
         pictures = settings.pictures if concept in config.concepts else []
-        values[f"{concept}.pictures"] = [(str(path), None) for path in pictures]
+        values[f"{concept}.pictures"] = [Given(path) for path in pictures]
         values |= {f"{concept}.{name}": getattr(settings, name) for name in SHOWN}
     assert values.keys() >= (changed or {}).keys()
     values |= changed or {}
@@ -72,7 +74,7 @@ def test_the_sample_s_prompt_goes_with_the_sample_s_words(config):
 def test_a_concept_without_pictures_is_left_out(config):
     assert fields(config, {"style.pictures": []}).concepts.keys() == {"content"}
     with pytest.raises(UserError, match="no pictures yet"):
-        fields(config, {"style.pictures": None, "content.pictures": None})
+        fields(config, {"style.pictures": [], "content.pictures": []})
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -205,13 +207,11 @@ def test_a_base_that_the_preset_is_not_for_is_refused_in_the_page_s_words(config
 def test_a_project_of_one_concept_alone(config, library, tmp_path, missing):
     pictures = pictures_of(config)
     setattr(config, missing, None)
-    page = build(library, config, Copies(tmp_path))
-    galleries = {
-        block.elem_id: block.get_config()["value"] for block in page.blocks.values() if isinstance(block, gr.Gallery)
-    }
-    assert not galleries[f"{missing}-pictures"] and fields(config).concepts == config.concepts
+    with gr.Blocks():
+        entered = project.build(library, ProjectForm(config), Copies(tmp_path)).entered
+    assert entered(defaultdict(str))[f"{missing}.pictures"] == [] and fields(config).concepts == config.concepts
     # Pictures of the other make it a project of both.
-    both = fields(config, {f"{missing}.pictures": [("x.png", None)], f"{missing}.placeholder": "qqq"})
+    both = fields(config, {f"{missing}.pictures": [Given(Path("x.png"))], f"{missing}.placeholder": "qqq"})
     assert both.concepts.keys() == {"content", "style"} and getattr(both, missing).placeholder == "qqq"
 
     run = library.create(config, {name: pictures[name] for name in config.concepts})
@@ -225,7 +225,7 @@ def test_captions_and_prompts_are_judged_in_words(config):
     """By the base's own tokenizer, which reads 77 letters here."""
     form = ProjectForm(config)
     sound = values(config)
-    sound["style.pictures"] = [(path, "a fox, {placeholder} style") for path, _ in sound["style.pictures"]]
+    sound["style.pictures"] = [one._replace(caption="a fox, {placeholder} style") for one in sound["style.pictures"]]
     assert check_words(*form.read(sound)) == []
     long = {"content.caption": "{who} koala", "style.caption": "{placeholder} " + "x" * 80}
     texts = [finding.text for finding in check_words(*form.read(values(config, long)))]

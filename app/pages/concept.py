@@ -1,0 +1,175 @@
+"""A column of the project page: the pictures of a content or a style as cards, and their words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from app import bases, figures
+from app.cards import SCRIPT, cards
+from app.checks import Finding, check
+from app.copies import Copies
+from app.drafts import Drafts
+from app.fields import Fields
+from app.form import ProjectForm
+from app.given import Given, added, pictures_of
+from app.pages import QUICK
+from pipelines.errors import UserError
+from training.formats import SUFFIXES, listed
+
+WHAT = {
+    "content": "What is shown: a thing, an animal, a person. 3 to 10 pictures.",
+    "style": "How it is shown. 1 to 10 pictures in that style.",
+}
+LARGEST = 480  # pixels of a card's copy
+EVERY = {"trigger_mode": "multiple"} | QUICK  # none of many edits is left out
+
+
+@dataclass(frozen=True)
+class Column:
+    """The pictures lie in the draft; the page has a view of them, and says what to change."""
+
+    concept: str
+    form: ProjectForm
+    drafts: Drafts
+    copies: Copies
+    begin: list[Given]  # the sample project's pictures
+    zone: gr.Gallery  # where new ones are dropped; empty otherwise
+    folder: gr.UploadButton
+    view: gr.HTML
+    found: gr.HTML
+    asked: gr.HTML
+
+    @property
+    def key(self) -> str:
+        return f"{self.concept}.pictures"
+
+    @property
+    def shown(self) -> list[Component]:
+        return [self.view, self.found]
+
+    def pictures(self, draft: str) -> list[Given]:
+        return self.drafts.read(draft).get(self.key, self.begin)
+
+    def show(self, draft: str, values: Mapping[Any, Any], left_out: Sequence[str] = ()) -> dict[Component, str]:
+        """The cards, and what is to be said of all of them.
+
+        Args:
+            values: of the fields.
+            left_out: what was given and is not used.
+        """
+        if not draft:  # the page opens
+            return {}
+        pictures = self.pictures(draft)
+        findings = check(self.concept, pictures, self.form.resolution(values["preset"]))
+        words = {name: (values[f"{self.concept}.{name}"] or "").strip() for name in ("placeholder", "class_word")}
+        caption = (values[f"{self.concept}.caption"] or "").strip()
+        copied = [(one, self._copy(one.path)) for one in pictures]
+        of_all = [one for one in findings if one.number is None] + [Finding(f"{line}.", False) for line in left_out]
+        said = figures.warnings(of_all) if findings or left_out else figures.findings([])
+        return {self.view: cards(copied, findings, caption, words), self.found: said}
+
+    def listen(self, fields: Fields, draft: gr.Textbox, preset: gr.Radio, note: gr.HTML) -> None:
+        """Wire what changes the pictures, and what changes how they are seen.
+
+        Args:
+            note: goes with any change.
+        """
+        words = [fields[f"{self.concept}.{name}"] for name in ("class_word", "placeholder", "caption")]
+        seen = {draft, preset, *words}
+        changed = [*self.shown, note]
+
+        def look(given: dict) -> dict:
+            return self.show(given[draft], fields.read(given))
+
+        def take(given: dict, files: Sequence[Path]) -> dict:
+            values, left_out = fields.read(given), {}
+
+            def add(pictures: list[Given]) -> list[Given]:
+                every, others = added(pictures, files, (values[f"{self.concept}.caption"] or "").strip())
+                left_out.update(others)
+                return every
+
+            self.drafts.change(given[draft], self.key, add, self.begin)
+            return self.show(given[draft], values, listed(left_out)) | {note: "", self.zone: None}
+
+        def take_pictures(given: dict) -> dict:
+            return take(given, [Path(path) for path, _ in given[self.zone] or []])
+
+        def take_folder(given: dict) -> dict:
+            return take(given, sorted(map(Path, given[self.folder] or []), key=lambda path: path.name))
+
+        def edit(given: dict, event: gr.EventData) -> dict:
+            self.drafts.change(given[draft], self.key, lambda pictures: edited(pictures, event._data), self.begin)
+            return look(given) | {note: ""}
+
+        self.zone.upload(take_pictures, seen | {self.zone}, [*changed, self.zone], **EVERY)
+        self.folder.upload(take_folder, seen | {self.folder}, [*changed, self.zone], **EVERY)
+        self.view.input(edit, seen, changed, **EVERY)
+        events = [field.change for field in (preset, *words)]
+        gr.on(events, look, seen, self.shown, trigger_mode="always_last", **QUICK)
+
+    def _copy(self, path: Path) -> Path | None:
+        try:
+            return self.copies.of(path, LARGEST)
+        except UserError:  # the checks say why
+            return None
+
+
+def edited(pictures: list[Given], sent: Any) -> list[Given]:
+    """Pictures after what a card sends. One that is not there any more, as another page removed it, is passed over."""
+    match sent:
+        case {"number": str(number), "name": str(name), **change} if number.isdecimal():
+            at = int(number)
+        case _:
+            return pictures
+    if at >= len(pictures) or pictures[at].path.name != name:
+        return pictures
+    match change:
+        case {"remove": True}:
+            new = []
+        case {"caption": str(text)}:
+            new = [pictures[at]._replace(caption=" ".join(text.split()) or None)]
+        case {"crop": int(place) | float(place)} if 0 <= place <= 1:
+            new = [pictures[at]._replace(crop=float(place))]
+        case _:
+            return pictures
+    return [*pictures[:at], *new, *pictures[at + 1 :]]
+
+
+def build(form: ProjectForm, drafts: Drafts, copies: Copies, concept: str, fields: Fields) -> Column:
+    """Lay out the column; its words are added to the fields."""
+    settings = form.concept(concept)
+    begin = pictures_of(settings) if concept in form.sample.concepts else []
+    with gr.Column(min_width=320):
+        gr.Markdown(f"### {concept.capitalize()}\n{WHAT[concept]}")
+        view = gr.HTML(js_on_load=SCRIPT, apply_default_css=False, padding=False, elem_id=f"{concept}-cards")
+        found = gr.HTML(padding=False, elem_id=f"{concept}-findings")
+        with gr.Row(equal_height=False):
+            zone = gr.Gallery(
+                label=f"Pictures of the {concept}",
+                show_label=False,  # the heading says it
+                height=120,
+                interactive=True,
+                sources=["upload", "clipboard"],
+                file_types=["image", ".txt", *sorted(SUFFIXES)],  # what is none of ours is refused in words
+                buttons=[],
+                elem_classes="zone",
+                elem_id=f"{concept}-pictures",
+            )
+        folder = gr.UploadButton("Add a whole folder", file_count="directory", size="sm", elem_id=f"{concept}-folder")
+
+        def add(name: str, kind: type[Component], label: str, info: str, **shown: Any) -> None:
+            field = kind(value=getattr(settings, name), label=label, info=info, **shown)
+            fields.add(f"{concept}.{name}", field, of=f"the {concept}")
+
+        with gr.Row():
+            listed = {"choices": bases.words(form.sample.base).get(concept, []), "allow_custom_value": True}
+            add("class_word", gr.Dropdown, "Class word", "The nearest that the base knows.", min_width=120, **listed)
+            add("placeholder", gr.Textbox, "Placeholder", "Stands for it in prompts.", max_lines=1, min_width=120)
+        asked = gr.HTML(padding=False, elem_id=f"{concept}-word")
+        add("caption", gr.Textbox, "Caption", "For pictures that bring no caption of their own.", max_lines=2)
+    return Column(concept, form, drafts, copies, begin, zone, folder, view, found, asked)
