@@ -1,5 +1,6 @@
 """Sample pictures, and labelled sheets of them."""
 
+import inspect
 import io
 import logging
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ class Stopped(Exception):
 CELL = 160  # pixels of a picture on a sheet
 LABEL = 84
 LINE = 24  # of text above the pictures
+BINNING = "use_resolution_binning"  # draws at the nearest of some sizes, and resizes what was drawn
 
 log = logging.getLogger("joinery")
 
@@ -69,10 +71,14 @@ def draw(
 
 
 def guided_by(pipe: DiffusionPipeline, scale: float, count: int) -> dict[str, Any]:
-    """The arguments of a call that mean the paper's guidance scale, 1 for no guidance."""
+    """The arguments of a call that mean the paper's guidance scale, 1 for no guidance, at just the size asked for."""
     family = family_of(stock_class(type(pipe)))
-    given = {family.scale: scale + (family.scale_of_none - 1)}
-    return given | ({"negative_prompt": [" "] * count} if family.needs_negative_prompt else {})
+    given: dict[str, Any] = {family.scale: scale + (family.scale_of_none - 1)}
+    if family.needs_negative_prompt:
+        given["negative_prompt"] = [" "] * count
+    if BINNING in inspect.signature(pipe.__call__).parameters:
+        given[BINNING] = False
+    return given
 
 
 def compose(

@@ -33,6 +33,7 @@ PRESET_NAMES = [
     ("FLUX.1 dev, 1024 px", "flux1"),
     ("Stable Diffusion 3.5, 1024 px", "sd3"),
     ("Chroma, 1024 px", "chroma"),
+    ("Sana, 1024 px", "sana"),
 ]
 WHAT = {
     "content": "What is shown: a thing, an animal, a person. 3 to 10 pictures.",

@@ -16,6 +16,8 @@ from diffusers import (
     FluxTransformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -26,6 +28,8 @@ from diffusers import (
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
@@ -40,7 +44,8 @@ from transformers import (
 from tests.families.case import lively
 from tests.families.flows import autoencoder as latent_autoencoder
 from tests.families.transformers import chroma as chroma_sizes
-from tests.families.transformers import zimage
+from tests.families.transformers import deep_autoencoder, zimage
+from tests.families.transformers import sana as sana_sizes
 from tests.tiny import TEXT_WIDTH, tiny_autoencoder, tiny_pipeline, tiny_text_encoder, tiny_tokenizer
 
 WIDTH = 16  # of a text token
@@ -231,6 +236,18 @@ def chroma() -> ChromaPipeline:
     )
 
 
+def sana() -> SanaPipeline:
+    vae = deep_autoencoder()
+    vae.register_to_config(scaling_factor=0.4)
+    return SanaPipeline(
+        transformer=lively(SanaTransformer2DModel(**sana_sizes)),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae,
+        text_encoder=language_model(Gemma2Model, Gemma2Config),
+        tokenizer=tokenizer(),
+    )
+
+
 BASES: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd1": lambda: tiny_pipeline(StableDiffusionPipeline),
     "sdxl": lambda: tiny_pipeline(StableDiffusionXLPipeline),
@@ -240,6 +257,7 @@ BASES: dict[str, Callable[[], DiffusionPipeline]] = {
     "flux1": flux,
     "sd3": sd3,
     "chroma": chroma,
+    "sana": sana,
 }
 
 

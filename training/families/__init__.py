@@ -9,6 +9,7 @@ from training.families.family import Family
 from training.families.flux1 import Flux1
 from training.families.flux2_klein import Flux2Klein
 from training.families.qwen_image import QwenImage
+from training.families.sana import Sana
 from training.families.sdxl import StableDiffusionXL
 from training.families.stable_diffusion import StableDiffusion1, StableDiffusion2
 from training.families.stable_diffusion_3 import StableDiffusion3
@@ -28,6 +29,7 @@ ALL = (
     Flux1(),
     StableDiffusion3(),
     Chroma(),
+    Sana(),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in ALL}
 

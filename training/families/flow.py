@@ -43,7 +43,8 @@ class Flow(Family):
 
     def noise_schedule(self, pipe: DiffusionPipeline) -> dict[str, Any]:
         config = pipe.scheduler.config
-        return {"shift": 1.0 if config.get("use_dynamic_shifting") else config.get("shift", 1.0)}
+        own = config.get("shift", config.get("flow_shift", 1.0))  # DPM++ and UniPC call it flow_shift
+        return {"shift": 1.0 if config.get("use_dynamic_shifting") else own}
 
     def loss(
         self, pipe: DiffusionPipeline, latents: Tensor, conditions: dict[str, Tensor], noise: Tensor, levels: Tensor
@@ -65,6 +66,17 @@ class Flow(Family):
         Returns:
             (n, c, h, w)
         """
+
+
+def logit_normal(shares: Tensor) -> Tensor:
+    """The logistic function of a normal number, drawn by its quantile (arXiv 2403.03206, section 3.1).
+
+    Args:
+        shares: (n,), in [0, 1).
+    """
+    import torch
+
+    return torch.special.ndtri(shares).sigmoid()
 
 
 def settings_of(base: str, guidance_scale: float) -> dict[str, Any]:
