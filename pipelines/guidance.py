@@ -205,6 +205,7 @@ PRESETS = {
     "sd3": {},
     "chroma": {},
     "krea2": {},
+    "sana": {},
 }
 
 

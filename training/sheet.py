@@ -25,6 +25,7 @@ class Stopped(Exception):
 CELL = 160  # pixels of a picture on a sheet
 LABEL = 84
 LINE = 24  # of text above the pictures
+BINNING = "use_resolution_binning"  # draws at the nearest of some sizes, and resizes what was drawn
 
 log = logging.getLogger("joinery")
 
@@ -78,18 +79,24 @@ def draw(
 
 
 def guided_by(pipe: DiffusionPipeline, scale: float, count: int, negative_prompt: str = "") -> dict[str, Any]:
-    """The arguments of a call for so many pictures that mean the paper's guidance scale, 1 for no guidance.
+    """The arguments of a call for so many pictures, of just the size asked for, that mean the paper's guidance scale.
 
+    Args:
+        scale: 1 for no guidance.
     Raises:
         UserError: the base takes no negative prompt.
     """
     stock = stock_class(type(pipe))
     family = family_of(stock)
-    given = {family.scale: scale + (family.scale_of_none - 1)}
-    if negative_prompt and "negative_prompt" not in inspect.signature(stock.__call__).parameters:
+    given: dict[str, Any] = {family.scale: scale + (family.scale_of_none - 1)}
+    taken = inspect.signature(stock.__call__).parameters
+    if negative_prompt and "negative_prompt" not in taken:
         raise UserError("This base takes no negative prompt", "Leave it out")
-    away_from = negative_prompt or (" " if family.needs_negative_prompt else "")
-    return given | ({"negative_prompt": [away_from] * count} if away_from else {})
+    if away_from := negative_prompt or (" " if family.needs_negative_prompt else ""):
+        given["negative_prompt"] = [away_from] * count
+    if BINNING in taken:
+        given[BINNING] = False
+    return given
 
 
 def compose(

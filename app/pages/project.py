@@ -33,6 +33,7 @@ PRESET_NAMES = [
     ("Stable Diffusion 3.5, 1024 px", "sd3"),
     ("Chroma, 1024 px", "chroma"),
     ("Krea 2, 1024 px", "krea2"),
+    ("Sana, 1024 px", "sana"),
 ]
 LAYERS = [
     ("Cross-attention only", "cross-attention"),

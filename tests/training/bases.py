@@ -17,6 +17,8 @@ from diffusers import (
     Krea2Pipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -27,6 +29,8 @@ from diffusers import (
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
@@ -44,7 +48,8 @@ from tests.families.case import lively
 from tests.families.flows import autoencoder as latent_autoencoder
 from tests.families.flows import krea as krea_pipeline
 from tests.families.transformers import chroma as chroma_sizes
-from tests.families.transformers import zimage
+from tests.families.transformers import deep_autoencoder, zimage
+from tests.families.transformers import sana as sana_sizes
 from tests.tiny import TEXT_WIDTH, tiny_autoencoder, tiny_pipeline, tiny_text_encoder, tiny_tokenizer
 
 WIDTH = 16  # of a text token
@@ -258,6 +263,18 @@ def krea() -> Krea2Pipeline:
     )
 
 
+def sana() -> SanaPipeline:
+    vae = deep_autoencoder()
+    vae.register_to_config(scaling_factor=0.4)
+    return SanaPipeline(
+        transformer=lively(SanaTransformer2DModel(**sana_sizes)),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae,
+        text_encoder=language_model(Gemma2Model, Gemma2Config),
+        tokenizer=tokenizer(),
+    )
+
+
 BASES: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd1": lambda: tiny_pipeline(StableDiffusionPipeline),
     "sdxl": lambda: tiny_pipeline(StableDiffusionXLPipeline),
@@ -268,6 +285,7 @@ BASES: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd3": sd3,
     "chroma": chroma,
     "krea2": krea,
+    "sana": sana,
 }
 
 

@@ -10,6 +10,7 @@ from training.families.flux1 import Flux1
 from training.families.flux2_klein import Flux2Klein
 from training.families.krea2 import Krea2
 from training.families.qwen_image import QwenImage
+from training.families.sana import Sana
 from training.families.sdxl import StableDiffusionXL
 from training.families.stable_diffusion import StableDiffusion1, StableDiffusion2
 from training.families.stable_diffusion_3 import StableDiffusion3
@@ -30,6 +31,7 @@ ALL = (
     StableDiffusion3(),
     Chroma(),
     Krea2(),
+    Sana(),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in ALL}
 

@@ -46,7 +46,8 @@ class Flow(Family):
 
     def noise_schedule(self, pipe: DiffusionPipeline) -> dict[str, Any]:
         config = pipe.scheduler.config
-        return {"shift": 1.0 if config.get("use_dynamic_shifting") else config.get("shift", 1.0)}
+        own = config.get("shift", config.get("flow_shift", 1.0))  # DPM++ and UniPC call it flow_shift
+        return {"shift": 1.0 if config.get("use_dynamic_shifting") else own}
 
     def check_loss(self, settings: Loss) -> None:
         for key in ("min_snr", "noise_offset"):
@@ -82,6 +83,17 @@ class Flow(Family):
         Returns:
             (n, c, h, w)
         """
+
+
+def logit_normal(shares: Tensor) -> Tensor:
+    """The logistic function of a normal number, drawn by its quantile (arXiv 2403.03206, section 3.1).
+
+    Args:
+        shares: (n,), in [0, 1).
+    """
+    import torch
+
+    return torch.special.ndtri(shares).sigmoid()
 
 
 def settings_of(base: str, guidance_scale: float) -> dict[str, Any]:

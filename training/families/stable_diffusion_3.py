@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from training.families.flow import Flow, settings_of
+from training.families.flow import Flow, logit_normal, settings_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -53,10 +53,8 @@ class StableDiffusion3(Flow):
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
     def levels(self, pipe: DiffusionPipeline, shares: Tensor) -> Tensor:
-        """u of a logit-normal distribution (arXiv 2403.03206, section 3.1), and then the scheduler's shift."""
-        import torch
-
-        return super().levels(pipe, torch.special.ndtri(shares).sigmoid())
+        """u of a logit-normal distribution, and then the scheduler's shift."""
+        return super().levels(pipe, logit_normal(shares))
 
     def velocity(self, pipe: DiffusionPipeline, noisy: Tensor, conditions: dict[str, Tensor], levels: Tensor) -> Tensor:
         return pipe.transformer(
