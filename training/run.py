@@ -145,7 +145,7 @@ class Run:
         """Take a new folder, or one of an earlier start of the same customization; inside `writing`.
 
         Raises:
-            UserError: the folder holds another customization.
+            UserError: the folder holds another customization, or cannot be written.
         """
         held = self._held()
         if held is not None and decisive(held) != decisive(config):
@@ -154,8 +154,9 @@ class Run:
                 "Choose another run folder, or remove this one to start anew",
             )
         for folder in (self.folder, self.samples, self.checkpoints):
-            folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.clean(folder)
+            with checkpoint.in_words(folder, "what was there before is still there"):
+                folder.mkdir(parents=True, exist_ok=True)
+                checkpoint.clean(folder)
         if self.status != "preparing":  # else a studio has just started it, and may have been asked to stop it since
             self.forget_stop()
         config.save(self.config)
@@ -171,10 +172,13 @@ class Run:
 
     def ask_to_stop(self) -> None:
         """Ask who works on the run, on whatever machine, to end it after the step it is in."""
-        self._stop.touch()
+        with checkpoint.in_words(self._stop, "the run goes on"):
+            self._stop.touch()
 
     def forget_stop(self) -> None:
-        self._stop.unlink(missing_ok=True)
+        if self.stop_asked:  # a full or read-only disk may refuse to remove even what is not there
+            with checkpoint.in_words(self._stop, "the run stays asked to stop"):
+                self._stop.unlink(missing_ok=True)
 
     @property
     def stop_asked(self) -> bool:
