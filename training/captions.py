@@ -1,5 +1,6 @@
 """Captions: where they come from, and what in them does not reach the text encoder as it was meant."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ def beside(picture: Path) -> str:
     text = picture.with_suffix(".txt")
     try:
         # The mark that some editors put at the start is no word.
-        return text.read_text(encoding="utf-8-sig").strip() if text.exists() else ""
+        return text.read_text(encoding="utf-8-sig").strip() if os.path.isfile(text) else ""
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The caption {shown(text)} cannot be read ({error})", "Save it as UTF-8 text") from None
 
