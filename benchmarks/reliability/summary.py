@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.document import put, table
-from benchmarks.common.environment import environment
 
 SUMMARY = Path(__file__).parent / "results/summary.json"
 DOC = Path(__file__).parents[2] / "docs/reliability.md"
@@ -33,6 +32,8 @@ def read() -> dict[str, Any]:
 
 def keep(**found: Any) -> None:
     """Put numbers in place of earlier ones; those of the other scripts stay."""
+    from benchmarks.common.environment import environment  # which the table does without
+
     SUMMARY.parent.mkdir(exist_ok=True)
     SUMMARY.write_text(json.dumps(environment() | read() | found, indent=1) + "\n", encoding="utf-8")
     print(found, flush=True)
