@@ -105,8 +105,10 @@ class Album:
         return sorted(there, key=lambda shot: shot.drawn, reverse=True)
 
     def _shot(self, path: Path) -> Shot | None:
-        """A picture, read once; None of another's file, or one that was removed meanwhile."""
+        """A picture, read once; None of another's file, a link elsewhere, or one that was removed meanwhile."""
         with suppress(UserError, OSError):
+            if path.parent.is_symlink() or path.is_symlink():
+                return None
             known, drawn = self._read.get(path.parent.name), path.stat().st_mtime
             if known is None or known.drawn != drawn:
                 known = Shot(path, known.recipe if known else Recipe.read(path), drawn)

@@ -1,14 +1,17 @@
 """What programs may ask of the studio: a few endpoints with names and types, which `gradio_client` shows and calls."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from pydantic import ValidationError, validate_call
 
 from app import jobs
 from app.album import Album
-from app.drawing import whole_seed
+from app.drawing import readable_prompt, whole_seed
 from app.library import Library
 from app.pages.project import ProjectPage
 from app.painter import Model, Painter, default_rule, settings_of
@@ -17,7 +20,25 @@ from pipelines.errors import UserError
 from training import Customization
 
 MOST = {"content": 1.5, "style": 1.5, "count": 8, "steps": 50, "guidance_scale": 15}
+KINDS = {str: "a text", int: "a whole number", float: "a number"}
 TOLD = ("status", "stage", "step", "steps", "loss", "time_left", "message")  # of a run
+
+
+def _typed(method: Callable) -> Callable:
+    """A method that refuses in a sentence what is not of its parameters' types: a client may send anything."""
+    checked, parameters = validate_call(method), inspect.signature(method).parameters
+
+    @functools.wraps(method)
+    def call(*given: Any, **named: Any) -> Any:
+        try:
+            return checked(*given, **named)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            place = fault["loc"][0]
+            name = [*parameters][place] if isinstance(place, int) else place
+            raise UserError(f"{name} is {fault['input']!r}", f"Give {KINDS[parameters[name].annotation]}") from None
+
+    return call
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,7 @@ class Api:
         """The projects by their numbers, with their names."""
         return self.projects.names()
 
+    @_typed
     def start(self, project: str) -> str:
         """Train a project, given by its number. Gives the name of the new run, which may have to wait for its turn."""
         return self.projects.start_kept(project).folder.name
@@ -48,21 +70,25 @@ class Api:
         """The names of all runs, the newest first."""
         return [run.folder.name for run in self.library.runs()]
 
+    @_typed
     def status(self, run: str) -> dict[str, Any]:
         """What a run is doing: its status, stage, step of steps, loss, seconds left, and why it ended."""
         job = jobs.look(self.library.find(run))
         return {name: getattr(job, name) for name in TOLD}
 
+    @_typed
     def cancel(self, run: str) -> str:
         """Let a run end after the step it is in; what it has learned is kept. Gives its status."""
         jobs.cancel(self.library.find(run))
         return self.status(run)["status"]
 
+    @_typed
     def resume(self, run: str) -> str:
         """Go on with a run that was cancelled, has failed or was interrupted. Gives its status."""
         jobs.start(self.library.find(run))
         return self.status(run)["status"]
 
+    @_typed
     def draw(
         self,
         prompt: str,
@@ -88,11 +114,9 @@ class Api:
             low = 0 if name in ("content", "style") else 1
             if not low <= value <= MOST[name]:
                 raise UserError(f"{name} is {value}", f"Give a number from {low} to {MOST[name]}")
-        if not prompt.strip():
-            raise UserError("The prompt is empty", "Say what to draw")
         count = int(asked.pop("count"))
         recipe = Recipe(
-            prompt.strip(),
+            readable_prompt(prompt),
             whole_seed(seed),
             guidance="APG",
             guidance_settings=settings_of(rule),

@@ -1,8 +1,9 @@
 """The text chunks of a picture, which may come from anywhere."""
 
+import os
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipelines.errors import UserError
 from training.formats import FORMATS
@@ -15,6 +16,8 @@ def chunks_of(path: Path) -> dict[str, str]:
         UserError: it is no picture.
     """
     try:
+        if not os.path.isfile(path):  # a pipe would be waited for
+            raise UnidentifiedImageError
         with Image.open(path, formats=tuple(FORMATS)) as picture:
             if not any(isinstance(text, str) for text in picture.info.values()):
                 picture.load()  # texts may stand after the pixels, but those of one program stand together

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,10 @@ class Copies:
         Raises:
             UserError: it is no picture, is damaged, is too small or too large.
         """
-        state = path.stat() if path.exists() else None
-        identity = [str(path.resolve()), state and state.st_mtime_ns, state and state.st_size, longest]
+        if not os.path.exists(path):  # unlike Path's own it takes a name that none can have
+            open_picture(path)  # says what is wrong
+        state = path.stat()
+        identity = [str(path.resolve()), state.st_mtime_ns, state.st_size, longest]
         folder = self.folder / hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
         copy = folder / f"{path.stem}.png"
         if not copy.exists():

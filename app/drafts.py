@@ -6,6 +6,7 @@ and the pictures, as they were given.
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from app.given import Given
 from app.trash import to_trash
 from pipelines.errors import UserError
 from training import Customization, checkpoint
+from training.formats import NO_JSON
 
 FILE = "draft.json"
 TRASH = "trash"
@@ -49,7 +51,7 @@ class Drafts:
             UserError: there is no such draft, or it is damaged.
         """
         if (values := self._values(name)) is None:
-            raise UserError("That project is not there any more", "Choose another one")
+            raise _gone()
         return values | {key: self._found(name, shown) for key, shown in values.items() if isinstance(shown, list)}
 
     def write(self, name: str, changed: Mapping[str, Any]) -> None:
@@ -83,13 +85,15 @@ class Drafts:
             UserError: there is no such draft.
         """
         with _writing:
+            if not os.path.isfile(self._file(name)):
+                raise _gone()
             return to_trash(self._file(name).parent, self.folder / TRASH, name)
 
     def _values(self, name: str) -> dict[str, Any] | None:
         try:
-            found = json.loads(self._file(name).read_text(encoding="utf-8"))
-            return dict(found["values"])
-        except (OSError, ValueError, TypeError, KeyError):
+            found = dict(json.loads(self._file(name).read_text(encoding="utf-8"))["values"])
+            return found if all(map(_sound, found.values())) else None
+        except (OSError, *NO_JSON, TypeError, KeyError):
             return None
 
     def _make(self, values: Mapping[str, Any]) -> str:
@@ -107,7 +111,7 @@ class Drafts:
         checkpoint.write_bytes(folder / FILE, data.encode())
         used = {place for shown in kept.values() if isinstance(shown, list) for place, *_ in shown}
         for path in folder.glob("pictures/*/*"):
-            if str(path.relative_to(folder)) not in used:
+            if str(path.relative_to(folder)) not in used and _lies_in(path, folder):
                 path.unlink(missing_ok=True)
 
     def _take_in(self, folder: Path, pictures: list[Given]) -> list[tuple[str, str | None, float]]:
@@ -126,9 +130,25 @@ class Drafts:
     def _found(self, name: str, shown: list) -> list[Given]:
         folder = self.folder / name
         pictures = [Given(folder / place, *others) for place, *others in shown]
-        return [one for one in pictures if one.path.is_file()]
+        return [one for one in pictures if os.path.isfile(one.path) and _lies_in(one.path, folder)]
 
     def _file(self, name: str) -> Path:
         if not name.isdecimal():  # a name from outside reaches no other folder
             raise UserError(f"There is no project {name!r}", "Choose another one")
         return self.folder / name / FILE
+
+
+def _gone() -> UserError:
+    return UserError("That project is not there any more", "Choose another one")
+
+
+def _sound(value: Any) -> bool:
+    """Whether a value of a file is one that this version reads: lists are of pictures with their captions."""
+    return not isinstance(value, list) or all(
+        isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) for one in value
+    )
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether no link leads out of the folder."""
+    return path.resolve().is_relative_to(folder.resolve())

@@ -11,6 +11,7 @@ from app.parameters import Parameters
 from app.recipe import RULES, Recipe
 from pipelines import APG, CFG, GuidanceRule, UserError
 from training.config import Content, Style
+from training.formats import shown
 from training.plan import SCALES, prompt_of
 
 AXES = ("content", "style", "guidance", "guidance_scale", "eta", "norm_threshold", "momentum", "steps", "seed")
@@ -26,10 +27,8 @@ def recipe_of(values: Mapping[str, Any], model: Model) -> Recipe:
     Raises:
         UserError: there is no prompt, or a value is out of range.
     """
-    if not values["prompt"].strip():
-        raise UserError("The prompt is empty", "Say what to draw")
     return Recipe(
-        prompt=values["prompt"].strip(),
+        prompt=readable_prompt(values["prompt"]),
         seed=random.randrange(RANDOM_SEEDS) if values["fresh"] else whole_seed(values["seed"]),
         content=values["content"],
         style=values["style"],
@@ -39,8 +38,21 @@ def recipe_of(values: Mapping[str, Any], model: Model) -> Recipe:
         steps=values["steps"],
         resolution=model.resolution,
         base=model.name,
-        negative_prompt=values["negative_prompt"].strip(),
+        negative_prompt=readable_prompt(values["negative_prompt"], "negative prompt"),
     )
+
+
+def readable_prompt(text: str, name: str = "prompt") -> str:
+    """A prompt without the spaces around it.
+
+    Raises:
+        UserError: it is empty, unless it is the negative one, or has letters that are none.
+    """
+    if name == "prompt" and not text.strip():
+        raise UserError("The prompt is empty", "Say what to draw")
+    if shown(text) != text:
+        raise UserError(f'The {name} is "{shown(text)}", which is not readable text', "Write it in UTF-8")
+    return text.strip()
 
 
 def looks(preset: str, scale: float) -> dict[str, dict[str, Any]]:

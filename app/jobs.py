@@ -21,6 +21,7 @@ from filelock import FileLock
 from pipelines.errors import UserError
 from training import Customization, Run
 from training.config import HOUSE
+from training.run import LARGEST
 
 if TYPE_CHECKING:
     from app.given import Given
@@ -34,7 +35,6 @@ RESUMABLE = ("cancelled", "failed", "interrupted")
 KINDS = {"step": int, "steps": int, "loss": float, "time_left": float | int} | dict.fromkeys(
     ("status", "stage", "device", "matrices", "message"), str
 )  # of what a state says; anything else was written by another program
-LARGEST = 10**12  # of a number that can be shown
 SPEAKS_WITHIN = 120  # seconds, in which a child opens its libraries and takes its run's lock
 
 _children: dict[Path, subprocess.Popen] = {}  # by run folder; ended ones must be waited for

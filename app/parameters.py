@@ -20,8 +20,9 @@ FIELDS = {
     "Content": ("content", float),
     "Style": ("style", float),
 }
-PAIR = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
-LORA = re.compile(r"\s*<lora:([^:>]+):?([^:>]*)[^>]*>")
+# A text may be a million letters of any kind, so that each expression looks at a letter a few times at most.
+PAIR = re.compile(r'(\w[\w \-/]{0,60}):\s{0,9}("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
+LORA = re.compile(r"\s?<lora:([^<>]+)>")
 UNSAID = ("Version", "Lora hashes")  # the first names a program, and the second files that the prompt names too
 
 
@@ -69,7 +70,8 @@ class Parameters:
         if len(pairs) < 3:
             lines, pairs = [*lines, last], {}
         prompt, _, negative = "\n".join(lines).partition(NEGATIVE)
-        loras = {name: _number(weight, float, 1.0) for name, weight in LORA.findall(prompt)}
+        named = [[*said.split(":"), ""] for said in LORA.findall(prompt)]
+        loras = {name: _number(weight, float, 1.0) for name, weight, *_ in named}
         values = {"prompt": LORA.sub("", prompt).strip(), "negative_prompt": negative.strip()}
         for key in FIELDS.keys() & pairs.keys():
             name, kind = FIELDS[key]

@@ -8,6 +8,7 @@ import io
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, get_origin
 
 from PIL import Image, PngImagePlugin
 
@@ -15,6 +16,7 @@ from app import parameters
 from app.chunks import chunks_of
 from pipelines import APG, CFG, UserError
 from training import checkpoint
+from training.formats import shown
 
 KEY = "joinery"  # of the text chunk
 RULES = {"APG": APG, "CFG": CFG}
@@ -75,6 +77,8 @@ class Recipe:
             if data["format"] != 1:
                 raise ValueError
             recipe = cls(**data)
+            if not all(_is(getattr(recipe, field.name), field.type) for field in fields(cls)):
+                raise TypeError
             recipe._check_guidance(path.name)
         except UserError:
             raise
@@ -118,6 +122,12 @@ class Recipe:
                 "Choose another picture",
             )
         rule(**self.guidance_settings)
+
+
+def _is(value: Any, annotation: type) -> bool:
+    """Whether a field can have a value; a text must be one that can be written."""
+    kind = int | float if annotation is float else get_origin(annotation) or annotation
+    return isinstance(value, kind) and not (isinstance(value, str) and shown(value) != value)
 
 
 def file_hash(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,6 +81,8 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         UserError: it is not there or is not safetensors (a pickle, whatever its name).
     """
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise OSError("no file")
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except FileNotFoundError:  # the library says so of one that may not be read, too
@@ -170,8 +173,8 @@ def _alphas(metadata: dict[str, str], path: Path) -> dict[str, float]:
             pattern = settings.get(f"{component}.alpha_pattern") or {}
             alphas |= {f"{component}.{layer}": alpha for layer, alpha in pattern.items()}
         rank = settings.get("r") if settings.get("use_rslora") else None
-        return {layer: alpha * (math.sqrt(rank) if rank else 1) for layer, alpha in alphas.items()}
-    except (ValueError, TypeError, AttributeError, KeyError, OSError) as error:
+        return {layer: float(alpha) * (math.sqrt(rank) if rank else 1) for layer, alpha in alphas.items()}
+    except (ValueError, TypeError, AttributeError, KeyError, OSError, RecursionError) as error:
         raise UserError(f"What {path} says of its alpha cannot be read ({error})", "Export it anew") from None
 
 
@@ -302,13 +305,18 @@ def _sizes(layer: nn.Module) -> tuple | None:
     return None
 
 
+def _as_computed(factor: Tensor) -> Tensor:
+    """What is kept in eight bits, or in whole numbers, as something that can be computed with."""
+    return factor if factor.is_floating_point() and factor.element_size() > 1 else factor.float()
+
+
 def _check(pipe: DiffusionPipeline, found: Layers, path: Path) -> None:
     """Bring all factors to their layers' shape; refuse what does not fit, or changes nothing."""
     for component, layers in found.items():
         module = unwrapped(getattr(pipe, component))
         for name, factors in layers.items():
             inputs, outputs, kernel = _sizes(module.get_submodule(name))
-            down, up = factors.down, factors.up
+            down, up = (_as_computed(factor) for factor in (factors.down, factors.up))
             # A convolution of one pixel is a linear layer, and trainers write either.
             if not kernel and down.shape[2:] == (1, 1):
                 down, up = down.flatten(1), up.flatten(1)
@@ -322,7 +330,9 @@ def _check(pipe: DiffusionPipeline, found: Layers, path: Path) -> None:
                     f"and its factors are {list(down.shape)} and {list(up.shape)}",
                     "Load it on the base model that it was trained on",
                 )
-            if not (down.isfinite().all() and up.isfinite().all()):
+            if not rank:
+                raise UserError(f"The adapter {path} has a rank of 0 in {name}", "Export it anew")
+            if not (down.isfinite().all() and up.isfinite().all() and math.isfinite(factors.alpha)):
                 raise UserError(f"The adapter {path} is not finite in {name}", "Train it again, from a lower rate")
             layers[name] = Factors(down.contiguous(), up.contiguous(), factors.alpha)
     if not any(layer.up.any() and layer.down.any() for layers in found.values() for layer in layers.values()):

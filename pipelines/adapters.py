@@ -60,6 +60,9 @@ class AdapterMixin:
         layers, unknown = find_layers(self, tensors, metadata, path)
         if card and not any_base:
             _check_base(card, denoiser, path, unknown)
+        own = next((factors for key, factors in layers.items() if unwrapped(getattr(self, key)) is denoiser), {})
+        if card:
+            _check_sizes(own, card, path)
         total = sum(map(len, layers.values()))
         _take_apart(self)
         earlier, active = _loaded(self), _active(self)
@@ -77,7 +80,6 @@ class AdapterMixin:
         if earlier is not None:
             _remove(self, earlier.name)
         _activate(self, active, name)
-        own = next((factors for key, factors in layers.items() if unwrapped(getattr(self, key)) is denoiser), {})
         denoiser.joinery_adapter = _Loaded(name, _learned(denoiser, own, card, name) if card else None)
         if unknown:
             log.warning(
@@ -140,6 +142,8 @@ def _card(metadata: dict[str, str], path: Path) -> dict | None:
         card = json.loads(metadata["joinery"])
         halves = card["halves"]
         known = halves.keys() <= {"content", "style"} and set(halves.values()) <= HALVES
+        sizes = [size for layer in card.get("fused", {}).values() for sizes in layer.values() for size in sizes]
+        known &= all(isinstance(size, int) and size > 0 for size in sizes)
         if card["format"] == 1 and known and {"base", "base_hash"} <= card.keys():
             return card
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -156,6 +160,14 @@ def trained_on(path: str | Path, denoiser: nn.Module) -> str:
     path = Path(path)
     card = _card(read_file(path)[1], path)
     return card["base"] if card and card["base_hash"] != fingerprint(denoiser) else ""
+
+
+def _check_sizes(layers: dict[str, Factors], card: dict, path: Path) -> None:
+    """The matrices that a fused layer is made of are together as large as the layer."""
+    for name, fused in card.get("fused", {}).items():
+        for half, sizes in fused.items() if name in layers else ():
+            if sum(sizes) != (len(layers[name].up) if half == "up" else layers[name].down.shape[half == "down"]):
+                raise UserError(f"What {path} says of the sizes in {name} is not what it holds", "Export it again")
 
 
 def _check_base(card: dict, denoiser: nn.Module, path: Path, unknown: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Captions: where they come from, and what in them does not reach the text encoder as it was meant."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ def beside(picture: Path) -> str:
         UserError: it is not UTF-8 text.
     """
     text = picture.with_suffix(".txt")
-    return read(text) if text.exists() else ""
+    return read(text) if os.path.isfile(text) else ""
 
 
 def read(text: Path) -> str:

@@ -53,7 +53,7 @@ def write_bytes(path: Path, data: bytes, lasting: bool = True) -> None:
         UserError: the disk is full, or the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")  # threads may write at once
-    with _in_words(path, "what was there before is still there"):
+    with in_words(path, "what was there before is still there"):
         path.parent.mkdir(parents=True, exist_ok=True)
         if lasting:
             check_space(path.parent, len(data))
@@ -78,12 +78,19 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         UserError: as `write_bytes`.
     """
-    with _in_words(path, "the lines before are still there"), open(path, "a", encoding="utf-8") as file:
+    with in_words(path, "the lines before are still there"), open(path, "a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
 @contextmanager
-def _in_words(path: Path, kept: str) -> Iterator[None]:
+def in_words(path: Path, kept: str) -> Iterator[None]:
+    """What the system refuses is a sentence.
+
+    Args:
+        kept: what is as it was before.
+    Raises:
+        UserError: the disk is full, or the place cannot be written.
+    """
     try:
         yield
     except OSError as error:
@@ -163,18 +170,23 @@ class Checkpoint:
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Add a checkpoint to a folder as `step-000200/`, then remove all but the newest `KEEP`."""
+    """Add a checkpoint to a folder as `step-000200/`, then remove all but the newest `KEEP`.
+
+    Raises:
+        UserError: as `write_bytes`.
+    """
     target = place(folder, checkpoint.step)
     temporary = folder / f".{target.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write_tensors(temporary / "state.safetensors", checkpoint.tensors)
-    files = {item.name: {"size": item.stat().st_size, "sha256": _sha256(item)} for item in temporary.iterdir()}
-    manifest = {"format": FORMAT, "step": checkpoint.step, "files": files, "numbers": checkpoint.numbers}
-    write_bytes(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
-    shutil.rmtree(target, ignore_errors=True)  # there only if damaged: a good one is resumed after, not repeated
-    os.replace(temporary, target)
-    sync_folder(folder)
+    with in_words(target, "the checkpoints before are still there"):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write_tensors(temporary / "state.safetensors", checkpoint.tensors)
+        files = {item.name: {"size": item.stat().st_size, "sha256": _sha256(item)} for item in temporary.iterdir()}
+        manifest = {"format": FORMAT, "step": checkpoint.step, "files": files, "numbers": checkpoint.numbers}
+        write_bytes(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
+        shutil.rmtree(target, ignore_errors=True)  # there only if damaged: a good one is resumed after, not repeated
+        os.replace(temporary, target)
+        sync_folder(folder)
     for old in _steps(folder)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return target

@@ -1,6 +1,8 @@
 """One strict description of a customization: read from TOML, checked at once, written back beside the run."""
 
+import errno
 import os
+import stat
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -368,6 +370,8 @@ class Customization(Strict):
         """
         path = Path(path)
         try:
+            if stat.S_ISCHR(mode := os.stat(path).st_mode) or stat.S_ISFIFO(mode):  # which may have no end
+                raise OSError(errno.EINVAL, "it is no file")
             data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror})", "Name an existing project file") from None
@@ -522,8 +526,17 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> UserError:
     if fault["type"] == "missing":
         return UserError(f"{path} is missing", f"Add {path} to the project file")
     if fault["type"] == "string_pattern_mismatch" and keys[-1] == "caption":
-        return UserError(f"{path} is {fault['input']!r}", f"Set it to {field.description}, and no other braces")
-    return UserError(f"{path} is {fault['input']!r}", f"Set it to {OTHER_SHAPES.get(fault['type']) or allowed(field)}")
+        return UserError(f"{path} is {_seen(fault['input'])}", f"Set it to {field.description}, and no other braces")
+    return UserError(
+        f"{path} is {_seen(fault['input'])}", f"Set it to {OTHER_SHAPES.get(fault['type']) or allowed(field)}"
+    )
+
+
+def _seen(value: Any) -> str:
+    try:
+        return repr(value)
+    except RecursionError:
+        return "a table in a table, without end"
 
 
 def _locate(model: type[BaseModel], loc: tuple) -> tuple[type[BaseModel], FieldInfo | None, list]:

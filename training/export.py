@@ -1,6 +1,7 @@
 """Adapter files that other programs load: one ordinary LoRA, which also says where each concept lies in it."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -121,6 +122,8 @@ def read(path: Path) -> tuple[Factors, Card]:
     Raises:
         UserError: it is not there, is no safetensors file, is not one of ours, or a newer version wrote it.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise UserError(f"The adapter {path} is no file", "Name an adapter.safetensors file of a finished run")
     try:
         with safe_open(path, "pt") as file:
             said = (file.metadata() or {}).get("joinery")

@@ -23,6 +23,7 @@ FORMATS = {  # by Pillow's names
 SUFFIXES = frozenset(" ".join(FORMATS.values()).split())
 READ = "JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF and HEIC"
 MASK = ".mask.png"  # ends the name of a picture's mask, after the picture's own without its suffix
+NO_JSON = (ValueError, RecursionError)  # what reading JSON raises; the second where lists lie too deep
 SAVE_ANEW = "Save it anew as PNG or JPEG, or take it out"
 
 REASONS = {  # what lies among pictures, and what to do with it

@@ -18,6 +18,7 @@ from pipelines.errors import UserError, first_line
 from training.families import FAMILIES
 from training.families.family import HINTS, PARTS, Header, fast_name
 from training.families.stable_diffusion import FIRST, TOLD_SCALE, UNET
+from training.formats import NO_JSON
 
 SMALL = 256  # pixels: a base for smaller pictures learns as the embedded one does
 FAST_SCHEDULERS = ("LCMScheduler", "TCDScheduler")  # of models that draw in a few steps
@@ -163,6 +164,15 @@ def recognise(base: str, fetch: bool = True) -> Base | None:
     Raises:
         UserError: there is no such base within reach, it is no safetensors file, or a folder without a model.
     """
+    try:
+        return _recognise(base, fetch)
+    except UserError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # files of another kind
+        raise _unreadable(base, first_line(error)) from None
+
+
+def _recognise(base: str, fetch: bool) -> Base | None:
     path = Path(base)
     if os.path.isfile(base):
         return _of_file(base)
@@ -316,7 +326,7 @@ def _unreadable(base: str, why: str) -> UserError:
 def read_json(path: Path) -> dict[str, Any]:
     """What a file holds; nothing if it is not there or holds something else."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        held = json.loads(path.read_text(encoding="utf-8")) if os.path.isfile(path) else {}
+    except (OSError, *NO_JSON):
         return {}
     return held if isinstance(held, dict) else {}

@@ -15,11 +15,12 @@ from filelock import FileLock, Timeout
 from pipelines.errors import UserError
 from training import checkpoint
 from training.config import Customization
+from training.formats import NO_JSON
 
 PATIENCE = 2.0  # seconds: who only asks whether a run is written holds its lock for a moment
-NO_JSON = (ValueError, RecursionError)  # what reading it raises; the second where lists lie too deep
 NUMBER = int | float
 METRICS = {"step": int, "loss": NUMBER, "seconds_per_step": NUMBER}  # without which an entry is none of ours
+LARGEST = 10**12  # of a number that can be shown
 MAYBE = {"steps": int, "stage": str}
 
 
@@ -81,7 +82,7 @@ class Run:
         Raises:
             UserError: it is no run's folder, another version wrote its configuration, or it was damaged.
         """
-        if not self.config.exists():
+        if not os.path.exists(self.config):
             raise UserError(f"{self.folder} is no run folder: it has no {self.config.name}", "Name the folder of a run")
         try:
             return Customization.load(self.config)
@@ -145,7 +146,7 @@ class Run:
         """Take a new folder, or one of an earlier start of the same customization; inside `writing`.
 
         Raises:
-            UserError: the folder holds another customization.
+            UserError: the folder holds another customization, or cannot be written.
         """
         held = self._held()
         if held is not None and decisive(held) != decisive(config):
@@ -154,8 +155,9 @@ class Run:
                 "Choose another run folder, or remove this one to start anew",
             )
         for folder in (self.folder, self.samples, self.checkpoints):
-            folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.clean(folder)
+            with checkpoint.in_words(folder, "what was there before is still there"):
+                folder.mkdir(parents=True, exist_ok=True)
+                checkpoint.clean(folder)
         if self.status != "preparing":  # else a studio has just started it, and may have been asked to stop it since
             self.forget_stop()
         config.save(self.config)
@@ -171,10 +173,13 @@ class Run:
 
     def ask_to_stop(self) -> None:
         """Ask who works on the run, on whatever machine, to end it after the step it is in."""
-        self._stop.touch()
+        with checkpoint.in_words(self._stop, "the run goes on"):
+            self._stop.touch()
 
     def forget_stop(self) -> None:
-        self._stop.unlink(missing_ok=True)
+        if self.stop_asked:  # a full or read-only disk may refuse to remove even what is not there
+            with checkpoint.in_words(self._stop, "the run stays asked to stop"):
+                self._stop.unlink(missing_ok=True)
 
     @property
     def stop_asked(self) -> bool:
@@ -223,7 +228,10 @@ def _is_ours(entry: Any) -> bool:
     """Whether a line of the metrics is an entry that this version reads."""
     if not isinstance(entry, dict) or not entry.keys() >= METRICS.keys():
         return False
-    return all(isinstance(entry[key], kind) for key, kind in (METRICS | MAYBE).items() if key in entry)
+    known = {key: (entry[key], kind) for key, kind in (METRICS | MAYBE).items() if key in entry}
+    if not all(isinstance(value, kind) for value, kind in known.values()):
+        return False
+    return all(abs(value) < LARGEST for value, _ in known.values() if not isinstance(value, str))  # nor is NaN
 
 
 def decisive(config: Customization) -> dict[str, Any]:

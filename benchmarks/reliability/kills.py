@@ -1,19 +1,19 @@
-"""Killed and out of disk, at every moment: python -m benchmarks.reliability.kills [--random 200]
+"""Killed and out of disk, at every moment: python -m benchmarks.reliability.kills [--kills 200]
 
-A customization of the embedded base, break, make, strips, checkpoints and export, in a few steps. First once without
-harm. Then, each in a process of its own,
+A customization of a tiny base, break, make, strips, checkpoints and export, in a few steps: it writes all that a run
+of a large one writes. First once without harm. Then, each in a process of its own,
 
-- it is killed with SIGKILL at a random instant, and started again and killed again, until it has been killed so often;
-- it is killed as it is about to open, rename or remove a file, once for each such operation of the whole run;
-- each such operation fails as on a full disk, once for each.
+- it is killed with SIGKILL as it is about to open, rename or remove a file, once for each such operation of the run;
+- each such operation, and all after it, fails as on a full disk, once for each;
+- it is killed at a random instant, and started again and killed again, until it has been killed so often.
 
 After each, it goes on to its end without harm. Counts how often the adapter's file then has the bytes of the first
-run's, and how often a full disk was one sentence. Writes results/summary.json.
+run's, and how often a full disk was one sentence too. The operations come in an order of chance, so that what
+results/summary.json says is fair at any time.
 """
 
 import errno
 import hashlib
-import json
 import logging
 import multiprocessing
 import os
@@ -29,19 +29,21 @@ from pathlib import Path
 import torch
 import tyro
 
-from benchmarks.common.environment import environment
+from benchmarks.reliability.summary import keep
 from pipelines.errors import UserError
+from tests.tiny import tiny_pipeline
 from training import Customization, customize
 from training.config import HOUSE
 
-SUMMARY = Path(__file__).parent / "results/summary.json"
 OPERATIONS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
 SENTENCE = 2  # exit code of a run that ended with words for a person
+IN_A_ROW = 5  # kills of one run, before it goes to its end
 
 
-def small() -> Customization:
-    """Everything that a run writes, in eleven steps."""
+def small(base: Path) -> Customization:
+    """Everything that a run writes, in eight steps."""
     config = Customization.load(HOUSE / "samples/project.toml")
+    config.base, config.adapter.rank, config.adapter.layers = str(base), 4, "cross-attention"
     config.steps.break_, config.steps.make, config.steps.checkpoint_every = 3, 2, 2
     config.steps.batch_size, config.steps.others_batch_size, config.resolution = 1, 1, 32
     config.samples.every, config.samples.inference_steps = 3, 1
@@ -57,7 +59,7 @@ def train(folder: Path, harm: Callable[[], None] | None = None) -> None:
     if harm:
         harm()
     try:
-        customize(small(), folder / "run")
+        customize(small(folder.parent / "base"), folder / "run")
     except UserError:
         os._exit(SENTENCE)
 
@@ -115,46 +117,32 @@ def adapter(folder: Path) -> str:
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def main(random_kills: int = 200, operations: int = 10**6) -> None:
-    """Do all that is not in the summary yet.
+def main(kills: int = 200, operations: int = 10**6) -> None:
+    """Kill runs, and let disks be full.
 
     Args:
-        random_kills: how often it is killed at a random instant.
+        kills: how often a run is killed, at operations and then at random instants.
         operations: at most so many operations are killed, and as many fail.
     """
     CONTEXT.set_forkserver_preload(["training", "torch", "diffusers", "benchmarks.reliability.kills"])
     place = Path(tempfile.mkdtemp(prefix="joinery-kills-"))
+    tiny_pipeline().save_pretrained(place / "base")
     whole = place / "whole"
     assert run(whole, Nth(whole, 0, "count")) == 0
     right, began = adapter(whole), time.monotonic()
     assert run(place / "timed") == 0
     lasts = time.monotonic() - began
-    count = min(operations, int(Path(f"{whole}.count").read_text(encoding="utf-8")))
-    found = environment() | {"operations": count}
-    found |= {key: 0 for key in ("kills", "kills_bit_equal", "disk_full_points", "disk_full_safe")}
+    count = int(Path(f"{whole}.count").read_text(encoding="utf-8"))
+    found = {key: 0 for key in ("kills", "kills_bit_equal", "disk_full_points", "disk_full_safe")}
 
     def went_on(folder: Path) -> bool:
         equal = run(folder) == 0 and adapter(folder) == right
         shutil.rmtree(folder)
         return equal
 
-    def report() -> None:
-        SUMMARY.parent.mkdir(exist_ok=True)
-        SUMMARY.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print({key: found[key] for key in found if key not in ("machine", "versions")}, flush=True)
-
-    # At random instants: a run is killed again and again, then goes to its end.
-    chance = random.Random(0)
-    while found["kills"] < random_kills:
-        folder, killed = place / f"random-{found['kills']}", 0
-        while killed < 5 and run(folder, seconds=chance.uniform(0, lasts)) == -signal.SIGKILL:
-            killed += 1
-        found["kills"] += killed
-        found["kills_bit_equal"] += killed * went_on(folder)
-        report()
-
     # At each operation.
-    for n in range(count):
+    chance = random.Random(0)
+    for n in chance.sample(range(count), min(operations, count)):
         folder = place / f"kill-{n}"
         if run(folder, Nth(folder, n, "kill")) == -signal.SIGKILL:
             found["kills"] += 1
@@ -162,8 +150,21 @@ def main(random_kills: int = 200, operations: int = 10**6) -> None:
         folder = place / f"full-{n}"
         sentence = run(folder, Nth(folder, n, "full")) == SENTENCE
         found["disk_full_points"] += 1
-        found["disk_full_safe"] += sentence and went_on(folder)
-        report()
+        safe = went_on(folder) and sentence
+        found["disk_full_safe"] += safe
+        if not safe:
+            print(f"The disk full at operation {n} was not safe", flush=True)
+        keep(operations=count, **found)
+
+    # At random instants: a run is killed again and again, then goes to its end.
+    while found["kills"] < kills:
+        folder, killed = place / f"random-{found['kills']}", 0
+        most = min(IN_A_ROW, kills - found["kills"])
+        while killed < most and run(folder, seconds=chance.uniform(0, lasts)) == -signal.SIGKILL:
+            killed += 1
+        found["kills"] += killed
+        found["kills_bit_equal"] += killed * went_on(folder)
+        keep(**found)
     shutil.rmtree(place)
 
 

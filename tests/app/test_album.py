@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from app import drawing
-from app.album import Album
+from app.album import FAVOURITE, Album
 from app.painter import Model
 from app.parameters import Parameters, text_of
 from app.recipe import Recipe
@@ -51,6 +51,17 @@ def test_every_picture_is_kept_and_found_the_newest_first(album, tmp_path):
     (album.folder / "else").mkdir()
     Image.new("RGB", (8, 8)).save(album.folder / "else" / "a.png")
     assert len(album.find()) == 2
+
+
+def test_a_link_to_pictures_elsewhere_is_passed_over(album, tmp_path):
+    elsewhere = Album(tmp_path / "elsewhere")
+    folder = elsewhere.add(Image.new("RGB", (8, 8)), RECIPE).parent
+    album.folder.mkdir(parents=True)
+    (album.folder / "evil").symlink_to(folder)
+    assert album.find() == []
+    with pytest.raises(UserError):
+        album.mark("evil", True)
+    assert not (folder / FAVOURITE).exists()
 
 
 def test_favourites_and_the_trash(album):

@@ -10,10 +10,12 @@ from gradio_client import Client
 from PIL import Image
 
 from app.__main__ import HOUSE
+from app.api import Api
 from app.health import STALE, Health
 from app.parameters import KEY
 from app.recipe import KEY as RECIPE
 from benchmarks.screenshot import studio as open_studio
+from pipelines import UserError
 
 
 def test_the_guide_s_client_trains_and_draws(project, tmp_path, capsys):
@@ -41,6 +43,22 @@ def test_what_cannot_be_done_is_a_sentence_and_only_what_is_meant_has_a_name(stu
     ):
         with pytest.raises(Exception, match=re.escape(words)):
             client.predict(*given, api_name=name)
+
+
+@pytest.mark.parametrize(
+    "name, given, words",
+    [
+        ("status", [None], "run is None. Give a text"),
+        ("cancel", [{}], "run is {}. Give a text"),
+        ("draw", [3], "prompt is 3. Give a text"),
+        ("draw", ["a dog", "", "much"], "content is 'much'. Give a number"),
+        ("draw", ["a dog", "", 1, 1, 1.5], "seed is 1.5. Give a whole number"),
+        ("draw", ["a \udcff", "", 1, 1, 1], "Give a text"),
+    ],
+)
+def test_a_value_of_another_kind_is_a_sentence(library, config, name, given, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        getattr(Api(library, None, None, config, None), name)(*given)
 
 
 def test_a_studio_that_does_not_look_at_its_line_says_so(tmp_path):

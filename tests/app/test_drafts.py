@@ -1,5 +1,8 @@
 """What is kept of a project page."""
 
+import re
+import shutil
+
 import pytest
 from PIL import Image
 
@@ -54,7 +57,10 @@ def test_what_is_removed_lies_in_the_trash(drafts, tmp_path):
     assert drafts.make({}) not in (name, *drafts.names()[1:])
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"values": 3}', '{"version": 1}'])
+STRANGE = ["[" * 10**5, '{"values": {"style.pictures": [3]}}', '{"values": {"style.pictures": [[3, null]]}}']
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"values": 3}', '{"version": 1}', *STRANGE])
 def test_a_damaged_one_is_passed_over_and_stays_as_it_is(drafts, damage):
     name = drafts.make({"seed": 1})
     (drafts.folder / name / FILE).write_text(damage)
@@ -65,11 +71,25 @@ def test_a_damaged_one_is_passed_over_and_stays_as_it_is(drafts, damage):
     assert (drafts.folder / name / FILE).read_text() == damage
 
 
-@pytest.mark.parametrize("name", ["..", "trash", "", "1/../../x", "\0"])
+@pytest.mark.parametrize("name", ["..", "trash", "", "1/../../x", "\0", "7", "٣", "9" * 300])
 def test_a_name_from_outside_reaches_no_other_folder(drafts, name):
     for reach in (drafts.read, drafts.remove):
         with pytest.raises(UserError, match="project"):
             reach(name)
+
+
+def test_no_link_leads_out_of_a_draft(drafts, tmp_path):
+    elsewhere = tmp_path / "elsewhere" / "a" / "x.png"
+    elsewhere.parent.mkdir(parents=True)
+    picture(elsewhere)
+    name = drafts.make({"style.pictures": [(picture(tmp_path / "a.png"), None)]})
+    file = drafts.folder / name / FILE
+    file.write_text(re.sub(r'"pictures/[^"]*"', '"../../elsewhere/a/x.png"', file.read_text()))
+    assert drafts.read(name) == {"style.pictures": []}
+    shutil.rmtree(drafts.folder / name / "pictures")
+    (drafts.folder / name / "pictures").symlink_to(tmp_path / "elsewhere")
+    drafts.write(name, {"seed": 2})
+    assert elsewhere.exists()
 
 
 def test_another_sample_has_drafts_of_its_own(config, tmp_path):

@@ -79,6 +79,8 @@ def test_a_picture_without_a_sound_recipe_is_refused_in_words(tmp_path, text):
         ({"guidance_settings": {"eta": "much"}}, "eta is 'much'. Give a number from 0"),
         ({"guidance_settings": {"eta": 3}}, "eta is 3. Give a number from 0"),
         ({"guidance_settings": "eta"}, "damaged or from a newer version"),
+        ({"base": {}}, "damaged or from a newer version"),
+        ({"steps": "many"}, "damaged or from a newer version"),
     ],
 )
 def test_a_recipe_that_no_rule_can_follow_is_refused_in_words(tmp_path, change, words):

@@ -155,6 +155,38 @@ def test_alpha_may_stand_in_a_file_beside(sd, tmp_path):
     assert near(draw(pipe), drawn_with(sd, (factors, 8 / RANK**0.5)))
 
 
+@pytest.mark.parametrize("said", ['{"lora_alpha": "x"}', '{"lora_alpha": [1]}', '{"alpha_pattern": [3]}', "[" * 10**5])
+def test_an_alpha_that_is_none_is_refused_in_words(sd, tmp_path, said):
+    path = write(tmp_path / "a.safetensors", layers(sd.unet, convolutions=False))
+    (tmp_path / "adapter_config.json").write_text(said)
+    with pytest.raises(UserError, match="says of its alpha cannot be read"):
+        fresh(sd).load_adapter(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.bool])
+def test_factors_that_cannot_be_computed_with_are_brought_to_floats(sd, tmp_path, dtype):
+    factors = {key: (down.sign(), up.sign()) for key, (down, up) in layers(sd.unet, convolutions=False).items()}
+    if dtype is torch.bool:
+        factors = {key: (down.abs(), up.abs()) for key, (down, up) in factors.items()}
+    pipe = fresh(sd)
+    pipe.load_adapter(
+        write(tmp_path / "a.safetensors", {k: (d.to(dtype), u.to(dtype)) for k, (d, u) in factors.items()})
+    )
+    expected = fresh(sd)
+    expected.load_adapter(write(tmp_path / "b.safetensors", factors))
+    assert near(draw(pipe), draw(expected))
+
+
+def test_sizes_of_a_fused_layer_that_are_not_its_own_are_refused_before_anything_is_changed(sd, tmp_path):
+    factors = layers(sd.unet, convolutions=False)
+    name = next(iter(factors))
+    metadata = json.loads(joinery(sd, {"content": "down", "style": "up"})["joinery"]) | {"fused": {name: {"up": [1]}}}
+    pipe = fresh(sd)
+    with pytest.raises(UserError, match="is not what it holds"):
+        pipe.load_adapter(write(tmp_path / "a.safetensors", factors, metadata={"joinery": json.dumps(metadata)}))
+    assert torch.equal(draw(pipe), draw(sd))
+
+
 def test_the_text_encoder_s_layers_are_read(sd, tmp_path):
     pipe, tensors = fresh(sd), {}
     for name, module in sd.text_encoder.named_modules():
@@ -173,6 +205,11 @@ def rename(tensors, change):
     return {change(key): value for key, value in tensors.items()}
 
 
+def first(tensors) -> str:
+    """The first layer as a file names it."""
+    return next(iter(tensors)).partition(".lora_")[0]
+
+
 BAD = {
     "no tensors": (lambda t: {}, "holds no tensors"),
     "another family": (
@@ -186,6 +223,8 @@ BAD = {
     "DoRA": (lambda t: t | {"unet.mid_block.dora_scale": torch.ones(2)}, "is a DoRA"),
     "zero": (lambda t: {k: 0 * v if "lora_B" in k else v for k, v in t.items()}, "its factors are zero"),
     "not finite": (lambda t: {k: v / 0 if "lora_B" in k else v for k, v in t.items()}, "is not finite"),
+    "alpha": (lambda t: t | {f"{first(t)}.alpha": torch.tensor(float("nan"))}, "is not finite"),
+    "rank 0": (lambda t: {k: v[:0] if "lora_A" in k else v[:, :0] for k, v in t.items()}, "has a rank of 0"),
     "another width": (lambda t: {k: torch.ones(4, 99) if "to_q.lora_A" in k else v for k, v in t.items()}, "to_q has"),
 }
 
@@ -349,6 +388,8 @@ def test_a_card_that_is_damaged_is_refused_in_words(sd, tmp_path):
     whole = {"format": 1, "base": "b", "base_hash": fingerprint(sd.unet)}
     halves = ([], ["down"], {"content": "sideways"}, {"motif": "down"}, {"content": ["down"]})
     strange = [json.dumps(whole | {"halves": value}) for value in halves]
+    sizes = (3, [], {"a": 3}, {"a": {"up": 3}}, {"a": {"up": ["x"]}}, {"a": {"up": [-1, 5]}})
+    strange += [json.dumps(whole | {"halves": {"content": "up"}, "fused": value}) for value in sizes if value]
     for text in ("{", "[]", '{"format": 2}', '{"format": 1, "base": "b"}', *strange):
         path = write(tmp_path / "a.safetensors", factors, metadata={"joinery": text})
         with pytest.raises(UserError, match="damaged or from a newer version"):

@@ -1,8 +1,10 @@
+import errno
 import json
 import os
 import threading
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from safetensors import safe_open
 
 from pipelines import UserError
 from tests.tiny import tiny_pipeline
-from training import checkpoint
+from training import Run, checkpoint
 from training.checkpoint import Checkpoint
 
 Usage = namedtuple("Usage", "total used free")
@@ -147,6 +149,55 @@ def test_a_full_disk_is_refused_before_writing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"MB are free\. Free space there"):
         save(tmp_path, 2)
     assert checkpoint.read_last(tmp_path).step == 1
+
+
+def full_after(count, monkeypatch):
+    """After so many operations on files the disk takes no more, and removes nothing either."""
+    left = [count]
+
+    def counted(operation):
+        def one(*args, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return operation(*args, **options)
+
+        return one
+
+    for name in ("mkdir", "replace", "unlink", "rmdir"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_wherever_the_disk_fills_up_a_checkpoint_is_a_sentence_and_the_one_before_is_there(
+    tmp_path, monkeypatch, count
+):
+    save(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        full_after(count, patch)
+        with pytest.raises(UserError, match=r"could not be written \(No space left on device\)"):
+            save(tmp_path, 2)
+    assert checkpoint.read_last(tmp_path).step == 1
+    checkpoint.clean(tmp_path)
+    save(tmp_path, 2)
+    assert checkpoint.read_last(tmp_path).step == 2 and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("count", range(3))
+def test_a_run_folder_that_cannot_be_made_is_a_sentence(tmp_path, monkeypatch, config, stopped, count):
+    run = Run(tmp_path / "run")
+    if stopped:
+        run.folder.mkdir()
+        run.ask_to_stop()
+    with monkeypatch.context() as patch:
+        full_after(count, patch)
+        with pytest.raises(UserError, match=r"could not be written \(No space left on device\)"):
+            run.begin(config)
+        with pytest.raises(UserError) if stopped else nullcontext():  # what it never was it need not forget
+            run.forget_stop()
+    run.begin(config)
+    assert run.status == "preparing" and not run.stop_asked
 
 
 def test_equal_tensors_and_metadata_give_equal_bytes_that_the_library_reads(tmp_path):

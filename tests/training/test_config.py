@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from itertools import product
 from types import SimpleNamespace
@@ -155,6 +156,20 @@ def test_a_mark_at_the_start_is_no_part_of_the_file(project):
     plain = Customization.load(project)
     project.write_text(project.read_text(), encoding="utf-8-sig", newline="\r\n")
     assert Customization.load(project) == plain
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices are files there")
+def test_what_has_no_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", tmp_path / "pipe"):
+        with pytest.raises(UserError, match=r"cannot be read \(it is no file\)"):
+            Customization.load(path)
+
+
+def test_a_value_of_tables_without_end_is_refused(tmp_path):
+    (tmp_path / "p.toml").write_text("seed" + ".a" * 5000 + " = 1")
+    with pytest.raises(UserError, match="seed is a table in a table"):
+        Customization.load(tmp_path / "p.toml")
 
 
 def test_a_missing_file_is_refused(tmp_path):

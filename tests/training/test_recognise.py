@@ -168,6 +168,22 @@ def test_files_that_cannot_be_trained_are_refused_in_a_sentence(tmp_path, messag
         found.check_trains(found.preset, found.resolution)
 
 
+@pytest.mark.parametrize(
+    "file, held",
+    [
+        ("model_index.json", "[" * 10**5),
+        ("model_index.json", '{"_class_name": []}'),
+        ("unet/config.json", '{"sample_size": "x", "_name_or_path": 3}'),
+        ("unet/diffusion_pytorch_model.safetensors.index.json", '{"weight_map": [3]}'),
+    ],
+)
+def test_files_of_another_kind_than_is_known_are_a_sentence(base, tmp_path, file, held):
+    shutil.copytree(base, tmp_path / "base")
+    (tmp_path / "base" / file).write_text(held)
+    with pytest.raises(UserError, match="cannot be opened"):
+        recognise(str(tmp_path / "base"))
+
+
 def test_a_base_that_is_none_is_told(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file.safetensors").write_bytes(bytes(1000))
