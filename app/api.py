@@ -113,7 +113,7 @@ class Api:
         for name, value in asked.items():
             low = 0 if name in ("content", "style") else 1
             if not low <= value <= MOST[name]:
-                raise UserError(f"{name} is {value}", f"Give a number from {low} to {MOST[name]}")
+                raise UserError(f"{name} is {value:g}", f"Give a number from {low} to {MOST[name]}")
         count = int(asked.pop("count"))
         recipe = Recipe(
             readable_prompt(prompt),

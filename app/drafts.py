@@ -143,10 +143,15 @@ def _gone() -> UserError:
 
 
 def _sound(value: Any) -> bool:
-    """Whether a value of a file is one that this version reads: lists are of pictures with their captions."""
-    return not isinstance(value, list) or all(
-        isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) for one in value
-    )
+    """Whether a value of a file is one that this version reads: lists are of pictures."""
+    return not isinstance(value, list) or all(map(_is_picture, value))
+
+
+def _is_picture(entry: Any) -> bool:
+    match entry:
+        case [str(), str() | None] | [str(), str() | None, int() | float()]:  # the crop came later
+            return True
+    return False
 
 
 def _lies_in(path: Path, folder: Path) -> bool:

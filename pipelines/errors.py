@@ -2,7 +2,7 @@
 
 import re
 
-MOST = 600  # letters of what is wrong, and of what to do: a value that was seen may be a whole file
+MOST = 1000  # letters of what is wrong, and of what to do: a value that was seen may be a whole file
 # What moves a terminal's cursor or its colours, ends a line, turns the order of letters, or is no letter at all.
 UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 

@@ -53,7 +53,7 @@ def test_what_cannot_be_done_is_a_sentence_and_only_what_is_meant_has_a_name(stu
         ("draw", [3], "prompt is 3. Give a text"),
         ("draw", ["a dog", "", "much"], "content is 'much'. Give a number"),
         ("draw", ["a dog", "", 1, 1, 1.5], "seed is 1.5. Give a whole number"),
-        ("draw", ["a \udcff", "", 1, 1, 1], "Give a text"),
+        ("draw", ["a \udcff", "", 1, 1, 1], "which is not readable text"),
     ],
 )
 def test_a_value_of_another_kind_is_a_sentence(library, config, name, given, words):

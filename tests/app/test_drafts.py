@@ -82,7 +82,7 @@ def test_no_link_leads_out_of_a_draft(drafts, tmp_path):
     elsewhere = tmp_path / "elsewhere" / "a" / "x.png"
     elsewhere.parent.mkdir(parents=True)
     picture(elsewhere)
-    name = drafts.make({"style.pictures": [(picture(tmp_path / "a.png"), None)]})
+    name = drafts.make({"style.pictures": [Given(picture(tmp_path / "a.png"))]})
     file = drafts.folder / name / FILE
     file.write_text(re.sub(r'"pictures/[^"]*"', '"../../elsewhere/a/x.png"', file.read_text()))
     assert drafts.read(name) == {"style.pictures": []}
