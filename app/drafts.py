@@ -33,8 +33,8 @@ class Drafts:
 
     @classmethod
     def of(cls, sample: Customization, folder: Path) -> "Drafts":
-        """Those that begin with this sample: another's would change their meaning."""
-        data = json.dumps(sample.model_dump(mode="json", by_alias=True), sort_keys=True)
+        """Those that begin with this sample: another's would change their meaning. A key that came later does not."""
+        data = json.dumps(sample.model_dump(mode="json", by_alias=True, exclude_defaults=True), sort_keys=True)
         return cls(folder / hashlib.sha256(data.encode()).hexdigest()[:16])
 
     def names(self) -> list[str]:

@@ -9,6 +9,7 @@ from PIL import Image
 from app.drafts import FILE, Drafts
 from app.given import Given
 from pipelines import UserError
+from training import Customization
 
 
 @pytest.fixture
@@ -97,3 +98,8 @@ def test_another_sample_has_drafts_of_its_own(config, tmp_path):
     other = Drafts.of(config.model_copy(update={"seed": 5}), tmp_path)
     one.make({"seed": 3})
     assert other.read(other.names()[0]) == {}
+
+    class Later(Customization):
+        key: int = 3
+
+    assert Drafts.of(Later(**config.model_dump(by_alias=True)), tmp_path) == one
