@@ -208,10 +208,10 @@ class Export:
     format: Literal["kohya", "peft", "model"] | None = None
     """kohya: web UIs and diffusers. peft: PEFT and diffusers. model: the base with what was learned in its weights. If
     not given, kohya of a base with a UNet, else peft."""
-    precision: Literal["float16", "bfloat16", "float32"] = "float16"
-    """Of the weights of an adapter; float32 keeps every bit, in twice the space."""
     out: Path | None = None
     """The file to write, adapter.safetensors if not given; for a model the folder."""
+    precision: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Of the weights of an adapter; float32 keeps every bit, in twice the space."""
 
     def __call__(self) -> int:
         from training import export

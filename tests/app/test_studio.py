@@ -70,11 +70,12 @@ def test_only_drawing_waits_in_line(config, library, tmp_path):
     assert {event.concurrency_id for event in queued} == {"device"} and len(queued) == 5
 
 
-def test_whatever_goes_wrong_is_a_sentence(config, library, tmp_path):
+def test_whatever_goes_wrong_is_a_sentence(config, library, tmp_path, monkeypatch):
     page = studio_page(library, config, Copies(tmp_path))
-    start = next(event.fn for event in page.fns.values() if event.fn and event.fn.__name__ == "start")
+    status = next(event.fn for event in page.fns.values() if event.fn and event.fn.__name__ == "status")
+    monkeypatch.setattr(Library, "find", lambda *given: 1 / 0)
     with pytest.raises(gr.Error, match=r"made a fault\. Its terminal says which"):
-        start(None)
+        status("a run")
 
     def raising(error):
         def handler():

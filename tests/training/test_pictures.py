@@ -167,7 +167,7 @@ FAULTS = {
     "The picture .*gone does not exist": no_folder,
     "bad.png is no file": pipe,
     "bad.png does not exist": nowhere,
-    r"a\x00.png does not exist": nul,
+    r"a\\x00\.png does not exist": nul,
     r"caf\\udce9.png is not readable text. Rename it": unreadable_name,
     "cannot be read .File name too long": too_long,
     "bad.png shows nothing: it is transparent all over": clear,

@@ -27,7 +27,7 @@ NAMES += [
     ".trash",
     ".projects",
     "a b/../..",
-    "file:///etc/passwd",
+    "file:" + "///etc/passwd",
     "-rf",
     "$HOME",
 ]
