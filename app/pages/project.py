@@ -1,5 +1,6 @@
 """Step 1: pictures of a content and of a style, their words, and the few numbers that matter."""
 
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -76,6 +77,7 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     fields.add("name", name)
     draft = gr.Textbox("", visible="hidden")  # which one the fields show; none while the page opens
     known_to: dict[tuple[str, str], dict] = {}  # (page, draft) -> the values that the page was shown or has sent
+    gone: deque[str] = deque(maxlen=1000)  # pages that were closed or loaded anew
     with gr.Row(equal_height=False):
         columns = {one: concept.build(form, drafts, copies, one, fields) for one in CONCEPTS}
     preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info="Fits the numbers below to a base model.")
@@ -146,6 +148,8 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
 
     def keep(name: str, values: Mapping[Hashable, Any], page: str) -> dict[str, Any]:
         """Write what a page has changed since it was shown the draft; what another page changed meanwhile stays."""
+        if page in gone:  # its last words may come late, and others have written since
+            return {}
         own = {*optimizer.own(values["optimizer.name"])}
         now = {_key(field): value for field, value in values.items() if isinstance(field, str) or field in own}
         before = begins | drafts.read(name) if (page, name) not in known_to else known_to[page, name]
@@ -223,6 +227,7 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     def leave(request: gr.Request) -> None:
         for key in [key for key in known_to if key[0] == request.session_hash]:
             known_to.pop(key, None)
+        gone.append(request.session_hash)
 
     def look_up(name: str | None) -> dict:
         """What is known of a base, and the words that it knows."""

@@ -9,6 +9,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -16,8 +17,9 @@ import pytest
 from app import health, jobs
 from app.__main__ import HOUSE
 from app.copies import Copies
+from app.drafts import Drafts
 from app.library import Library
-from app.pages import in_words
+from app.pages import in_words, project
 from app.studio import build as studio_page
 from app.temporary import TemporaryFolder
 from benchmarks.screenshot import studio as open_studio
@@ -152,3 +154,20 @@ def test_a_temporary_folder_that_is_named_is_made(tmp_path, monkeypatch):
     folder = TemporaryFolder()
     assert folder.path.parent == tmp_path / "volume/tmp"
     folder.remove()
+
+
+def test_late_words_of_a_page_that_is_gone_change_nothing(config, library, tmp_path):
+    """An old page's last event may come after it was loaded anew, and after others have written."""
+    page = studio_page(library, config, Copies(tmp_path))
+    events = {
+        event.fn.__name__: event for event in page.fns.values() if event.fn and event.fn.__module__ == project.__name__
+    }
+    old, drafts = SimpleNamespace(session_hash="old"), Drafts.of(config, library.folder / ".projects")
+    name = drafts.make({"name": "as it is now"})
+    given = {part: part.value for part in events["follow"].inputs}
+    (draft,) = [part for part in given if part.visible == "hidden"]
+    events["leave"].fn(old)
+    events["follow"].fn(given | {draft: name}, old)
+    assert drafts.read(name) == {"name": "as it is now"}
+    events["follow"].fn(given | {draft: name}, SimpleNamespace(session_hash="new"))
+    assert drafts.read(name)["name"] != "as it is now"
