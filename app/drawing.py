@@ -17,6 +17,7 @@ from training.plan import SCALES, prompt_of
 AXES = ("content", "style", "guidance", "guidance_scale", "eta", "norm_threshold", "momentum", "steps", "seed")
 MOST_CELLS = 64
 CALM, PUNCHY = 4.0, 12.0  # guidance scales
+LEAST_STRENGTH = 0.05
 RANDOM_SEEDS = 1_000_000  # short enough to be read and typed
 AS_THEY_ARE = ("prompt", "content", "style", "guidance", "guidance_scale", "steps", "seed", "negative_prompt")
 
@@ -24,9 +25,12 @@ AS_THEY_ARE = ("prompt", "content", "style", "guidance", "guidance_scale", "step
 def recipe_of(values: Mapping[str, Any], model: Model) -> Recipe:
     """The recipe that the fields describe, of the first picture.
 
+    Args:
+        values: "image" is the name of a picture to start from, as recipes name it; "strength" counts with one alone.
     Raises:
         UserError: there is no prompt, or a value is out of range.
     """
+    start = {"image": values["image"], "strength": strength_of(values)} if values.get("image") else {}
     return Recipe(
         prompt=readable_prompt(values["prompt"]),
         seed=random.randrange(RANDOM_SEEDS) if values["fresh"] else whole_seed(values["seed"]),
@@ -39,7 +43,23 @@ def recipe_of(values: Mapping[str, Any], model: Model) -> Recipe:
         resolution=model.resolution,
         base=model.name,
         negative_prompt=readable_prompt(values["negative_prompt"], "negative prompt"),
+        **start,
     )
+
+
+def strength_of(values: Mapping[str, Any]) -> float:
+    """The share of the steps that are taken from a picture, of which there must be one at least.
+
+    Raises:
+        UserError: it is out of range, or leaves no step.
+    """
+    strength, steps = values["strength"], values["steps"]
+    if not _within(strength, (LEAST_STRENGTH, 1)):
+        raise UserError(f"strength is {strength}", f"Set it to a number from {LEAST_STRENGTH} to 1")
+    if int(steps * strength) < 1:
+        few = f"strength is {strength:g}, which leaves none of {steps} steps"
+        raise UserError(few, "Set it higher, or take more steps")
+    return strength
 
 
 def readable_prompt(text: str, name: str = "prompt") -> str:
@@ -187,6 +207,8 @@ def recall(recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> tuple[d
         ranges: of the fields that are numbers.
     """
     values = {name: getattr(recipe, name) for name in AS_THEY_ARE}
+    if recipe.image:
+        values |= {"image": recipe.image, "strength": recipe.strength}
     # The rule's own defaults where the recipe names none; fields that the rule lacks stay.
     return _fitting(values | settings(RULES[recipe.guidance](**recipe.guidance_settings)), ranges)
 

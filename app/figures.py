@@ -66,6 +66,7 @@ def recipe(drawn: Recipe, when: float) -> str:
         | ({"Keep away from": drawn.negative_prompt} if drawn.negative_prompt else {})
         | {"Drawn with": drawn.adapter or f"{drawn.base} alone", **scales, "Seed": str(drawn.seed)}
         | {"Guidance": f"{drawn.guidance}, scale {drawn.guidance_scale:g}", "Steps": str(drawn.steps)}
+        | ({"Started from": f"a picture, strength {drawn.strength:g}"} if drawn.image else {})
         | {"Drawn": time.strftime("%Y-%m-%d %H:%M", time.localtime(when))}
     )
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from app.preview import EVERY, decode, guesses
 from app.recipe import RULES, Recipe, file_hash
+from app.starts import Starts
 from pipelines import APG, GuidanceRule
 from pipelines.errors import UserError
 from training import Customization, Run
@@ -73,9 +74,14 @@ class Model:
 
 
 class Painter:
-    """Keeps the last pipeline. Only one thread draws at a time; any thread may stop it."""
+    """Keeps the last pipeline. Only one thread draws at a time; any thread may stop it.
 
-    def __init__(self) -> None:
+    Args:
+        starts: where the pictures are that recipes start from; not needed for recipes that start from none.
+    """
+
+    def __init__(self, starts: Starts | None = None) -> None:
+        self._starts = starts
         self._base: tuple[str, str, str | None, bool | None] | None = None
         self._adapter: str | None = None  # the hash of the file that is loaded
         self._base_hash = ""
@@ -97,10 +103,12 @@ class Painter:
             say: is told what takes long before the first step.
             preview: is given small pictures of a batch every few steps.
         Raises:
-            UserError: the base or the adapter cannot be opened, or the memory does not suffice.
+            UserError: the base or the adapter cannot be opened, the memory does not suffice, or the picture to start
+                from is gone, or the base can start from none.
             Stopped: `stop` was set.
         """
         stop = stop or threading.Event()
+        start = self._starts.get(recipe.image) if recipe.image else None
         if TOOLS not in sys.modules:
             say("Loading PyTorch and diffusers, which only the first drawing waits for")
         import_tools()
@@ -126,13 +134,14 @@ class Painter:
                 ) -> dict[str, Tensor]:
                     if stop.is_set():
                         raise Stopped
-                    progress(first * recipe.steps + (step + 1) * len(chunk), count * recipe.steps)
-                    if preview and (step + 1) % EVERY == 0 and step + 1 < recipe.steps and (now := guess()) is not None:
+                    steps = pipe.num_timesteps if start else recipe.steps  # from a picture it takes the last ones alone
+                    progress(first * steps + (step + 1) * len(chunk), count * steps)
+                    if preview and (step + 1) % EVERY == 0 and step + 1 < steps and (now := guess()) is not None:
                         preview(decode(pipe, now))
                     return tensors
 
                 with guesses(pipe.scheduler) as guess:
-                    pictures += self._draw_batch(pipe, recipe, chunk, after_step)
+                    pictures += self._draw_batch(pipe, recipe, start, chunk, after_step)
             return [(picture, replace(recipe, seed=seed)) for picture, seed in zip(pictures, seeds, strict=True)]
 
     def base_hash(self, model: Model) -> str:
@@ -140,19 +149,27 @@ class Painter:
         return self._base_hash if self._base == model.opening else ""
 
     def _draw_batch(
-        self, pipe: DiffusionPipeline, recipe: Recipe, seeds: list[int], after_step: Callable
+        self,
+        pipe: DiffusionPipeline,
+        recipe: Recipe,
+        start: Image.Image | None,
+        seeds: list[int],
+        after_step: Callable,
     ) -> list[Image.Image]:
         import torch
 
+        from training.sampling import starting_from
         from training.sheet import guided_by
 
         given = guided_by(pipe, recipe.guidance_scale, len(seeds), recipe.negative_prompt)
+        if start:
+            given |= starting_from(pipe, start, recipe.strength, len(seeds))
+        else:
+            given |= {"height": recipe.resolution, "width": recipe.resolution}
         try:
             return pipe(
                 [recipe.prompt] * len(seeds),
                 **given,
-                height=recipe.resolution,
-                width=recipe.resolution,
                 guidance=RULES[recipe.guidance](**recipe.guidance_settings),
                 num_inference_steps=recipe.steps,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -168,7 +185,7 @@ class Painter:
         from pipelines.adapters import fingerprint
         from training.families import denoiser_of
         from training.model import open_base
-        from training.sampling import guided_pipeline, load_adapter_of
+        from training.sampling import from_picture, guided_pipeline, load_adapter_of
 
         if self._base != model.opening:
             say(f"Opening the base {model.name}")
@@ -190,7 +207,7 @@ class Painter:
             self._adapter = wanted
         settings = recipe.guidance_settings or settings_of(default_rule(recipe.guidance, model.preset))
         known = {"base": model.name, "base_hash": self._base_hash, "adapter_hash": wanted or ""}
-        return self._pipe, replace(
+        return from_picture(self._pipe) if recipe.image else self._pipe, replace(
             recipe, **known, adapter=model.run.folder.name if model.run else "", guidance_settings=settings
         )
 

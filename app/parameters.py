@@ -37,6 +37,8 @@ def text_of(recipe: "Recipe") -> str:
         "Model": recipe.base,
         "Guidance": recipe.guidance,
     }
+    if recipe.image:
+        pairs["Denoising strength"] = f"{recipe.strength:g}"
     if recipe.adapter:
         prompt += f" <lora:{recipe.adapter}:{recipe.content if recipe.content == recipe.style else 1:g}>"
         pairs |= {"Content": f"{recipe.content:g}", "Style": f"{recipe.style:g}"}

@@ -40,6 +40,8 @@ class Recipe:
     adapter: str = ""  # the run's name; empty: the base alone
     adapter_hash: str = ""
     negative_prompt: str = ""
+    image: str = ""  # sha256 of the pixels of the picture that it started from; empty: from noise alone
+    strength: float = 1.0  # share of the steps that are taken from there
     format: int = 1
 
     def save(self, picture: Image.Image, path: Path) -> Path:
@@ -50,7 +52,10 @@ class Recipe:
     def bytes_with(self, picture: Image.Image) -> bytes:
         """The picture as a PNG's bytes, with this recipe in them."""
         chunks, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
-        chunks.add_itxt(KEY, json.dumps(asdict(self)))
+        said = asdict(self)
+        if not self.image:  # as pictures said it before there was something to start from
+            del said["image"], said["strength"]
+        chunks.add_itxt(KEY, json.dumps(said))
         chunks.add_text(parameters.KEY, parameters.text_of(self))
         picture.save(buffer, "PNG", pnginfo=chunks)
         return buffer.getvalue()

@@ -25,6 +25,7 @@ from app.library import Library
 from app.pages import QUICK, about, in_words, play, project, train
 from app.pages import library as library_page
 from app.painter import Painter
+from app.starts import Starts
 from app.temporary import TemporaryFolder
 from pipelines.errors import UserError
 from training import Customization
@@ -37,7 +38,9 @@ log = logging.getLogger("joinery")
 
 def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
     """The page. `sample` is the project that is filled in when it opens."""
-    form, painter, album = ProjectForm(sample, bases.offered(library, sample)), Painter(), Album.of(library.folder)
+    form, album = ProjectForm(sample, bases.offered(library, sample)), Album.of(library.folder)
+    starts = Starts.of(library.folder)
+    painter = Painter(starts)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.HTML(
             f'<div class="masthead"><h1>{TITLE}</h1>'
@@ -52,7 +55,7 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
             with gr.Tab("2  Train", id="train"):
                 trains = train.build(library, copies, timer, projects.fields.spell)
             with gr.Tab("3  Play", id="play"):
-                plays = play.build(library, sample, painter, album, copies)
+                plays = play.build(library, sample, painter, album, starts, copies)
             with gr.Tab("4  Library", id="library") as shelf:
                 library_page.build(library, album, copies, plays, tabs, shelf)
 

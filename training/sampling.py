@@ -1,12 +1,17 @@
 """A run's pipeline, ready to draw: its base, guided, with its adapter on."""
 
+import inspect
 import shutil
 from pathlib import Path
+from typing import Any
 
+import diffusers
 from diffusers import DiffusionPipeline
+from PIL import Image
 
-from pipelines import APG, UserError, guided, set_attention
+from pipelines import APG, UserError, families, guided, set_attention
 from pipelines.adapters import trained_on
+from pipelines.guided_pipeline import stock_class
 from training import checkpoint
 from training.adapters import METHODS
 from training.config import Customization
@@ -89,3 +94,31 @@ def guided_pipeline(pipe: DiffusionPipeline, preset: str) -> DiffusionPipeline:
     if pipe.vae.config.get("sample_size", LARGE) >= LARGE:
         pipe.vae.enable_slicing()
     return pipe
+
+
+def from_picture(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    """The parts of a guided pipeline, shared, in the guided class of its family that starts from a picture.
+
+    Raises:
+        UserError: the family has none.
+    """
+    classes = families.family_of(stock_class(type(pipe))).classes
+    name = next((name for task, name in classes.items() if task.split(", ")[0] == "image"), None)
+    if name is None:
+        raise UserError("This base cannot start from a picture", "Take the picture out, or draw with another base")
+    pipe = guided(getattr(diffusers, name)).from_pipe(pipe)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def starting_from(pipe: DiffusionPipeline, picture: Image.Image, strength: float, count: int) -> dict[str, Any]:
+    """The arguments of a call of `from_picture` for so many pictures, each from that one and of its size.
+
+    Args:
+        picture: RGB; its sides are multiples that the base takes.
+        strength: share of the steps that are taken, above 0; 1 leaves little or nothing of the picture.
+    """
+    taken = inspect.signature(stock_class(type(pipe)).__call__).parameters
+    size = {"height": picture.height, "width": picture.width}  # some classes go by the picture alone
+    own = {name: value for name, value in size.items() if name in taken}
+    return {"image": [picture] * count, "strength": strength, **own}

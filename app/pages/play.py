@@ -22,8 +22,10 @@ from app.painter import LARGEST_SEED, Model, Painter, Stopped
 from app.parameters import Parameters
 from app.preview import shown_meanwhile
 from app.recipe import Recipe, file_hash
+from app.starts import Starts
 from pipelines import UserError
 from training import Customization
+from training.formats import shown as readable
 
 SIDES = ("across", "down")  # of a grid
 BASE_ALONE = ""  # the dropdown's value for no run
@@ -41,7 +43,9 @@ class PlayPage:
     leave: Callable  # for a page that is gone: nobody waits for its pictures
 
 
-def build(library: Library, sample: Customization, painter: Painter, album: Album, copies: Copies) -> PlayPage:
+def build(
+    library: Library, sample: Customization, painter: Painter, album: Album, starts: Starts, copies: Copies
+) -> PlayPage:
     line, fields = Line(), Fields()
 
     def model_of(name: str) -> tuple[Model, Customization, dict]:
@@ -55,7 +59,7 @@ def build(library: Library, sample: Customization, painter: Painter, album: Albu
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
             run = fields.add("run", gr.Dropdown([], label="Draw with", elem_id="play-run"))
-            wish.settings(fields, sample)
+            folded = wish.settings(fields, sample)
         with gr.Column(scale=3, min_width=320):
             with gr.Row(elem_classes="drawing"):
                 draw = gr.Button("Draw", variant="primary", elem_id="draw", min_width=80)
@@ -83,7 +87,8 @@ def build(library: Library, sample: Customization, painter: Painter, album: Albu
                 source = gr.File(label="A PNG made by Joinery", file_types=[".png"], height=110, elem_id="recipe")
     ticket = gr.State(None)
     ranges = fields.ranges | {"seed": (0, LARGEST_SEED)}
-    prompt, content, style, seed = (fields[name] for name in ("prompt", "content", "style", "seed"))
+    prompt, content, style, seed, image = (fields[name] for name in ("prompt", "content", "style", "seed", "image"))
+    written = fields.all - {image}  # a list of pictures also says that it changed when the page sets it
 
     def ask(request: gr.Request) -> dict:
         number = line.ask(request.session_hash)
@@ -110,6 +115,7 @@ def build(library: Library, sample: Customization, painter: Painter, album: Albu
             stopped = line.stopped(number)
             try:
                 model, _, learned = model_of(values["run"])
+                values["image"] = starts.add(_last(values["image"]), model.resolution) if values["image"] else ""
                 recipe = drawing.recipe_of(values, model)
                 recipes = plan(recipe, learned, values)
 
@@ -135,7 +141,7 @@ def build(library: Library, sample: Customization, painter: Painter, album: Albu
                 except StopIteration as ended:
                     drawn = ended.value
             except UserError as error:
-                asked = about({field: given[field] for field in fields.all})
+                asked = about({field: given[field] for field in written})
                 yield {note: figures.note(str(fields.in_labels(error)), "error", asked)}
                 return
             except Stopped:
@@ -231,11 +237,17 @@ def build(library: Library, sample: Customization, painter: Painter, album: Albu
         model, _, learned = model_of(values["run"])
         faults = [] if known or same else [f"Its adapter, {recipe.adapter}, is not among your runs."]
         faults += out_of_range({name: getattr(recipe, name) for name in odd})
+        try:
+            start = copies.of(starts.path(recipe.image)) if recipe.image else None
+        except UserError as error:
+            start, faults = None, [*faults, str(error)]
         # A base that is not open has no hash yet; one of another name is taken for another.
         base_hash = painter.base_hash(model) or ("" if model.name == recipe.base else model.name)
         adapter_hash = _adapter_hash(model) if known or same else recipe.adapter_hash
-        return put(values, model, learned) | {note: figures.note(*drawing.recalled(
-            recipe, faults, base_hash, adapter_hash))}  # fmt: skip
+        return put(values | {"image": _shown(start)}, model, learned) | {
+            folded: gr.Accordion(open=start is not None),
+            note: figures.note(*drawing.recalled(recipe, faults, base_hash, adapter_hash)),
+        }
 
     def set_from_text(found: Parameters, now: str) -> dict:
         values, odd = drawing.recall_elsewhere(found, names(), ranges)
@@ -256,7 +268,15 @@ def build(library: Library, sample: Customization, painter: Painter, album: Albu
         for concept in usable.keys() & values.keys():
             usable[concept]["value"] = values[concept]
         chosen = {"run": runs(values["run"])}  # a run may be newer than the page's list, or have another name by now
-        return fields.write(values | usable | chosen | {"fresh": False}) | {adapter: _download(model)}
+        return fields.write({"image": None} | values | usable | chosen | {"fresh": False}) | {adapter: _download(model)}
+
+    def take(given: list) -> tuple:
+        """A picture that was dropped is shown as training would see it, and is the only one."""
+        path = _last(given)
+        try:
+            return _shown(copies.of(path)), ""
+        except UserError as error:
+            return None, figures.note(str(error).replace(readable(path), readable(path.name)), "error")
 
     def set_seed(number: int) -> dict:
         return fields.write({"seed": number, "fresh": False}) | {note: figures.note(f"The seed is {number} now.")}
@@ -287,9 +307,10 @@ def build(library: Library, sample: Customization, painter: Painter, album: Albu
 
     stop.click(stop_drawing, None, note, **QUICK)
     by_hand(run)(choose, run, [prompt, content, style, adapter], **QUICK)
-    filled = [*fields.all, adapter, note]
+    image.upload(take, image, [image, note], **QUICK)
+    filled = [*fields.all, folded, adapter, note]
     source.upload(set_from, [source, run], filled, **QUICK)
-    goes_with(note, fields.all)
+    goes_with(note, written)
     source.clear(lambda: "", None, note, **QUICK)
     shown = [run, prompt, content, style, adapter]
     return PlayPage(run, shown, offer, add_new, filled, set_from, set_seed, leave)
@@ -308,6 +329,14 @@ def _keep_sheet(copies: Copies, picture: Image.Image) -> Path:
         path = Path(folder) / "grid.png"
         picture.save(path, "PNG")
         return copies.add(path)
+
+
+def _last(given: list[tuple[str, str | None]]) -> Path:
+    return Path(given[-1][0])
+
+
+def _shown(start: Path | None) -> list[str] | None:
+    return [str(start)] if start else None
 
 
 def _adapter_hash(model: Model) -> str:

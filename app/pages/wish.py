@@ -3,16 +3,17 @@
 import gradio as gr
 
 from app import drawing
-from app.drawing import AXES
+from app.drawing import AXES, LEAST_STRENGTH
 from app.fields import Fields
 from app.pages import QUICK, by_hand
 from app.painter import default_rule
 from app.recipe import RULES
 from training import Customization
+from training.formats import SUFFIXES
 
 
-def settings(fields: Fields, sample: Customization) -> None:
-    """The fields that say what to draw, named as recipes name them."""
+def settings(fields: Fields, sample: Customization) -> gr.Accordion:
+    """The fields that say what to draw, named as recipes name them. Gives what folds the picture to start from."""
 
     def slide(
         name: str, low: float, high: float, value: float, step: float, label: str, info: str | None = None
@@ -29,6 +30,20 @@ def settings(fields: Fields, sample: Customization) -> None:
     with gr.Row():
         fields.add("seed", gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed"))
         fields.add("fresh", gr.Checkbox(True, label="New seed each time", min_width=120))
+    with gr.Accordion("Start from a picture", open=False) as start:
+        zone = gr.Gallery(
+            label="A picture to start from",
+            height=140,
+            columns=1,
+            object_fit="contain",
+            interactive=True,
+            sources=["upload", "clipboard"],
+            file_types=["image", *sorted(SUFFIXES)],  # what is none of ours is refused in words
+            buttons=[],
+            elem_id="start",
+        )
+        fields.add("image", zone)
+        slide("strength", LEAST_STRENGTH, 1, 0.6, 0.05, "Strength", "How much is drawn anew; 1 leaves little of it.")
     known = drawing.looks(sample.preset, sample.samples.guidance_scale)
     said = "How closely the prompt is followed. Punchy has more contrast."
     look = gr.Radio(list(known), value="Balanced", label="Guidance", info=said, elem_id="look")
@@ -56,6 +71,7 @@ def settings(fields: Fields, sample: Customization) -> None:
 
     changes = [field.change for field in numbers]
     gr.on(changes, name, numbers, look, trigger_mode="always_last", **QUICK)
+    return start
 
 
 def grid(fields: Fields) -> gr.Button:

@@ -1,0 +1,52 @@
+"""A picture to start from on the Play page, in a real browser."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from app.album import Album
+from app.recipe import file_hash
+from app.starts import Starts
+from benchmarks.screenshot import studio as open_studio
+from tests.app.browser import watched
+from tests.app.test_recipe import RECIPE
+
+
+@pytest.mark.slow
+def test_a_picture_is_dropped_drawn_from_and_recalled(tmp_path_factory, project, finished, browser, tmp_path):
+    runs, name = tmp_path_factory.mktemp("shelf"), finished.folder.name
+    shutil.copytree(finished.folder, runs / name)
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "red.png")
+    (tmp_path / "none.png").write_text("no picture")
+    gone = replace(RECIPE, image="0" * 64, strength=0.5, adapter=name, adapter_hash=file_hash(finished.adapter))
+    gone.save(Image.new("RGB", (32, 32)), tmp_path / "gone.png")
+    with open_studio(runs, project) as address, watched(browser, address) as page:
+        page.goto(address)
+        page.get_by_role("tab", name="3 Play").click()
+        expect(page.locator("#play-run input")).to_have_value(name)
+        page.get_by_role("button", name="Start from a picture").click()
+        note, shown = page.locator("#play-note"), page.locator("#start img")
+        page.locator("#start input[type=file]").set_input_files(tmp_path / "none.png")
+        expect(note).to_contain_text("none.png cannot be opened")
+        expect(note).not_to_contain_text("/")
+        expect(shown).to_have_count(0)
+        page.locator("#start input[type=file]").set_input_files(tmp_path / "red.png")
+        expect(shown).to_have_count(1)
+        expect(note).to_have_text("")
+        page.click("#draw")
+        expect(page.locator("#pictures img")).to_have_count(4)
+        album = Album.of(runs)
+        recipes = {shot.recipe.image for shot in album.find()}
+        assert len(album.find()) == 4 and recipes == {Starts.of(runs).add(tmp_path / "red.png", 32)}
+
+        page.get_by_role("button", name="Draw a picture again").click()
+        page.locator("#recipe input[type=file]").set_input_files(tmp_path / "gone.png")
+        expect(note).to_contain_text("The picture that the drawing started from is not there any more.")
+        expect(shown).to_have_count(0)
+        page.locator("#recipe").get_by_role("button", name="Clear").click()
+        page.locator("#recipe input[type=file]").set_input_files(album.find()[0].path)
+        expect(note).to_have_text("All fields are as the picture was drawn.")
+        expect(shown).to_have_count(1)

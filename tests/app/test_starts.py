@@ -1,0 +1,101 @@
+"""Pictures that drawings start from: kept, drawn from to the same bytes, and what is said where that cannot be."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from app import drawing
+from app.chunks import chunks_of
+from app.painter import Model, Painter
+from app.parameters import text_of
+from app.recipe import KEY, Recipe
+from app.starts import Starts
+from pipelines import UserError
+from tests.app.test_recipe import RECIPE
+from training import Customization
+from training.pictures import read_pictures
+
+
+@pytest.fixture
+def starts(tmp_path) -> Starts:
+    return Starts.of(tmp_path / "runs")
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A picture on its side by its EXIF orientation, longer than wide."""
+    image, exif = Image.radial_gradient("L").resize((60, 40)).convert("RGB"), Image.Exif()
+    image.paste("red", (0, 0, 25, 20))
+    exif[0x0112] = 6
+    path = tmp_path / "photo.png"
+    image.save(path, exif=exif)
+    return path
+
+
+def test_a_picture_is_kept_once_as_training_sees_it(starts, photo, tmp_path):
+    name = starts.add(photo, 32)
+    kept = starts.get(name)
+    assert kept.tobytes() == read_pictures([photo], 32, "")[0].image.tobytes() and kept.size == (32, 32)
+    assert starts.add(starts.path(name), 32) == name  # it is its own copy
+    assert [path.name for path in starts.folder.iterdir()] == [f"{name}.png"]
+    assert starts.add(photo, 16) != name
+
+
+def test_a_picture_that_is_gone_or_another_one_is_said(starts, photo, tmp_path):
+    name = starts.add(photo, 32)
+    Image.new("RGB", (32, 32), "red").save(starts.path(name))
+    Image.new("RGB", (32, 32), "red").save(starts.folder / "a.png")
+    for other in (name, "a", "0" * 64, "../../photo", "\0"):
+        with pytest.raises(UserError, match="started from is not there any more"):
+            starts.get(other)
+    (tmp_path / "b.png").write_text("no picture")
+    Image.new("RGB", (8, 8)).save(tmp_path / "c.png")
+    for path, words in (("b.png", "cannot be opened"), ("c.png", "8 x 8 pixels"), ("d.png", "does not exist")):
+        with pytest.raises(UserError, match=words):
+            starts.add(tmp_path / path, 32)
+
+
+def test_a_recipe_says_what_it_started_from_and_nothing_where_there_was_nothing(tmp_path):
+    picture = Image.new("RGB", (8, 8))
+    plain = chunks_of(RECIPE.save(picture, tmp_path / "a.png"))
+    assert not {"image", "strength"} & json.loads(plain[KEY]).keys() and "Denoising" not in text_of(RECIPE)
+    started = replace(RECIPE, image="0" * 64, strength=0.55)
+    assert Recipe.read(started.save(picture, tmp_path / "b.png")) == started
+    assert text_of(started) == text_of(RECIPE) + ", Denoising strength: 0.55"
+
+
+def test_the_fields_and_the_recipe_say_the_same_of_a_start():
+    model = Model("base", "base", "fp32", 32, "emoji")
+    started = replace(RECIPE, image="0" * 64, strength=0.55)
+    values, odd = drawing.recall(started, {"strength": (0.05, 1)})
+    made = drawing.recipe_of(values | {"fresh": False}, model)
+    assert (made.image, made.strength, odd) == (started.image, started.strength, [])
+    assert drawing.recipe_of(values | {"fresh": False, "image": ""}, model).strength == 1
+    assert drawing.recall(replace(started, strength=2), {"strength": (0.05, 1)})[1] == ["strength"]
+    for strength, words in (
+        (0.04, "strength is 0.04. Set it to a number from 0.05 to 1"),
+        (1.5, "strength is 1.5. Set"),
+        (None, "strength is None. Set"),
+        (0.3, "strength is 0.3, which leaves none of 3 steps. Set it higher"),
+    ):
+        with pytest.raises(UserError, match=words):
+            drawing.recipe_of(values | {"fresh": False, "strength": strength}, model)
+
+
+def test_a_picture_is_drawn_from_another_and_again_to_the_same_bytes(finished, starts, photo, tmp_path):
+    model, painter, seen = Model.of(Customization.load(finished.config), finished), Painter(starts), []
+    recipe = replace(RECIPE, image=starts.add(photo, 32), strength=0.7)
+    before = painter.draw(model, RECIPE, 1)[0][0].tobytes()
+    (picture, own), *_ = painter.draw(model, recipe, 1, lambda done, total: seen.append((done, total)))
+    path = own.save(picture, tmp_path / "a.png")
+    assert seen == [(1, 2), (2, 2)] and own.adapter_hash
+    again, same = Painter(starts).draw(model, Recipe.read(path), 1)[0]
+    assert same.bytes_with(again) == path.read_bytes()
+
+    for change in ({"strength": 1.0}, {"seed": 8}, {"style": 0.0}, {"image": starts.add(tmp_path / "a.png", 32)}):
+        assert painter.draw(model, replace(recipe, **change), 1)[0][0].tobytes() != picture.tobytes(), change
+    assert painter.draw(model, RECIPE, 1)[0][0].tobytes() == before
+    with pytest.raises(UserError, match="is not there any more"):
+        painter.draw(model, replace(recipe, image="0" * 64), 1)
