@@ -6,6 +6,7 @@ for itself, for example np_lora.mu=inf. A rival that learns is scored on test ce
 (`benchmarks.pairs.rates`), unless the changes name one.
 """
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ from training import sheet
 
 LINES = Path(__file__).parent / "results/cells.jsonl"
 CHOSEN = LINES.with_name("rates.json")
+LONGEST = 200  # letters of a sheet's name
 
 
 def main(
@@ -103,6 +105,8 @@ def look(cell: Cell, drawn: list[Image.Image], method: str, changes: tuple[str, 
         "drawn": drawn,
     }
     name = "-".join([cell.content, cell.style, method, *changes]).replace(" ", "_").replace("/", "_")
+    if len(name) > LONGEST:
+        name = f"{name[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     sheet.save(
         sheet.compose(rows, f"{cell.content} in {cell.style}: {method}", cell=100), folder() / f"sheets/{name}.png"
     )
