@@ -11,7 +11,7 @@ from pydantic import ValidationError, validate_call
 
 from app import jobs
 from app.album import Album
-from app.drawing import readable_prompt, whole_seed
+from app.drawing import RANGES, readable_prompt, whole_seed
 from app.library import Library
 from app.pages.project import ProjectPage
 from app.painter import Model, Painter, default_rule, settings_of
@@ -19,7 +19,6 @@ from app.recipe import Recipe
 from pipelines.errors import UserError
 from training import Customization
 
-MOST = {"content": 1.5, "style": 1.5, "count": 8, "steps": 50, "guidance_scale": 15}
 KINDS = {str: "a text", int: "a whole number", float: "a number"}
 TOLD = ("status", "stage", "step", "steps", "loss", "time_left", "message")  # of a run
 
@@ -111,9 +110,9 @@ class Api:
         asked["steps"] = steps or config.samples.inference_steps
         asked["guidance_scale"] = guidance_scale or config.samples.guidance_scale
         for name, value in asked.items():
-            low = 0 if name in ("content", "style") else 1
-            if not low <= value <= MOST[name]:
-                raise UserError(f"{name} is {value:g}", f"Give a number from {low} to {MOST[name]}")
+            low, high = RANGES[name]
+            if not low <= value <= high:
+                raise UserError(f"{name} is {value:g}", f"Give a number from {low} to {high}")
         count = int(asked.pop("count"))
         recipe = Recipe(
             readable_prompt(prompt),

@@ -17,7 +17,19 @@ from training.plan import SCALES, prompt_of
 AXES = ("content", "style", "guidance", "guidance_scale", "eta", "norm_threshold", "momentum", "steps", "seed")
 MOST_CELLS = 64
 CALM, PUNCHY = 4.0, 12.0  # guidance scales
-LEAST_STRENGTH = 0.05
+RANGES = {  # of what Play's sliders set and programs may ask for
+    "content": (0, 1.5),
+    "style": (0, 1.5),
+    "count": (1, 8),
+    "steps": (1, 50),
+    "guidance_scale": (1, 15),
+    "strength": (0.05, 1),
+    "eta": (0, 1),
+    "norm_threshold": (0, 0.5),
+    "momentum": (-0.9, 0),
+    "start": (0, 0.95),
+    "stop": (0.05, 1),
+}
 RANDOM_SEEDS = 1_000_000  # short enough to be read and typed
 AS_THEY_ARE = ("prompt", "content", "style", "guidance", "guidance_scale", "steps", "seed", "negative_prompt")
 
@@ -54,8 +66,8 @@ def strength_of(values: Mapping[str, Any]) -> float:
         UserError: it is out of range, or leaves no step.
     """
     strength, steps = values["strength"], values["steps"]
-    if not _within(strength, (LEAST_STRENGTH, 1)):
-        raise UserError(f"strength is {strength}", f"Set it to a number from {LEAST_STRENGTH} to 1")
+    if not _within(strength, RANGES["strength"]):
+        raise UserError(f"strength is {strength}", "Set it to a number from {} to {}".format(*RANGES["strength"]))
     if int(steps * strength) < 1:
         few = f"strength is {strength:g}, which leaves none of {steps} steps"
         raise UserError(few, "Set it higher, or take more steps")

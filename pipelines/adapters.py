@@ -16,7 +16,7 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from pipelines.adapter_file import Factors, find_layers, read_file, unwrapped
+from pipelines.adapter_file import Factors, find_layers, read_file, read_metadata, unwrapped
 from pipelines.errors import UserError, first_line
 from pipelines.fingerprint import fingerprint, is_quantized, resting_weight
 
@@ -154,12 +154,15 @@ def _card(metadata: dict[str, str], path: Path) -> dict | None:
 def trained_on(path: str | Path, denoiser: nn.Module) -> str:
     """The name of the base that one of Joinery's adapters was trained on, where that is not this one; else nothing.
 
+    Of a quantized base it cannot be told.
+
     Raises:
         UserError: what the file says about itself is damaged.
     """
     path = Path(path)
-    card = _card(read_file(path)[1], path)
-    return card["base"] if card and card["base_hash"] != fingerprint(denoiser) else ""
+    card = _card(read_metadata(path), path)
+    known = card and not is_quantized(denoiser)
+    return card["base"] if known and card["base_hash"] != fingerprint(denoiser) else ""
 
 
 def _check_sizes(layers: dict[str, Factors], card: dict, path: Path) -> None:

@@ -16,9 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipelines.errors import UserError
 from training import checkpoint
 from training.config import Concept, Customization
 from training.families import denoiser_of, family_of
+from training.formats import shown
 from training.model import encode_pictures, encode_prompts, encoders
 from training.pictures import Picture, read_pictures
 from training.stages import SHORT
@@ -70,6 +72,8 @@ def read_all_pictures(config: Customization) -> dict[str, list[Picture]]:
     for name, concept in (config.concepts if config.steps.make else config.to_learn).items():
         words = {"placeholder": concept.placeholder, "class_word": concept.class_word}
         found[name] = read_pictures(concept.pictures, config.resolution, concept.caption, words, concept.crops)
+        if concept.unmasked_weight < 1:
+            _check_masks(name, found[name])
         if concept.mirror:
             found[name] += [picture.mirrored() for picture in found[name]]
         if name == "content" and concept.short_captions:
@@ -79,6 +83,15 @@ def read_all_pictures(config: Customization) -> dict[str, list[Picture]]:
         if concept.others:
             found[f"other {name}s"] = read_pictures(concept.others, config.resolution, None)
     return found
+
+
+def _check_masks(name: str, pictures: list[Picture]) -> None:
+    for picture in pictures:
+        if picture.mask and not picture.mask.getbbox():
+            raise UserError(
+                f"By its mask the subject of {shown(picture.path)} lies outside the square that is used",
+                f"Move the square with {name}.crops, or take the mask out",
+            )
 
 
 def prepare(

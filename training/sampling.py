@@ -50,7 +50,7 @@ def load_adapter_of(run: Run, pipe: DiffusionPipeline) -> None:
             f"The adapter {run.adapter} was trained on {other}, not on what is there under that name now",
             "Put that base back; in Python load_adapter takes relatives of it too",
         )
-    pipe.load_adapter(run.adapter)
+    pipe.load_adapter(run.adapter, any_base=True)  # it was looked at
 
 
 def write_model(folder: Path, out: Path) -> None:

@@ -3,7 +3,7 @@
 import gradio as gr
 
 from app import drawing
-from app.drawing import AXES, LEAST_STRENGTH
+from app.drawing import AXES, RANGES
 from app.fields import Fields
 from app.pages import QUICK, by_hand
 from app.painter import default_rule
@@ -15,25 +15,23 @@ from training.formats import SUFFIXES
 def settings(fields: Fields, sample: Customization) -> gr.Accordion:
     """The fields that say what to draw, named as recipes name them. Gives what folds the picture to start from."""
 
-    def slide(
-        name: str, low: float, high: float, value: float, step: float, label: str, info: str | None = None
-    ) -> None:
-        fields.add(name, gr.Slider(low, high, value, step=step, label=label, info=info, min_width=140))
+    def slide(name: str, value: float, step: float, label: str, info: str | None = None) -> None:
+        fields.add(name, gr.Slider(*RANGES[name], value, step=step, label=label, info=info, min_width=140))
 
     words = "The placeholder words stand for what was learned."
     fields.add("prompt", gr.Textbox(sample.sample_prompt, label="Prompt", info=words, lines=2, elem_id="prompt"))
-    slide("content", 0, 1.5, 1, 0.05, "Content", "0 leaves it out, 1 is as trained.")
-    slide("style", 0, 1.5, 1, 0.05, "Style", "0 leaves it out, 1 is as trained.")
+    slide("content", 1, 0.05, "Content", "0 leaves it out, 1 is as trained.")
+    slide("style", 1, 0.05, "Style", "0 leaves it out, 1 is as trained.")
     with gr.Row():
-        slide("count", 1, 8, 4, 1, "Pictures")
-        slide("steps", 1, 50, sample.samples.inference_steps, 1, "Steps")
+        slide("count", 4, 1, "Pictures")
+        slide("steps", sample.samples.inference_steps, 1, "Steps")
     with gr.Row():
         fields.add("seed", gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed"))
         fields.add("fresh", gr.Checkbox(True, label="New seed each time", min_width=120))
     with gr.Accordion("Start from a picture", open=False) as start:
         zone = gr.Gallery(
             label="A picture to start from",
-            height=140,
+            height=240,
             columns=1,
             object_fit="contain",
             interactive=True,
@@ -43,24 +41,24 @@ def settings(fields: Fields, sample: Customization) -> gr.Accordion:
             elem_id="start",
         )
         fields.add("image", zone)
-        slide("strength", LEAST_STRENGTH, 1, 0.6, 0.05, "Strength", "How much is drawn anew; 1 leaves little of it.")
+        slide("strength", 0.6, 0.05, "Strength", "How much is drawn anew; 1 leaves little of it.")
     known = drawing.looks(sample.preset, sample.samples.guidance_scale)
     said = "How closely the prompt is followed. Punchy has more contrast."
     look = gr.Radio(list(known), value="Balanced", label="Guidance", info=said, elem_id="look")
     with gr.Accordion("Guidance in numbers", open=False):
         fields.add("guidance", gr.Radio(list(RULES), value="APG", label="Rule", info="CFG is there for comparison."))
-        slide("guidance_scale", 1, 15, sample.samples.guidance_scale, 0.5, "Scale", "1 is none.")
+        slide("guidance_scale", sample.samples.guidance_scale, 0.5, "Scale", "1 is none.")
         kept_away = gr.Textbox("", label="Keep away from", info="A negative prompt; may stay empty.")
         fields.add("negative_prompt", kept_away)
         own = default_rule("APG", sample.preset)
         with gr.Accordion("Finer", open=False):
             with gr.Row():
-                slide("eta", 0, 1, own.eta, 0.05, "Eta", "Share kept of what oversaturates.")
-                slide("norm_threshold", 0, 0.5, own.norm_threshold or 0, 0.005, "Limit", "Norm threshold; 0 is none.")
-                slide("momentum", -0.9, 0, own.momentum, 0.05, "Momentum", "Away from the last steps.")
+                slide("eta", own.eta, 0.05, "Eta", "Share kept of what oversaturates.")
+                slide("norm_threshold", own.norm_threshold or 0, 0.005, "Limit", "Norm threshold; 0 is none.")
+                slide("momentum", own.momentum, 0.05, "Momentum", "Away from the last steps.")
             with gr.Row():
-                slide("start", 0, 0.95, 0, 0.05, "Guide from", "Share of the steps.")
-                slide("stop", 0.05, 1, 1, 0.05, "Guide until", "Share of the steps.")
+                slide("start", 0, 0.05, "Guide from", "Share of the steps.")
+                slide("stop", 1, 0.05, "Guide until", "Share of the steps.")
 
     # A look sets the numbers, and other numbers, wherever they come from, are none.
     numbers = fields.only(*known["Balanced"])

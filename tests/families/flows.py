@@ -121,8 +121,8 @@ def film_autoencoder(levels: int = 1) -> AutoencoderKLQwenImage:
         dim_mult=[1] * (levels + 1),
         num_res_blocks=1,
         temperal_downsample=[False] * levels,
-        latents_mean=[0.1] * 4,
-        latents_std=[1.5] * 4,
+        latents_mean=[0.1, -0.1, 0.2, 0.0],
+        latents_std=[1.5, 0.5, 1.0, 2.0],
     )
     return vae.eval()
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from diffusers import (
     AutoencoderKLFlux2,
-    AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
     DiffusionPipeline,
@@ -46,6 +45,7 @@ from transformers import (
 
 from tests.families.case import lively
 from tests.families.flows import autoencoder as latent_autoencoder
+from tests.families.flows import film_autoencoder
 from tests.families.flows import krea as krea_pipeline
 from tests.families.transformers import chroma as chroma_sizes
 from tests.families.transformers import deep_autoencoder, zimage
@@ -125,20 +125,6 @@ def klein() -> Flux2KleinPipeline:
         text_encoder=language_model(Qwen3ForCausalLM, layers=27),
         tokenizer=tokenizer(),
     )
-
-
-def film_autoencoder() -> AutoencoderKLQwenImage:
-    """32x32x3 <-> 16x16x4."""
-    vae = AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False],
-        latents_mean=[0.1, -0.1, 0.2, 0.0],
-        latents_std=[1.5, 0.5, 1.0, 2.0],
-    )
-    return vae.eval()
 
 
 def qwen() -> QwenImagePipeline:

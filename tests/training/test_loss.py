@@ -11,7 +11,7 @@ from pipelines import UserError
 from tests.tiny import tiny_pipeline
 from tests.training.conftest import write_project
 from training import Customization, formats, pictures
-from training.concepts import weights_of
+from training.concepts import read_all_pictures, weights_of
 from training.families import FAMILIES, family_of
 from training.loop import batches, begin_stage, learning_rate_factor, prepare_work, train_step
 from training.model import denoising_loss
@@ -189,3 +189,14 @@ def test_a_limit_of_the_gradients_norm_bounds_a_step(plain):
         after = work.adapter.learned("content")
         learned.append(sum((after[name] - value).square().sum() for name, value in before.items()).sqrt())
     assert 0 < learned[1] < 1e-2 * learned[0]
+
+
+def test_a_mask_outside_the_square_that_is_used_is_refused_where_masks_count(config, tmp_path):
+    """With no weight outside of it nothing would be learned from, and the loss not be a number."""
+    folder = masked(tmp_path / "masked", size=(256, 64), box=(0, 0, 32, 64))
+    asked = changed(config, content={"pictures": [str(folder)], "unmasked_weight": 0})
+    with pytest.raises(UserError, match=r"a\.png lies outside the square .* Move the square with content\.crops"):
+        read_all_pictures(asked)
+    moved = changed(asked, content={"crops": {"a.png": 0.0}})
+    assert read_all_pictures(moved)["content"][0].mask.getbbox()
+    assert read_all_pictures(changed(asked, content={"unmasked_weight": 1.0}))

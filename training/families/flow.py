@@ -125,3 +125,10 @@ def padded(rows: list[Tensor]) -> dict[str, Tensor]:
     lengths = torch.tensor([len(row) for row in rows])
     embeds = pad_sequence(list(rows), batch_first=True).cpu()
     return {"prompt_embeds": embeds, "prompt_mask": torch.arange(embeds.shape[1]) < lengths[:, None]}
+
+
+def cut_to_longest(conditions: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Embeddings and mask of `padded`, as long as a batch's longest prompt: the concept's longest may be longer."""
+    mask = conditions["prompt_mask"]
+    longest = int(mask.sum(1).max())
+    return conditions["prompt_embeds"][:, :longest], mask[:, :longest]

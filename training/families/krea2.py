@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from training.families.flow import padded, settings_of
+from training.families.flow import cut_to_longest, padded, settings_of
 from training.families.qwen_image import QwenImage
 
 if TYPE_CHECKING:
@@ -42,14 +42,13 @@ class Krea2(QwenImage):
 
     def velocity(self, pipe: DiffusionPipeline, noisy: Tensor, conditions: dict[str, Tensor], levels: Tensor) -> Tensor:
         n, c, h, w = noisy.shape
-        mask = conditions["prompt_mask"]
-        longest = int(mask.sum(1).max())  # in this batch; the concept's longest prompt may be longer
+        embeds, mask = cut_to_longest(conditions)
         output = pipe.transformer(
             hidden_states=pipe._pack_latents(noisy, n, c, h, w),
-            encoder_hidden_states=conditions["prompt_embeds"][:, :longest].to(noisy.dtype),
+            encoder_hidden_states=embeds.to(noisy.dtype),
             timestep=levels,
-            position_ids=pipe.prepare_position_ids(longest, h // 2, w // 2, noisy.device),
-            encoder_attention_mask=mask[:, :longest],
+            position_ids=pipe.prepare_position_ids(embeds.shape[1], h // 2, w // 2, noisy.device),
+            encoder_attention_mask=mask,
             return_dict=False,
         )[0]
         factor = pipe.vae_scale_factor

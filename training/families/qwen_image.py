@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from training.families.flow import Flow, padded, settings_of
+from training.families.flow import Flow, cut_to_longest, padded, settings_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -51,13 +51,12 @@ class QwenImage(Flow):
 
     def velocity(self, pipe: DiffusionPipeline, noisy: Tensor, conditions: dict[str, Tensor], levels: Tensor) -> Tensor:
         n, c, h, w = noisy.shape
-        mask = conditions["prompt_mask"]
-        longest = int(mask.sum(1).max())  # in this batch; the concept's longest prompt may be longer
+        embeds, mask = cut_to_longest(conditions)
         output = pipe.transformer(
             hidden_states=pipe._pack_latents(noisy, n, c, h, w),
             timestep=levels,
-            encoder_hidden_states=conditions["prompt_embeds"][:, :longest].to(noisy.dtype),
-            encoder_hidden_states_mask=mask[:, :longest],
+            encoder_hidden_states=embeds.to(noisy.dtype),
+            encoder_hidden_states_mask=mask,
             img_shapes=[[(1, h // 2, w // 2)]] * n,
             return_dict=False,
         )[0]
