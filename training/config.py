@@ -150,7 +150,7 @@ class Others(Strict):
     )
 
 
-Where = Literal["everywhere", "fine", "coarse"]
+Where = Literal["everywhere", "words", "fine", "coarse"]
 
 
 class AdapterSettings(Strict):
@@ -165,8 +165,8 @@ class AdapterSettings(Strict):
     )
     content_in: Where = Field(
         "everywhere",
-        description="of these layers, those in which the content learns; fine: convolutions at the two "
-        "finest resolutions of a UNet; coarse: all others",
+        description="of these layers, those in which the content learns; words: keys and values that attention makes "
+        "of the prompt; fine: convolutions at the two finest resolutions of a UNet; coarse: all but those",
     )
     style_in: Where = Field("everywhere", description="likewise for the style")
     constant_block: Literal["zero", "released"] = Field(

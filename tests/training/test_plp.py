@@ -199,17 +199,18 @@ def test_a_rank_that_does_not_fit_is_refused(unet):
         PartlyLearnable(unet, 256)
 
 
-@pytest.mark.parametrize("where", ["fine", "coarse"])
+@pytest.mark.parametrize("where", ["words", "fine", "coarse"])
 def test_a_concept_learns_only_where_it_may_and_the_rest_stays_a_joint_lora(unet, where):
     adapter = PartlyLearnable(unet, RANK, "all", learns_in={"style": where})
     last = len(unet.up_blocks) - 1
     finest = ("down_blocks.0.", "down_blocks.1.", f"up_blocks.{last}.", f"up_blocks.{last - 1}.")
     fine = {layer.name for layer in adapter.layers if layer.name.startswith(finest) and "resnets" in layer.name}
     all_of_them = {layer.name for layer in adapter.layers}
-    assert 0 < len(fine) < len(all_of_them)
+    words = {name for name in all_of_them if name.endswith(("attn2.to_k", "attn2.to_v"))}
+    assert 0 < len(fine) < len(all_of_them) and words
     fill(adapter)
     moved = {name for name, factor in adapter.learned("style").items() if factor.any()}
-    assert moved == (fine if where == "fine" else all_of_them - fine)
+    assert moved == {"words": words, "fine": fine, "coarse": all_of_them - fine}[where]
     assert all(factor.any() for factor in adapter.learned("content").values())
     kept = adapter.learned("style")
     adapter.load("style", None)
@@ -218,5 +219,7 @@ def test_a_concept_learns_only_where_it_may_and_the_rest_stays_a_joint_lora(unet
 
 
 def test_without_a_fine_layer_a_style_that_learns_there_is_refused(unet):
-    with pytest.raises(UserError, match=r'None of the adapted layers is fine.*adapter\.layers to "all"'):
+    with pytest.raises(
+        UserError, match=r'adapter\.style_in is "fine", and none of .* adapter\.layers to "all"'
+    ):
         PartlyLearnable(unet, RANK, "attention", learns_in={"style": "fine"})

@@ -357,6 +357,28 @@ def test_a_row_of_a_batch_is_the_row_alone(name):
             torch.testing.assert_close(whole[key][i : i + 1, : value.shape[1]], value, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", FLOWS)
+def test_layers_of_words_see_the_prompt_and_in_the_first_block_it_alone(name):
+    pipe = made(name)
+    family, denoiser = FAMILIES[name], denoiser_of(pipe)
+    words = [path for path, _ in denoiser.named_modules() if "words" in family.places(denoiser, path)]
+    if name in ("z-image", "krea2"):  # their text and picture share all layers
+        assert not words
+        with pytest.raises(UserError, match=r'adapter\.content_in is "words", and none of the adapted layers of'):
+            PartlyLearnable(denoiser, 4, "all", learns_in={"content": "words"})
+        return
+    x, conditions, noise, s = given(pipe)
+    seen = []
+    denoiser.get_submodule(words[0]).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    other = encode_prompts(pipe, PROMPTS[1:] + PROMPTS[:1], 32)
+    for latents, said in ((x, conditions), (x.flip(0), conditions), (x, other)):
+        denoising_loss(pipe, latents, said, noise, s)
+    third = len(seen) // 3  # one or more a call: some families go picture by picture
+    before, flipped, said = seen[:third], seen[third : 2 * third], seen[2 * third :]
+    assert all(torch.equal(one, two) for one, two in zip(before, flipped, strict=True))
+    assert any(one.shape != two.shape or not torch.equal(one, two) for one, two in zip(before, said, strict=True))
+
+
 @pytest.mark.parametrize("name", BASES)
 def test_its_sets_of_layers_are_within_one_another(name):
     family, denoiser = FAMILIES[name], denoiser_of(made(name))

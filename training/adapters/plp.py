@@ -53,7 +53,7 @@ class PartlyLearnable(Adapter):
         seed: of the frozen factors.
         compander: a of a Weight Compander on the learned factors, whose entries then stay within a pi / 2; 0 for none.
         content_half: "down" gives D to the content and B to the style, "up" the other way round.
-        learns_in: concept -> "everywhere", "fine" or "coarse" layers, everywhere if not named.
+        learns_in: concept -> "everywhere" or one of the places of `Family.places`, everywhere if not named.
     Raises:
         UserError: the rank does not fit, or the denoiser has no such layers.
     """
@@ -145,10 +145,10 @@ class PartlyLearnable(Adapter):
         if where == "everywhere":
             return set()
         family = family_of_denoiser(self.denoiser)
-        idle = {one.name for one in self.layers if family.is_fine(self.denoiser, one.name) != (where == "fine")}
+        idle = {one.name for one in self.layers if where not in family.places(self.denoiser, one.name)}
         if len(idle) == len(self.layers):
             raise UserError(
-                f"None of the adapted layers is {where}, so the {concept} would learn nothing",
+                f'adapter.{concept}_in is "{where}", and none of the adapted layers of {family.title} is there',
                 f'Set adapter.layers to "all", or adapter.{concept}_in to "everywhere"',
             )
         return idle

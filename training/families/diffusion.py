@@ -35,12 +35,14 @@ class Diffusion(Family):
     predictions: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction", "sample")
     network: ClassVar[str] = "UNet2DConditionModel"
     layers: ClassVar[dict[str, str]] = LAYERS
+    words: ClassVar[str] = r"\.attn2\.to_[kv]$"
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
 
-    def is_fine(self, denoiser: nn.Module, name: str) -> bool:
-        """Of the residual blocks at its two finest resolutions, which hear no word."""
+    def places(self, denoiser: nn.Module, name: str) -> set[str]:
+        """Fine are the residual blocks at its two finest resolutions, which hear no word."""
         last = len(denoiser.up_blocks) - 1
-        return bool(re.match(rf"(down_blocks\.[01]|up_blocks\.({last - 1}|{last}))\.resnets\.", name))
+        fine = re.match(rf"(down_blocks\.[01]|up_blocks\.({last - 1}|{last}))\.resnets\.", name)
+        return super().places(denoiser, name) | {"fine" if fine else "coarse"}
 
     def encode_picture(self, pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
         vae = pipe.vae

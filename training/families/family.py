@@ -87,6 +87,7 @@ class Family(ABC):
     network: ClassVar[str]  # class of the denoiser
     # `adapter.layers` -> a regular expression over the denoiser's module names, from their start to their end.
     layers: ClassVar[dict[str, str]]
+    words: ClassVar[str] = ""  # layers that make keys and values of a prompt's words; none where text and picture share
     blocks: ClassVar[tuple[str, ...]]  # lists of modules in it, of which OwLore trains some at a time
 
     @property
@@ -111,15 +112,13 @@ class Family(ABC):
         """
         return {}
 
-    def is_fine(self, denoiser: nn.Module, name: str) -> bool:
-        """Whether a layer is a convolution at the denoiser's finest positions, where it sees little of a picture.
+    def places(self, denoiser: nn.Module, name: str) -> set[str]:
+        """Which places of a denoiser a layer belongs to, as a project file calls them.
 
-        Raises:
-            UserError: this family's denoisers have one resolution.
+        "words": it makes keys or values of a prompt's words. "fine": it is a convolution at the finest positions, where
+        it sees little of a picture. "coarse": it is none.
         """
-        raise UserError(
-            f"{self.title} has no fine and coarse layers", 'Leave adapter.content_in and style_in at "everywhere"'
-        )
+        return {"words"} if self.words and re.search(self.words, name) else set()
 
     def labels(self, prediction: str) -> dict[str, str]:
         """What programs read in an adapter's metadata to know which bases it is for.

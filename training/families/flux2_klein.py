@@ -30,6 +30,7 @@ class Flux2Klein(Flow):
         "attention+feedforward": WHOLE,
         "all": WHOLE,
     }
+    words: ClassVar[str] = r"\.add_[kv]_proj$"
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
 
     def fused(self, denoiser: nn.Module, name: str) -> dict[str, tuple[int, ...]]:

@@ -33,6 +33,7 @@ class Krea2(QwenImage):
         "attention+feedforward": rf"({BLOCK}|{FUSION})\.({ATTENTION}|{FEED})",
         "all": rf"({BLOCK}|{FUSION})\.({ATTENTION}|{FEED})",
     }
+    words: ClassVar[str] = ""
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "layerwise_blocks", "refiner_blocks")
 
     def encode_prompts(self, pipe: DiffusionPipeline, prompts: list[str], resolution: int) -> dict[str, Tensor]:

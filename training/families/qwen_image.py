@@ -30,6 +30,7 @@ class QwenImage(Flow):
         "attention+feedforward": WHOLE,
         "all": WHOLE,
     }
+    words: ClassVar[str] = r"\.add_[kv]_proj$"
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
 
     def encode_picture(self, pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class Sana(Flow):
         "attention+feedforward": WHOLE,
         "all": WHOLE,
     }
+    words: ClassVar[str] = r"\.attn2\.to_[kv]$"
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
 
     def fused(self, denoiser: nn.Module, name: str) -> dict[str, tuple[int, ...]]:

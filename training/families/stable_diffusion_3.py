@@ -43,6 +43,7 @@ class StableDiffusion3(Flow):
         "attention+feedforward": WHOLE,
         "all": WHOLE,
     }
+    words: ClassVar[str] = r"\.add_[kv]_proj$"
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
 
     def encode_prompts(self, pipe: DiffusionPipeline, prompts: list[str], resolution: int) -> dict[str, Tensor]:
