@@ -13,6 +13,8 @@ ARGS ?=
 
 # Threads that wait by spinning lose a hundredfold as soon as anything else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
+# Without its cache of compiled files each process takes half a minute to import what it needs.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help studio demo test test-all lint lock refresh browser clean
 

@@ -15,6 +15,7 @@ from training.pictures import MIDDLE
 
 CONCEPTS = {"content": Content, "style": Style}
 OF_THE_BASE = ("resolution", "prediction", "zero_snr")
+FILES = {"pictures", "crops", "others"}  # of a concept, what names files
 SHOWN = ("class_word", "placeholder", "caption")  # of a concept, as text
 
 
@@ -68,6 +69,13 @@ class ProjectForm:
         crops = {one.path.name: one.crop for one in pictures if one.crop != MIDDLE}
         return kept | {"pictures": [one.path for one in pictures], "crops": crops} | shown
 
+    def write(self, config: Customization) -> dict[str, Any]:
+        """What the fields show of a customization, by key: the reverse of `read`, but for the pictures."""
+        values = by_key(config)
+        for concept in CONCEPTS.keys() - config.concepts.keys():
+            values |= {f"{concept}.{name}": "" for name in SHOWN}
+        return values | {"base": self._named(config.base)}
+
     def base(self, name: str) -> str:
         """The base that a name from the list stands for; what a person typed is as it is."""
         return self.bases.get(name, name)
@@ -81,9 +89,12 @@ class ProjectForm:
         config = self._start(preset)
         data = config.model_dump(by_alias=True, include={"adapter": True, "steps": True, "optimizer": SHARED})
         tables = {f"{table}.{name}": value for table, settings in data.items() for name, value in settings.items()}
-        base = short(config.base)
-        shown = next((name for name, one in self.bases.items() if one == base), base)
-        return tables | {"base": shown, "seed": config.seed}
+        return tables | {"base": self._named(config.base), "seed": config.seed}
+
+    def _named(self, base: str) -> str:
+        """What the list calls a base."""
+        base = short(base)
+        return next((name for name, one in self.bases.items() if one == base), base)
 
     def resolution(self, preset: str) -> int:
         """At which pictures are learned."""
@@ -108,3 +119,11 @@ class ProjectForm:
         return Customization(
             preset=preset, content={"pictures": ["content"]}, style={"pictures": ["style"]}, **PRESETS[preset]
         )
+
+
+def by_key(config: Customization) -> dict[str, Any]:
+    """The values of a customization by keys such as "steps.break", but for what names files: copies lie elsewhere."""
+    found = {}
+    for key, value in config.model_dump(mode="json", by_alias=True, exclude=dict.fromkeys(CONCEPTS, FILES)).items():
+        found |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
+    return found

@@ -57,7 +57,7 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
             with gr.Tab("3  Play", id="play"):
                 plays = play.build(library, sample, painter, album, starts, copies)
             with gr.Tab("4  Library", id="library") as shelf:
-                library_page.build(library, album, copies, plays, tabs, shelf)
+                library_page.build(library, album, copies, projects, plays, tabs, shelf)
 
         known = gr.State([])  # the finished runs that the page offers
 

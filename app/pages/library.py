@@ -10,13 +10,22 @@ from app.copies import Copies
 from app.library import Library
 from app.pages import QUICK, shelf
 from app.pages.play import PlayPage
+from app.pages.project import ProjectPage
 
 AT_ONCE = 48  # pictures on a page
 SMALL = 256  # pixels of a picture among others
 
 
-def build(library: Library, album: Album, copies: Copies, plays: PlayPage, tabs: gr.Tabs, here: gr.Tab) -> None:
-    """The page, in the tab `here`: it looks anew when that is opened. What is used again goes to Play."""
+def build(
+    library: Library,
+    album: Album,
+    copies: Copies,
+    projects: ProjectPage,
+    plays: PlayPage,
+    tabs: gr.Tabs,
+    here: gr.Tab,
+) -> None:
+    """The page, in the tab `here`: it looks anew when that is opened. What is used again goes to the others."""
     shown = gr.State([])  # the names of the pictures that the gallery shows
     chosen = gr.Textbox("", visible="hidden")  # the name of the one that is looked at
     page = gr.Number(0, visible="hidden", precision=0)
@@ -58,7 +67,7 @@ def build(library: Library, album: Album, copies: Copies, plays: PlayPage, tabs:
     source = gr.File(label="Drop a picture here: Play is set as it was drawn", file_types=[".png"], height=110,
                      elem_id="dropped")  # fmt: skip
     gr.Markdown("### Runs and adapters")
-    shelf.build(library, tabs, plays, here)
+    shelf.build(library, tabs, projects, plays, here)
 
     def look(words: str, favourites: bool, number: float) -> dict:
         found = album.find(words, favourites)

@@ -13,8 +13,8 @@ from app.checks import check, check_words
 from app.copies import Copies
 from app.drafts import Drafts
 from app.fields import Fields
-from app.form import CONCEPTS, ProjectForm
-from app.given import Given
+from app.form import CONCEPTS, ProjectForm, by_key
+from app.given import Given, pictures_of
 from app.library import Library
 from app.pages import QUICK, by_hand, concept, goes_with, optimizer
 from pipelines.errors import UserError
@@ -53,6 +53,7 @@ class ProjectPage:
     note: gr.HTML
     shown: list[gr.components.Component]  # what `open` fills: all fields, as the newest draft has them
     open: Callable
+    open_run: Callable[[Run, gr.Request], dict]  # as a new draft
     leave: Callable  # for a page that is gone
     names: Callable[[], dict[str, str]]  # of the drafts, by their numbers
     start_kept: Callable[[str], Run]  # from a draft, without the page
@@ -201,10 +202,14 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
             cards |= column.show(name, values)
         return fields.write(into) | cards | {said: about, project: listed(name), draft: name, note: ""}
 
-    def start_kept(name: str) -> Run:
+    def of_draft(name: str) -> dict[Hashable, Any]:
+        """What `ProjectForm.read` takes, without the page."""
         values, updates = kept_in(name)
         slots = {slot: update.get("value") for slot, update in updates.items()}
-        return start_run(library, form, {key: values[key] for key in begins} | slots | pictures(name))
+        return {key: values[key] for key in begins} | slots | pictures(name)
+
+    def start_kept(name: str) -> Run:
+        return start_run(library, form, of_draft(name))
 
     def open_newest(request: gr.Request) -> dict:
         return show(drafts.names()[0], request)
@@ -217,6 +222,21 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     def make_copy(name: str, request: gr.Request) -> dict:
         values = drafts.read(name)
         return show(drafts.make(values | {"name": f"{values.get('name', sample.name)} copy"}), request)
+
+    def open_run(run: Run, request: gr.Request) -> dict:
+        """What a run was made from, as a new project."""
+        config = run.customization()
+        shown = {*begins, *(f"optimizer.{slot.name}" for slot in optimizer.own(config.optimizer.name))}
+        values = {key: value for key, value in form.write(config).items() if key in shown}
+        concepts = {column.key: config.concepts.get(one) for one, column in columns.items()}
+        given = {key: pictures_of(concept) if concept else [] for key, concept in concepts.items()}
+        name = drafts.make(values | given)
+        again = by_key(form.read(of_draft(name))[0])
+        other = [key for key, value in by_key(config).items() if again.get(key) != value]
+        said = f"This is what {run.folder.name} was made from."
+        if other:
+            said += f" The page has no field for {', '.join(other)}: there it is as the sample project says."
+        return show(name, request) | {note: figures.note(said)}
 
     def take_away(name: str, request: gr.Request) -> dict:
         where = drafts.remove(name)
@@ -256,7 +276,7 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     gr.on(changes, follow, {*fields.all, draft}, [estimate, project], **latest)
     gr.on(changes, say_words, {*fields.all, draft}, words, **latest)
     goes_with(note, fields.all)
-    return ProjectPage(fields, draft, entered, start, note, shown, open_newest, leave, names, start_kept)
+    return ProjectPage(fields, draft, entered, start, note, shown, open_newest, open_run, leave, names, start_kept)
 
 
 def start_run(library: Library, form: ProjectForm, values: Mapping[Hashable, Any]) -> Run:

@@ -10,6 +10,7 @@ from app.fields import Fields
 from app.library import Library
 from app.pages import QUICK, by_hand
 from app.pages.play import PlayPage
+from app.pages.project import ProjectPage
 from pipelines.errors import UserError
 from training.plan import plan
 
@@ -17,7 +18,7 @@ FORMATS = [("Web UIs (kohya)", "kohya"), ("PEFT", "peft")]
 PRECISIONS = [("16 bits (fp16)", "float16"), ("16 bits (bf16)", "bfloat16"), ("32 bits", "float32")]
 
 
-def build(library: Library, tabs: gr.Tabs, plays: PlayPage, here: gr.Tab) -> None:
+def build(library: Library, tabs: gr.Tabs, projects: ProjectPage, plays: PlayPage, here: gr.Tab) -> None:
     """A list of runs, and what can be done with the chosen one."""
     with gr.Row(equal_height=False):
         with gr.Column(min_width=320):
@@ -29,7 +30,9 @@ def build(library: Library, tabs: gr.Tabs, plays: PlayPage, here: gr.Tab) -> Non
                     gr.Button(words, size="sm", scale=0, min_width=80, elem_id=f"{words.lower()}-run")
                     for words in ("Rename", "Delete")
                 )
-            play = gr.Button("Play with it", elem_id="shelf-play")
+            with gr.Row():
+                play = gr.Button("Play with it", min_width=140, elem_id="shelf-play")
+                change = gr.Button("Change and train again", min_width=140, elem_id="shelf-change")
             note = gr.HTML(padding=False, elem_id="shelf-note")
         with gr.Column(min_width=320, visible=False) as exported:
             fields = _export()
@@ -43,7 +46,7 @@ def build(library: Library, tabs: gr.Tabs, plays: PlayPage, here: gr.Tab) -> Non
         listed = gr.Dropdown(names, value=value)
         if value is None:
             empty = figures.note("No run yet. Start one under Project, and it appears here.")
-            hidden = {exported: gr.Column(visible=False), play: gr.Button(visible=False)}
+            hidden = dict.fromkeys((exported, play, change), gr.update(visible=False))
             return {chosen: listed, facts: empty, name: ""} | hidden
         run = library.find(value)
         config, finished = library.customization(run), run.adapter.exists()
@@ -54,6 +57,7 @@ def build(library: Library, tabs: gr.Tabs, plays: PlayPage, here: gr.Tab) -> Non
             name: value,
             exported: gr.Column(visible=finished),
             play: gr.Button(visible=finished),
+            change: gr.Button(visible=config is not None),
         }
         return shown | fields.write({"title": " + ".join(placeholders), "trigger": ", ".join(placeholders)})
 
@@ -78,11 +82,18 @@ def build(library: Library, tabs: gr.Tabs, plays: PlayPage, here: gr.Tab) -> Non
         values = {key: value for key, value in fields.read(given).items() if value not in ("", None)}
         return figures.download(f"adapters/{quote(run)}.safetensors?{urlencode(values)}", "Export") if run else ""
 
-    view = [chosen, facts, name, exported, play, *words, note]
+    def open_again(old: str, request: gr.Request) -> dict:
+        try:
+            return projects.open_run(library.find(old), request) | {tabs: gr.Tabs(selected="project"), note: ""}
+        except UserError as error:
+            return said(error)
+
+    view = [chosen, facts, name, exported, play, change, *words, note]
     here.select(show, chosen, view, **QUICK)
     by_hand(chosen)(lambda name: show(name) | {note: ""}, chosen, view, **QUICK)
     rename.click(give_name, [chosen, name], view, **QUICK)
     remove.click(take_away, chosen, view, **QUICK)
+    change.click(open_again, chosen, [tabs, note, *projects.shown], **QUICK)
     play.click(lambda run: (gr.Tabs(selected="play"), *plays.offer(run)), chosen, [tabs, *plays.shown], **QUICK)
     gr.on(
         [field.change for field in (*fields.all, chosen)],

@@ -94,6 +94,13 @@ def test_pictures_and_runs_are_used_again(tmp_path_factory, project, finished, b
         with safe_open(tmp_path / "adapter.safetensors", "pt") as file:
             assert file.metadata()["modelspec.title"] == "Koala & ink"
             assert all(key.startswith("unet.") for key in file.keys())  # noqa: SIM118 (not a dict)
+
+        # What a run was made from is a project again.
+        page.click("#shelf-change")
+        expect(page.get_by_role("tab", name="1 Project")).to_have_attribute("aria-selected", "true")
+        expect(page.locator("#project-note")).to_contain_text("This is what koala-again was made from.")
+        expect(page.locator("#project-name input, #project-name textarea")).to_have_value(finished.customization().name)
+        shelf.click()
         page.click("#delete-run")
         expect(page.locator("#shelf-note")).to_contain_text("in the trash")
         assert library.runs() == [] and len([*(runs / ".trash").iterdir()]) == 1

@@ -314,3 +314,15 @@ def test_the_page_offers_every_preset_at_its_resolution():
     assert offered.keys() == PRESETS.keys()
     for name, preset in PRESETS.items():
         assert offered[name].endswith(f", {preset.get('resolution', 64)} px")
+
+
+def test_the_fields_show_a_run_s_customization_as_it_is(config):
+    """Written into the fields and read from them again, nothing has changed."""
+    form = ProjectForm(config)
+    made = fields(config, {"seed": 7, "style.pictures": [], "adapter.rank": 4, "content.caption": "a {placeholder}",
+                           "optimizer.name": "adamw", "optimizer.lr": 0.003}, {"weight_decay": 0.5})  # fmt: skip
+    shown = values(config) | {"style.pictures": []}
+    written = form.write(made)
+    assert written.items() >= {"seed": 7, "optimizer.weight_decay": 0.5, "style.class_word": ""}.items()
+    own = {slot: written.get(f"optimizer.{slot.name}") for slot in optimizer.slots()}
+    assert form.read({key: written.get(key, value) for key, value in shown.items()} | own)[0] == made

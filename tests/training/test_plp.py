@@ -219,7 +219,5 @@ def test_a_concept_learns_only_where_it_may_and_the_rest_stays_a_joint_lora(unet
 
 
 def test_without_a_fine_layer_a_style_that_learns_there_is_refused(unet):
-    with pytest.raises(
-        UserError, match=r'adapter\.style_in is "fine", and none of .* adapter\.layers to "all"'
-    ):
+    with pytest.raises(UserError, match=r'adapter\.style_in is "fine", and none of .* adapter\.layers to "all"'):
         PartlyLearnable(unet, RANK, "attention", learns_in={"style": "fine"})
