@@ -144,6 +144,7 @@ def _card(metadata: dict[str, str], path: Path) -> dict | None:
         known = halves.keys() <= {"content", "style"} and set(halves.values()) <= HALVES
         sizes = [size for layer in card.get("fused", {}).values() for sizes in layer.values() for size in sizes]
         known &= all(isinstance(size, int) and size > 0 for size in sizes)
+        known &= set(card.get("alone", {}).values()) <= {"content", "style"}
         if card["format"] == 1 and known and {"base", "base_hash"} <= card.keys():
             return card
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -233,12 +234,15 @@ def _learned(denoiser: nn.Module, layers: dict[str, Factors], card: dict, name: 
     Args:
         card: its "halves" are concept -> "up" or "down": the second half of that factor's outputs or inputs is the
             concept's; or "first rank" or "second rank": that half of the rank is. Of a layer that is several matrices,
-            "fused", it is half of each.
+            "fused", it is half of each. A layer that a concept has learned "alone" is all its.
     """
     found = []
     for layer_name, factors in layers.items():
         layer = denoiser.get_submodule(layer_name)
         fused = card.get("fused", {}).get(layer_name, {})
+        if owner := card.get("alone", {}).get(layer_name):
+            found.append(_LearnedFactor(owner, layer.lora_B[name], 0, 0, factors.up.clone()))
+            continue
         for concept, half in card["halves"].items():
             factor, weight = (layer.lora_B, factors.up) if half == "up" else (layer.lora_A, factors.down)
             dim = 1 if half == "down" else 0

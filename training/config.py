@@ -150,7 +150,7 @@ class Others(Strict):
     )
 
 
-Where = Literal["everywhere", "words", "fine", "coarse"]
+Where = Literal["everywhere", "words", "not words", "fine", "coarse"]
 
 
 class AdapterSettings(Strict):
@@ -166,7 +166,8 @@ class AdapterSettings(Strict):
     content_in: Where = Field(
         "everywhere",
         description="of these layers, those in which the content learns; words: keys and values that attention makes "
-        "of the prompt; fine: convolutions at the two finest resolutions of a UNet; coarse: all but those",
+        "of the prompt; fine: convolutions at the two finest resolutions of a UNet; coarse: all but those. Where one "
+        "concept alone learns, it learns both factors whole",
     )
     style_in: Where = Field("everywhere", description="likewise for the style")
     constant_block: Literal["zero", "released"] = Field(

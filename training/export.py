@@ -43,6 +43,8 @@ class Card:
     # Where each concept's learned factors lie: "up" is rows m // 2 on of up, "down" is columns n // 2 on of down. With
     # "first rank" and "second rank" it is the first r / 2 of the rank of both, or the others.
     halves: tuple[tuple[str, Half], ...] = (("content", "down"), ("style", "up"))
+    # Layer -> the concept that alone has learned there: both factors are its own, whatever is said above.
+    alone: dict[str, str] = field(default_factory=dict)
     scales: tuple[tuple[str, float], ...] = (("content", 1.0), ("style", 1.0))  # baked into the weights
     labels: dict[str, str] = field(default_factory=dict)  # further metadata, by which programs know its base
 
@@ -55,11 +57,8 @@ class Card:
 
     def metadata(self) -> dict[str, str]:
         data = asdict(self) | {"halves": dict(self.halves), "scales": dict(self.scales)}
-        usual = {
-            "component": "unet",
-            "fused": {},
-            "labels": {},
-        }  # not said, as in files from before there were these entries
+        # Not said, as in files from before there were these entries.
+        usual = {"component": "unet", "fused": {}, "alone": {}, "labels": {}}
         data = {key: value for key, value in data.items() if usual.get(key) != value}
         words = self.placeholders
         return {
@@ -178,7 +177,7 @@ def convert(
     if scales:
         if not any(scales.get(concept, 1.0) for concept, _ in card.halves):
             raise UserError("Both scales are 0, so nothing of the adapter would be left", "Raise one of them")
-        factors = {name: _scaled(pair, card, card.fused.get(name, {}), scales) for name, pair in factors.items()}
+        factors = {name: _scaled(name, pair, card, scales) for name, pair in factors.items()}
         baked = tuple((concept, scale * scales.get(concept, 1.0)) for concept, scale in card.scales)
         card = replace(card, scales=baked)
     if precision:
@@ -190,15 +189,12 @@ def convert(
     write(target, factors, card, style, {key: text for key, text in said.items() if text})
 
 
-def _scaled(
-    pair: tuple[Tensor, Tensor], card: Card, fused: Mapping[str, tuple[int, ...]], scales: Mapping[str, float]
-) -> tuple[Tensor, Tensor]:
-    """A layer's up and down with each concept's learned factors times its scale.
-
-    Args:
-        fused: "up" or "down" -> the sizes of the matrices that it is made of, where it is several.
-    """
+def _scaled(name: str, pair: tuple[Tensor, Tensor], card: Card, scales: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+    """A layer's up and down with each concept's learned factors times its scale."""
     up, down = (factor.clone() for factor in pair)
+    if name in card.alone:
+        return up.mul_(scales.get(card.alone[name], 1.0)), down
+    fused = card.fused.get(name, {})
     for concept, half in card.halves:
         factor, dim = {"up": (up, 0), "down": (down, 1), "first rank": (down, 0), "second rank": (down, 0)}[half]
         for start, size in stretches(half, fused.get(half, (factor.shape[dim],))):
@@ -220,15 +216,16 @@ def join(content: Path, style: Path, target: Path) -> None:
                 f"{content} and {style} differ in {what.replace('_', ' ')} ({first} and {second})",
                 "Join adapters that were trained on the same base with the same rank, adapter.seed and constant_block",
             )
-    if card_c.layers != card_s.layers:
+    if (card_c.layers, card_c.alone) != (card_s.layers, card_s.alone):
         raise UserError(
             f"{content} and {style} adapt different layers",
-            "Join adapters that were trained with the same adapter.layers",
+            "Join adapters that were trained with the same adapter.layers, content_in and style_in",
         )
     words = {"content": card_c.placeholders["content"], "style": card_s.placeholders["style"]}
     scales = ("content", dict(card_c.scales)["content"]), ("style", dict(card_s.scales)["style"])
     ups, downs = (factors_c, factors_s) if dict(card_c.halves)["content"] == "up" else (factors_s, factors_c)
     joined = {name: (ups[name][0], downs[name][1]) for name in card_c.layers}
+    joined |= {name: (factors_c if owner == "content" else factors_s)[name] for name, owner in card_c.alone.items()}
     if dict(card_c.halves)["content"] == "first rank":
         k = card_c.rank // 2
         joined = {

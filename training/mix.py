@@ -82,9 +82,11 @@ def read_taken(config: Customization, adapter: Adapter, base_hash: str) -> dict[
         factors, card = export.read(_finished(concept.run, kind).adapter)
         for what, value in expected.items():
             if (seen := getattr(card, what)) != value:
-                said = "" if what == "layers" else f" ({_short(seen)} there, {_short(value)} here)"
+                short = not isinstance(value, tuple | dict)
+                said = f" ({_short(seen)} there, {_short(value)} here)" if short else ""
+                name = {"alone": "content_in or style_in"}.get(what, what.replace("_", " "))
                 raise UserError(
-                    f"The {kind} of {concept.run} was learned with another {what.replace('_', ' ')}{said}",
+                    f"The {kind} of {concept.run} was learned with another {name}{said}",
                     "Take it from a run on the same base, with the same adapter table",
                 )
         found[kind] = factors

@@ -14,6 +14,7 @@ from pipelines.adapters import AdapterMixin, fingerprint
 from tests.tiny import tiny_pipeline
 from training import export
 from training.adapters import PartlyLearnable
+from training.config import AdapterSettings
 from training.families import FAMILIES
 
 RANK = 8
@@ -32,21 +33,34 @@ def forward(unet):
         return unet(latents, torch.tensor([10, 500]), encoder_hidden_states=prompt).sample
 
 
-def make(path, style="kohya", rank=RANK, seed=0, layers="attention+feedforward", only=None, base=None, half="down"):
+def make(
+    path,
+    style="kohya",
+    rank=RANK,
+    seed=0,
+    layers="attention+feedforward",
+    only=None,
+    base=None,
+    half="down",
+    learns_in=None,
+):
     """A trained adapter's file, and the model as training sees it."""
     unet = tiny_pipeline().unet
     card_hash = base or fingerprint(unet)
-    adapter = PartlyLearnable(unet, rank, layers, seed=seed, content_half=half)
+    adapter = PartlyLearnable(unet, rank, layers, seed=seed, content_half=half, learns_in=learns_in)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for concept in ("content", "style"):
             for parameter in adapter.parameters(concept):
                 value = torch.randn(parameter.shape, generator=generator) * 0.3
-                parameter.copy_(value if only in (None, concept) else torch.zeros_like(value))
+                parameter.copy_(value)
+            if only not in (None, concept):
+                adapter.load(concept, None)
     words = {"content": "sks", "style": "zwx"}
     factors = adapter.factors()
     halves = tuple(adapter.places.items())
-    card = export.Card("tiny", card_hash, rank, seed, "zero", words, tuple(factors), halves=halves)
+    frozen = adapter.frozen(AdapterSettings(rank=rank, seed=seed))
+    card = export.Card("tiny", card_hash, rank, placeholders=words, layers=tuple(factors), halves=halves, **frozen)
     export.write(path, factors, card, style)
     return adapter
 
@@ -306,11 +320,14 @@ def test_a_base_s_fingerprint_is_that_of_its_weights():
     assert fingerprint(unet) != found
 
 
-@pytest.mark.parametrize("half", ["down", "up"])
-def test_halves_join_without_training(tmp_path, half):
-    make(tmp_path / "c.safetensors", only="content", half=half)
-    make(tmp_path / "s.safetensors", "peft", only="style", half=half)
-    both = make(tmp_path / "both.safetensors", half=half)
+APART = {"layers": "all", "learns_in": {"content": "words", "style": "not words"}}
+
+
+@pytest.mark.parametrize("how", [{"half": "down"}, {"half": "up"}, APART, {"learns_in": {"content": "words"}}])
+def test_halves_join_without_training(tmp_path, how):
+    make(tmp_path / "c.safetensors", only="content", **how)
+    make(tmp_path / "s.safetensors", "peft", only="style", **how)
+    both = make(tmp_path / "both.safetensors", **how)
     export.join(tmp_path / "c.safetensors", tmp_path / "s.safetensors", tmp_path / "joined.safetensors")
     pipe = adapted(tmp_path / "joined.safetensors")
     torch.testing.assert_close(forward(pipe.unet), forward(both.denoiser), atol=1e-5, rtol=1e-5)
@@ -323,6 +340,7 @@ def test_halves_join_without_training(tmp_path, half):
         ({"rank": 4}, "rank"),
         ({"base": "b"}, "base"),
         ({"layers": "cross-attention"}, "layers"),
+        ({"learns_in": {"content": "words"}}, "adapt different layers"),
         ({"half": "up"}, "halves"),
     ],
 )
@@ -347,9 +365,12 @@ def test_a_finished_run_exports_what_it_trained(finished):
     assert factors.keys() == set(card.layers)
 
 
-@pytest.mark.parametrize("style, halves", [("kohya", ("down", "up")), ("peft", ("first rank", "second rank"))])
-def test_scales_precision_and_words_are_baked_into_an_export(tmp_path, style, halves):
-    make(tmp_path / "a.safetensors")
+@pytest.mark.parametrize(
+    "style, halves, how",
+    [("kohya", ("down", "up"), {}), ("peft", ("first rank", "second rank"), {}), ("kohya", ("down", "up"), APART)],
+)
+def test_scales_precision_and_words_are_baked_into_an_export(tmp_path, style, halves, how):
+    make(tmp_path / "a.safetensors", **how)
     factors, card = export.read(tmp_path / "a.safetensors")
     card = replace(card, halves=tuple(zip(("content", "style"), halves, strict=True)))
     export.write(tmp_path / "a.safetensors", factors, card)

@@ -12,9 +12,19 @@ from training.optimizers.settings import OPTIMIZERS
 from training.packages import PACKAGES
 from training.sampling import open_run
 
-KINDS = {"plp": {}, "plp + compander": {"compander": True}, "full": {"method": "full", "layers": "all"}}
+KINDS = {
+    "plp": {},
+    "plp + compander": {"compander": True},
+    "plp, apart by layers": {"content_in": "words", "style_in": "not words"},
+    "full": {"method": "full", "layers": "all"},
+}
 REFUSED = {("lora-plus", "full"): "two factors of an adapter"}
-QUICK = [("gradnorm-lorp", "plp + compander"), ("gradnorm-lorp", "full"), ("owlore", "plp")]
+QUICK = [
+    ("gradnorm-lorp", "plp + compander"),
+    ("gradnorm-lorp", "full"),
+    ("owlore", "plp"),
+    ("gradnorm-lorp", "plp, apart by layers"),
+]
 STEPS, STOP, WINDOW = 10, 5, 4  # it stops within the second window
 
 

@@ -51,6 +51,7 @@ def test_joining_runs_and_making_is_the_whole_customization_to_the_bit(config, t
     [
         {"compander": True, "content_half": "up"},
         {"method": "full"},
+        {"content_in": "words", "style_in": "not words"},
         *(pytest.param(one, marks=pytest.mark.slow) for one in ({}, {"compander": True}, {"content_half": "up"})),
     ],
 )

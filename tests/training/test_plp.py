@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from pipelines import UserError
 from tests.tiny import tiny_pipeline
@@ -209,13 +210,55 @@ def test_a_concept_learns_only_where_it_may_and_the_rest_stays_a_joint_lora(unet
     words = {name for name in all_of_them if name.endswith(("attn2.to_k", "attn2.to_v"))}
     assert 0 < len(fine) < len(all_of_them) and words
     fill(adapter)
-    moved = {name for name, factor in adapter.learned("style").items() if factor.any()}
+    moved = {layer.name for layer in adapter.layers if layer.learned("style", "up")}
     assert moved == {"words": words, "fine": fine, "coarse": all_of_them - fine}[where]
-    assert all(factor.any() for factor in adapter.learned("content").values())
+    assert {layer.name for layer in adapter.layers if layer.owner} == all_of_them - moved
     kept = adapter.learned("style")
     adapter.load("style", None)
     adapter.load("style", kept)
     assert all(torch.equal(adapter.learned("style")[name], factor) for name, factor in kept.items())
+
+
+APART = {"content": "words", "style": "not words"}
+
+
+def test_a_concept_that_learns_alone_in_a_layer_learns_both_factors_whole(unet):
+    before = forward(unet)
+    adapter = PartlyLearnable(unet, RANK, "all", learns_in=APART)
+    assert torch.equal(forward(unet), before)  # a fresh one does nothing
+    fresh = {concept: adapter.learned(concept) for concept in APART}
+    for layer in adapter.layers:
+        assert layer.owner == ("content" if layer.name.endswith(("attn2.to_k", "attn2.to_v")) else "style")
+        assert layer.up.weight.shape == layer.B.shape and layer.down.weight.shape == layer.D.shape
+    owned = {concept: {key.rpartition(".")[0] for key in keys} for concept, keys in fresh.items()}
+    assert owned["content"] | owned["style"] == {layer.name for layer in adapter.layers}
+    assert not owned["content"] & owned["style"]
+
+    fill(adapter)
+    kept, products = (
+        adapter.learned("style"),
+        {layer.name: layer.up.weight @ layer.down.weight for layer in linear(adapter)},
+    )
+    adapter.set_scales(content=0.5, style=-2.0)
+    for layer in linear(adapter):
+        scale = 0.5 if layer.owner == "content" else -2.0
+        torch.testing.assert_close(layer.up.weight @ layer.down.weight, scale * products[layer.name])
+    adapter.load("content", None)
+    adapter.load("style", None)
+    assert torch.equal(forward(unet), before)
+    assert all(torch.equal(factor, fresh["content"][key]) for key, factor in adapter.learned("content").items())
+    adapter.load("style", kept)
+    assert all(torch.equal(factor, kept[key]) for key, factor in adapter.learned("style").items())
+
+
+def linear(adapter: PartlyLearnable) -> list:
+    return [layer for layer in adapter.layers if layer.B.ndim == 2]
+
+
+def test_layers_in_which_nobody_learns_get_no_adapter(unet):
+    adapter = PartlyLearnable(unet, RANK, "all", learns_in={"content": "words", "style": "fine"})
+    assert {layer.owner for layer in adapter.layers} == {"content", "style"}
+    assert adapter.factors().keys() == {name for name, module in unet.named_modules() if isinstance(module, LoraLayer)}
 
 
 def test_without_a_fine_layer_a_style_that_learns_there_is_refused(unet):

@@ -3,12 +3,16 @@
 Break-for-Make (arXiv 2403.19456): up = [A ; B] and down = [C , D], as `factors` has them. One of B and D is the
 content's, the other the style's; the paper's figure and its code disagree on which.
 
+In a layer where one concept alone learns nothing of the other's has to be left room: it learns both factors whole.
+
 The learned factors are what parametrizations on the weights of peft's LoRA layers are made of, so that peft's forward,
 scaling and merging stay as they are, and removing the parametrizations leaves an ordinary LoRA.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +36,8 @@ class Layer:
     name: str
     up: nn.Module  # peft's lora_B, weight m x r
     down: nn.Module  # peft's lora_A, weight r x n; of a convolution r x n x its kernel
+    owner: str | None = None  # the concept that alone learns here
+    begin: Tensor | None = None  # what its down begins with then
 
     @property
     def B(self) -> nn.Parameter:
@@ -40,6 +46,16 @@ class Layer:
     @property
     def D(self) -> nn.Parameter:
         return self.down.parametrizations.weight.original
+
+    def learned(self, concept: str, place: str) -> dict[str, nn.Module]:
+        """The factors of which a concept learns something, by the names under which it is kept.
+
+        Args:
+            place: "up" or "down", the one that is the concept's in a layer of both.
+        """
+        if self.owner is None:
+            return {self.name: getattr(self, place)}
+        return {f"{self.name}.up": self.up, f"{self.name}.down": self.down} if self.owner == concept else {}
 
 
 class PartlyLearnable(Adapter):
@@ -53,7 +69,8 @@ class PartlyLearnable(Adapter):
         seed: of the frozen factors.
         compander: a of a Weight Compander on the learned factors, whose entries then stay within a pi / 2; 0 for none.
         content_half: "down" gives D to the content and B to the style, "up" the other way round.
-        learns_in: concept -> "everywhere" or one of the places of `Family.places`, everywhere if not named.
+        learns_in: concept -> "everywhere", one of the places of `Family.places` or "not " and one, everywhere if not
+            named.
     Raises:
         UserError: the rank does not fit, or the denoiser has no such layers.
     """
@@ -118,67 +135,67 @@ class PartlyLearnable(Adapter):
         self.places = {"content": content_half, "style": "up" if content_half == "down" else "down"}
         denoiser.requires_grad_(False)
         family = family_of_denoiser(denoiser)
-        pattern = family.layers[layers]
-        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=pattern, init_lora_weights=False)
-        try:
-            denoiser.add_adapter(config, adapter_name=ADAPTER)
-        except ValueError:
+        pattern = re.compile(family.layers[layers])
+        names = [name for name, _ in denoiser.named_modules() if pattern.fullmatch(name)]
+        if not names:
             raise UserError(
                 f"The base's {type(denoiser).__name__} has no {layers} layers that an adapter could be put on",
                 "Choose another base or other adapter.layers",
-            ) from None
-        for name, module in denoiser.named_modules():
-            if isinstance(module, LoraLayer):
-                up, down = module.lora_B[ADAPTER].float(), module.lora_A[ADAPTER].float()
-                if parts := family.fused(denoiser, name):
-                    self.fused[name] = parts
-                _freeze_partly(name, up, down, constant_block, seed, compander, parts)
-                self.layers.append(Layer(name, up, down))
-        self.idle = {concept: self._idle(concept, (learns_in or {}).get(concept, "everywhere")) for concept in BOTH}
-
-    def _idle(self, concept: str, where: str) -> set[str]:
-        """The layers in which a concept learns nothing.
-
-        Raises:
-            UserError: those are all.
-        """
-        if where == "everywhere":
-            return set()
-        family = family_of_denoiser(self.denoiser)
-        idle = {one.name for one in self.layers if where not in family.places(self.denoiser, one.name)}
-        if len(idle) == len(self.layers):
-            raise UserError(
-                f'adapter.{concept}_in is "{where}", and none of the adapted layers of {family.title} is there',
-                f'Set adapter.layers to "all", or adapter.{concept}_in to "everywhere"',
             )
-        return idle
+        where = dict.fromkeys(BOTH, "everywhere") | (learns_in or {})
+        learning = {concept: _layers_at(denoiser, names, concept, where[concept]) for concept in BOTH}
+        used = [name for name in names if any(name in some for some in learning.values())]
+        exactly = pattern.pattern if used == names else "|".join(map(re.escape, used))
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=exactly, init_lora_weights=False)
+        denoiser.add_adapter(config, adapter_name=ADAPTER)
+        for name, module in denoiser.named_modules():
+            if not isinstance(module, LoraLayer):
+                continue
+            up, down = module.lora_B[ADAPTER].float(), module.lora_A[ADAPTER].float()
+            owners = [concept for concept in BOTH if name in learning[concept]]
+            if len(owners) == 1:
+                self.layers.append(Layer(name, up, down, *owners, _leave_free(name, up, down, seed, compander)))
+                continue
+            if parts := family.fused(denoiser, name):
+                self.fused[name] = parts
+            _freeze_partly(name, up, down, constant_block, seed, compander, parts)
+            self.layers.append(Layer(name, up, down))
+
+    def _learned(self, concept: str) -> dict[str, nn.Module]:
+        """The factors of which a concept learns something."""
+        place = self.places[concept]
+        return {key: factor for layer in self.layers for key, factor in layer.learned(concept, place).items()}
 
     def parameters(self, concept: str) -> list[nn.Parameter]:
-        """The learned factors of a concept, "content" or "style": D of every layer or B, where it learns."""
-        idle = self.idle[concept]
-        return [p for layer, p in zip(self.layers, self._factors(concept), strict=True) if layer.name not in idle]
-
-    def _factors(self, concept: str) -> list[nn.Parameter]:
-        return [layer.D if self.places[concept] == "down" else layer.B for layer in self.layers]
+        """The learned factors of a concept, "content" or "style": D of every layer or B, or both where it is alone."""
+        return [factor.parametrizations.weight.original for factor in self._learned(concept).values()]
 
     def learned(self, concept: str) -> dict[str, Tensor]:
-        factors = self._factors(concept)
-        return {layer.name: p.detach().clone() for layer, p in zip(self.layers, factors, strict=True)}
+        factors = self._learned(concept)
+        return {key: p.detach().clone() for key, p in zip(factors, self.parameters(concept), strict=True)}
 
     def load(self, concept: str, learned: dict[str, Tensor] | None) -> None:
         """Put a concept's learned factors back; None puts zeros, with which it does nothing."""
         import torch
 
+        begin = {f"{layer.name}.down": layer.begin for layer in self.layers if layer.owner}
         with torch.no_grad():
-            for layer, parameter in zip(self.layers, self._factors(concept), strict=True):
-                parameter.zero_() if learned is None else parameter.copy_(learned[layer.name])
+            for key, parameter in zip(self._learned(concept), self.parameters(concept), strict=True):
+                if learned is not None:
+                    parameter.copy_(learned[key])
+                elif key in begin:
+                    parameter.copy_(begin[key])
+                else:
+                    parameter.zero_()
 
     def set_scales(self, content: float = 1.0, style: float = 1.0) -> None:
         """Multiply the learned factors, in the forward pass only."""
+        scales = {"content": content, "style": style}
         for layer in self.layers:
-            for concept, scale in (("content", content), ("style", style)):
-                factor = layer.up if self.places[concept] == "up" else layer.down
-                factor.parametrizations.weight[0].scale = scale
+            for concept in BOTH if layer.owner is None else ():
+                getattr(layer, self.places[concept]).parametrizations.weight[0].scale = scales[concept]
+            if layer.owner:
+                layer.up.parametrizations.weight[0].scale = scales[layer.owner]
 
     @contextmanager
     def stepping(self, stage: Stage, make: Make) -> Iterator[None]:
@@ -199,7 +216,8 @@ class PartlyLearnable(Adapter):
         if self.constant_block != "zero":
             yield
             return
-        for layer in self.layers:
+        shared = [layer for layer in self.layers if layer.owner is None]
+        for layer in shared:
             lower = len(layer.D) // 2
             if layer.D.grad is not None:
                 layer.D.grad[lower:] = 0
@@ -207,7 +225,7 @@ class PartlyLearnable(Adapter):
                 layer.B.grad[:, :lower] = 0
         yield
         with torch.no_grad():
-            for layer in self.layers:
+            for layer in shared:
                 lower = len(layer.D) // 2
                 layer.D[lower:] = 0
                 layer.B[:, :lower] = 0
@@ -222,19 +240,20 @@ class PartlyLearnable(Adapter):
             layer.B.grad, layer.D.grad = precondition(layer.B.grad, layer.D.grad, up, down, damping)
 
     def learned_in(self, factors: dict[str, tuple[Tensor, Tensor]], concept: str) -> dict[str, Tensor]:
-        place = self.places[concept]
         found = {}
         for layer in self.layers:
-            factor = getattr(layer, place).parametrizations.weight[0]
-            weight = factors[layer.name][0 if place == "up" else 1]
-            found[layer.name] = factor.right_inverse(weight.to(factor.frozen))
+            for key, factor in layer.learned(concept, self.places[concept]).items():
+                partly = factor.parametrizations.weight[0]
+                weight = factors[layer.name][0 if factor is layer.up else 1]
+                found[key] = partly.right_inverse(weight.to(partly.frozen))
         return found
 
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         return {layer.name: (layer.up.weight.detach(), layer.down.weight.detach()) for layer in self.layers}
 
     def frozen(self, settings: AdapterSettings) -> dict[str, Any]:
-        return {"seed": settings.seed, "constant_block": settings.constant_block, "fused": self.fused}
+        alone = {layer.name: layer.owner for layer in self.layers if layer.owner}
+        return {"seed": settings.seed, "constant_block": settings.constant_block, "fused": self.fused, "alone": alone}
 
     def remove_parametrizations(self) -> None:
         """Leave peft's plain LoRA with the same weights, bit for bit: what is learned cannot be told apart then."""
@@ -243,6 +262,54 @@ class PartlyLearnable(Adapter):
         for layer in self.layers:
             for factor in (layer.up, layer.down):
                 parametrize.remove_parametrizations(factor, "weight", leave_parametrized=True)
+
+
+def _layers_at(denoiser: nn.Module, names: list[str], concept: str, where: str) -> set[str]:
+    """The layers in which a concept learns.
+
+    Raises:
+        UserError: there are none.
+    """
+    if where == "everywhere":
+        return {*names}
+    family, (*negated, place) = family_of_denoiser(denoiser), where.split()
+    found = {name for name in names if (place in family.places(denoiser, name)) != bool(negated)}
+    if not found:
+        raise UserError(
+            f'adapter.{concept}_in is "{where}", and none of the adapted layers of {family.title} is there',
+            f'Set adapter.layers to "all", or adapter.{concept}_in to "everywhere"',
+        )
+    return found
+
+
+def _leave_free(name: str, up: nn.Module, down: nn.Module, seed: int, compander: float) -> Tensor:
+    """Put zeros into up, and random rows of about length one into down, which learn whole.
+
+    Returns:
+        what is learned of down, as it begins.
+    """
+    import torch
+
+    from training.draws import keyed
+
+    n = down.weight[0].numel()
+    begin = torch.randn(down.weight.shape, generator=keyed(seed, "alone", name)) / math.sqrt(n)
+    for factor, whole, dim in ((up, torch.zeros_like(up.weight), 0), (down, begin.to(down.weight), 1)):
+        with torch.no_grad():
+            factor.weight.copy_(whole)
+        _parametrize(factor, whole.narrow(dim, 0, 0), dim, compander)
+    return down.parametrizations.weight.original.detach().clone()
+
+
+def _parametrize(factor: nn.Module, frozen: Tensor, dim: int, compander: float, parts: tuple[int, ...] = ()) -> None:
+    from torch.nn.utils import parametrize
+
+    from training.adapters.compander import WeightCompander
+    from training.adapters.factors import PartlyLearned
+
+    bounded = WeightCompander(compander, compander).to(frozen.device) if compander else None
+    partly = PartlyLearned(frozen, dim, bounded, parts).to(frozen.device)
+    parametrize.register_parametrization(factor, "weight", partly)
 
 
 def _freeze_partly(
@@ -256,10 +323,8 @@ def _freeze_partly(
 ) -> None:
     """Put A and C into a layer's factors, and zeros for B and D, which alone learn from now on."""
     import torch
-    from torch.nn.utils import parametrize
 
-    from training.adapters.compander import WeightCompander
-    from training.adapters.factors import PartlyLearned, frozen_factors
+    from training.adapters.factors import frozen_factors
 
     m, rank = up.weight.shape[:2]
     n, *kernel = down.weight.shape[1:]
@@ -273,6 +338,4 @@ def _freeze_partly(
     for factor, which, frozen, dim in ((up, "up", A, 0), (down, "down", C, 1)):
         with torch.no_grad():
             factor.weight.zero_()
-        bounded = WeightCompander(compander, compander).to(frozen.device) if compander else None
-        partly = PartlyLearned(frozen, dim, bounded, parts.get(which, ())).to(frozen.device)
-        parametrize.register_parametrization(factor, "weight", partly)
+        _parametrize(factor, frozen, dim, compander, parts.get(which, ()))

@@ -157,6 +157,7 @@ CARD = [
     "base_hash",
     "halves",
     "fused",
+    "alone",
     "rank",
     "placeholders",
     "layers",
