@@ -17,12 +17,14 @@ COARSE = (
     r".*\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))"
     r"|(down_blocks\.2|mid_block|up_blocks\.0)\.resnets\.\d+\.conv[12]"
 )
-OWN["by_layers"] = {"style": FINE, "content": COARSE, "style_rate": 2e-3, "style_steps": 400}
+OWN["by_layers"] = {"style": FINE, "content": COARSE, "style_rate": 2e-3, "style_steps": 400, "style_prior": None}
 
 
 def by_layers(cell: Cell, seed: int, changes: dict) -> Ready:
     pipe, settings = opened(changes), own("by_layers", changes)
     theirs = {"optimizer": {"lr": settings.style_rate}, "steps": {"break": settings.style_steps}}
+    if settings.style_prior is not None:
+        theirs["lora"] = {"prior": settings.style_prior}
     for_style = changes | {table: changes.get(table, {}) | values for table, values in theirs.items()}
     content = alone(pipe, "content", cell, seed, changes, settings.content)
     style = alone(pipe, "style", cell, seed, for_style, settings.style)
