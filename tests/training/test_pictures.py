@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageDraw, ImageOps
+from PIL import Image, ImageCms, ImageDraw, ImageFilter, ImageOps
 
+from app.checks import check
+from app.given import Given
 from pipelines import UserError
 from training import colours, formats, pictures
 from training.config import HOUSE, Customization
@@ -396,3 +398,23 @@ def test_a_crop_is_kept_in_the_project_file(tmp_path):
     assert decisive(config) == decisive(Customization(content={"pictures": [str(tmp_path)]}))  # the pixels count
     with pytest.raises(UserError, match=r"content\.crops.* is 2.* for each name a number, at least 0, at most 1"):
         Customization(content={"pictures": [str(tmp_path)], "crops": {"a.png": 2}})
+
+
+@pytest.mark.parametrize("side", [64, 256])
+def test_a_blurred_picture_is_told_from_a_sharp_and_from_an_even_one(side):
+    """The sample project's pictures are sharp, drawn as they are or larger from their own pixels."""
+    for path in sorted((HOUSE / "samples").glob("*/*.png")):
+        sharp = pictures.open_picture(path).resize((side, side), Image.Resampling.NEAREST)
+        assert pictures.said_of_detail(sharp) == ()
+        for radius in (1.5, 3):
+            assert pictures.said_of_detail(sharp.filter(ImageFilter.GaussianBlur(radius))) == (pictures.BLURRED,)
+    assert pictures.said_of_detail(Image.new("RGB", (side, side), "red")) == ()
+
+
+def test_a_blurred_picture_is_named_before_it_is_learned(tmp_path):
+    path = sorted((HOUSE / "samples").glob("*/*.png"))[0]
+    pictures.open_picture(path).filter(ImageFilter.GaussianBlur(2)).save(tmp_path / "soft.png")
+    (read,) = pictures.read_pictures([tmp_path], 64, "x")
+    assert read.notes == (pictures.BLURRED,)
+    (finding,) = [one.text for one in check("style", [Given(tmp_path / "soft.png")], 64) if one.number == 0]
+    assert finding == f"soft.png: {pictures.BLURRED}."
