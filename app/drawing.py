@@ -14,7 +14,10 @@ from training.config import Content, Style
 from training.formats import shown
 from training.plan import SCALES, prompt_of
 
-AXES = ("content", "style", "guidance", "guidance_scale", "eta", "norm_threshold", "momentum", "steps", "seed")
+AXES = (
+    *("prompt", "content", "style", "guidance", "guidance_scale", "eta", "norm_threshold", "momentum", "steps", "seed"),
+    "strength",
+)
 MOST_CELLS = 64
 CALM, PUNCHY = 4.0, 12.0  # guidance scales
 RANGES = {  # of what Play's sliders set and programs may ask for
@@ -155,7 +158,7 @@ class Axis:
 
     @classmethod
     def read(cls, name: str, text: str, ranges: Mapping[str, tuple[float, float]]) -> Self:
-        """From what a person has written, values with commas between them.
+        """From what a person has written, values with commas between them; prompts, which have commas, with semicolons.
 
         Args:
             name: one of `AXES`.
@@ -163,10 +166,13 @@ class Axis:
         Raises:
             UserError: there is no value, or one is no number of that field's range, or no rule.
         """
-        words = [word.strip() for word in text.split(",") if word.strip()]
+        mark, marks = (";", "semicolons") if name == "prompt" else (",", "commas")
+        words = [word.strip() for word in text.split(mark) if word.strip()]
         if not words:
-            raise UserError(f"{name} has no values", "Write some, with commas between them")
-        if name == "guidance":
+            raise UserError(f"{name} has no values", f"Write some, with {marks} between them")
+        if name == "prompt":
+            found = words
+        elif name == "guidance":
             known = {rule.lower(): rule for rule in RULES}
             if odd := [word for word in words if word.lower() not in known]:
                 raise UserError(f"{name} is {odd[0]!r}", f"Choose of {', '.join(RULES)}")
@@ -184,6 +190,8 @@ def by_grid(values: Mapping[str, Any], model: Model, across: Axis, down: Axis | 
     """
     if down and down.name == across.name:
         raise UserError("Both sides of the grid are the same", "Choose two different ones")
+    if "strength" in (across.name, down and down.name) and not values.get("image"):
+        raise UserError("strength changes nothing without a picture to start from", "Add one, or choose another field")
     rows = [{down.name: value} for value in down.values] if down else [{}]
     count = len(rows) * len(across.values)
     if count > MOST_CELLS:

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from urllib.parse import quote
 
 import gradio as gr
@@ -28,6 +29,7 @@ from training import Customization
 from training.formats import shown as readable
 
 SIDES = ("across", "down")  # of a grid
+LABEL = 40  # letters of a prompt over a column of a grid
 BASE_ALONE = ""  # the dropdown's value for no run
 
 
@@ -178,7 +180,12 @@ def build(
         return across, down
 
     def heads(side: Axis | None) -> list[str]:
-        return [f"{fields.label(side.name)} {value}" for value in side.values] if side else [""]
+        if side is None:
+            return [""]
+        if side.name == "prompt":
+            short = [shorten(value, LABEL, placeholder=" ...") for value in side.values]
+            return short if len({*short}) == len(short) else side.values
+        return [f"{fields.label(side.name)} {value}" for value in side.values]
 
     def gridded(recipe: Recipe, learned: dict, values: dict) -> dict[str, Recipe]:
         across, down = sides(values)

@@ -74,7 +74,10 @@ def settings(fields: Fields, sample: Customization) -> gr.Accordion:
 
 def grid(fields: Fields) -> gr.Button:
     """Which field goes across, which down, and their values."""
-    gr.Markdown("One seed with other values across and down. All else is as the fields say.")
+    gr.Markdown(
+        "One seed with other values across and down. All else is as the fields say. Commas lie between "
+        "values, semicolons between prompts."
+    )
     choices = [(fields.label(name), name) for name in AXES]
     begins = {"across": ("style", "0, 0.5, 1, 1.5"), "down": ("guidance_scale", "2, 7, 12")}
     for side, (name, values) in begins.items():

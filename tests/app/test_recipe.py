@@ -194,7 +194,8 @@ def test_a_grid_changes_two_fields_and_nothing_else(model):
 @pytest.mark.parametrize(
     "name, text, said",
     [
-        ("style", " , ", "style has no values"),
+        ("style", " , ", "style has no values. Write some, with commas between them"),
+        ("prompt", " ; ", "prompt has no values. Write some, with semicolons between them"),
         ("style", "0, much", "style is much. Write numbers from 0 to 1.5"),
         ("style", "0, 2", "style is 2. Write numbers"),
         ("style", "nan", "style is nan. Write numbers"),
@@ -205,6 +206,18 @@ def test_a_grid_changes_two_fields_and_nothing_else(model):
 def test_values_of_a_grid_that_cannot_be_are_named(name, text, said):
     with pytest.raises(UserError, match=re.escape(said)):
         drawing.Axis.read(name, text, RANGES)
+
+
+def test_a_grid_goes_over_prompts_and_over_the_strength_of_a_start(model):
+    values = {"prompt": "a", "content": 1, "style": 1, "seed": 0, "fresh": True, "steps": 4, "negative_prompt": ""}
+    values |= drawing.looks("emoji", 7.0)["Balanced"]
+    prompts = drawing.Axis.read("prompt", "a bear, ink; a boat; ", RANGES)
+    strengths = drawing.Axis("strength", [0.5, 1.0])
+    with pytest.raises(UserError, match="strength changes nothing without a picture"):
+        drawing.by_grid(values, model, prompts, strengths)
+    rows = drawing.by_grid(values | {"image": "0" * 64, "strength": 0.6}, model, prompts, strengths)
+    drawn = [[(one.prompt, one.strength) for one in row] for row in rows]
+    assert drawn == [[("a bear, ink", share), ("a boat", share)] for share in (0.5, 1.0)]
 
 
 def test_a_grid_has_two_sides_and_an_end(model):
