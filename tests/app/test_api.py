@@ -18,6 +18,7 @@ from benchmarks.screenshot import studio as open_studio
 from pipelines import UserError
 
 
+@pytest.mark.slow
 def test_the_guide_s_client_trains_and_draws(project, tmp_path, capsys):
     code = re.search(r"```python\n(import time.*?)```", (HOUSE / "docs/studio.md").read_text(), re.DOTALL)[1]
     with open_studio(tmp_path / "runs", project) as address:

@@ -23,6 +23,7 @@ from tests.app.test_album import WEB_UI, plain
 from tests.app.test_recipe import RECIPE
 
 
+@pytest.mark.slow
 def test_pictures_and_runs_are_used_again(tmp_path_factory, project, finished, browser, tmp_path):
     runs = tmp_path_factory.mktemp("shelf")
     name = finished.folder.name

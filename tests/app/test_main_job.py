@@ -1,17 +1,22 @@
 """The main job in a real browser, from pictures to an adapter and back."""
 
 import json
+import shutil
 
 import psutil
+import pytest
 from PIL import Image
 from playwright.sync_api import expect
 from safetensors import safe_open
 
 from app import jobs, look
 from app.recipe import Recipe
+from tests.app.browser import watched
+from tests.app.conftest import open_studio
 
 
-def test_the_main_job_by_hand(studio, page, tmp_path):
+@pytest.mark.slow
+def test_what_is_wrong_is_said_before_anything_starts(studio, page, tmp_path):
     address, library = studio
     page.goto(address)
     for concept in ("content", "style"):
@@ -61,6 +66,14 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
     expect(page.get_by_label("Embedded emoji base")).to_be_checked()
     assert library.runs() == []
 
+
+def test_the_main_job_by_hand(studio, page, tmp_path):
+    address, library = studio
+    page.goto(address)
+    for concept in ("content", "style"):
+        expect(page.locator(f"#{concept}-cards img")).to_have_count(3)
+    page.get_by_role("button", name="Advanced").click()
+
     # Start; and while it trains, the page can be closed and opened again.
     page.get_by_label("Adapter rank").fill("4")
     page.click("#start")
@@ -80,61 +93,76 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
     expect(page.locator(".progress")).to_contain_text("30 of 30")
     assert jobs.look(run).status == "done"
 
-    # Draw, and draw the same once more from the picture's own recipe.
+    # Draw, and take the adapter away.
     page.click("#play")
     expect(page.locator("#prompt textarea")).to_have_value("sks koala, zwx style")
     page.click("#draw")
     expect(page.locator("#pictures img")).to_have_count(4)
-    first = page.locator("#pictures img").first.get_attribute("src")
     picture = tmp_path / "first.png"
-    picture.write_bytes(page.request.get(first).body())
-    recipe = Recipe.read(picture)
-    assert recipe.adapter == run.folder.name and Image.open(picture).size == (32, 32)
-    expect(page.locator("#pictures img").first).to_have_css("image-rendering", "pixelated")
-
-    page.fill("#prompt textarea", "something else")
-    page.click("#draw")
-    expect(page.locator("#pictures img").first).not_to_have_attribute("src", first)
-    page.get_by_role("button", name="Draw a picture again").click()
-    page.locator("#recipe input[type=file]").set_input_files(picture)
-    expect(page.locator("#play-note")).to_contain_text("as the picture was drawn")
-    expect(page.locator("#prompt textarea")).to_have_value(recipe.prompt)
-    page.click("#draw")
-    # A file is served under a hash of its bytes, so the same address is the same picture with the same recipe.
-    expect(page.locator("#pictures img").first).to_have_attribute("src", first)
-
-    page.click("#compare")
-    expect(page.locator("#pictures img")).to_have_count(16)
-    for label in ("base", "content", "style", "joined"):
-        expect(page.locator("#pictures").get_by_text(label, exact=True)).to_have_count(4)
-
-    page.click("#rules")
-    expect(page.locator("#pictures img")).to_have_count(8)
-    for label in ("APG", "CFG"):
-        expect(page.locator("#pictures").get_by_text(label, exact=True)).to_have_count(4)
-
-    page.get_by_role("button", name="Compare in a grid").click()
-    page.get_by_label("Values").nth(1).fill("2, 99")
-    page.click("#grid")
-    expect(page.locator("#play-note .error")).to_contain_text('"Scale" is 99. Write numbers from 1 to 15')
-    page.get_by_label("Values").nth(1).fill("2, 7")
-    page.click("#grid")
-    expect(page.locator("#pictures img")).to_have_count(9)  # and the sheet of them all
-    expect(page.locator("#pictures").get_by_text("Scale 7.0, Style 0.5")).to_have_count(1)
-
-    page.get_by_label("range slider for Content").fill("0.5")
-    page.click("#draw")
-    expect(page.locator("#pictures img")).to_have_count(4)
     picture.write_bytes(page.request.get(page.locator("#pictures img").first.get_attribute("src")).body())
-    assert Recipe.read(picture).content == 0.5
-
-    page.fill("#prompt textarea", " ")
-    page.click("#draw")
-    expect(page.locator("#play-note .error")).to_contain_text("The prompt is empty")
-
+    assert Recipe.read(picture).adapter == run.folder.name and Image.open(picture).size == (32, 32)
     with page.expect_download() as download:
         page.click("#adapter a")
     assert download.value.suggested_filename == f"{run.folder.name}.safetensors"
     download.value.save_as(tmp_path / "adapter.safetensors")
     with safe_open(tmp_path / "adapter.safetensors", "pt") as file:
         assert json.loads(file.metadata()["joinery"])["rank"] == 4
+
+
+@pytest.mark.slow
+def test_pictures_are_drawn_again_and_compared_in_every_way(tmp_path_factory, project, finished, browser, tmp_path):
+    runs = tmp_path_factory.mktemp("drawing")
+    shutil.copytree(finished.folder, runs / finished.folder.name)
+    with open_studio(runs, project) as address, watched(browser, address) as page:
+        page.goto(address)
+        page.get_by_role("tab", name="3 Play").click()
+        # Draw, and draw the same once more from the picture's own recipe.
+        expect(page.locator("#prompt textarea")).to_have_value("sks koala, zwx style")
+        page.click("#draw")
+        expect(page.locator("#pictures img")).to_have_count(4)
+        first = page.locator("#pictures img").first.get_attribute("src")
+        picture = tmp_path / "first.png"
+        picture.write_bytes(page.request.get(first).body())
+        recipe = Recipe.read(picture)
+        assert recipe.adapter == finished.folder.name and Image.open(picture).size == (32, 32)
+        expect(page.locator("#pictures img").first).to_have_css("image-rendering", "pixelated")
+
+        page.fill("#prompt textarea", "something else")
+        page.click("#draw")
+        expect(page.locator("#pictures img").first).not_to_have_attribute("src", first)
+        page.get_by_role("button", name="Draw a picture again").click()
+        page.locator("#recipe input[type=file]").set_input_files(picture)
+        expect(page.locator("#play-note")).to_contain_text("as the picture was drawn")
+        expect(page.locator("#prompt textarea")).to_have_value(recipe.prompt)
+        page.click("#draw")
+        # A file is served under a hash of its bytes, so the same address is the same picture with the same recipe.
+        expect(page.locator("#pictures img").first).to_have_attribute("src", first)
+
+        page.click("#compare")
+        expect(page.locator("#pictures img")).to_have_count(16)
+        for label in ("base", "content", "style", "joined"):
+            expect(page.locator("#pictures").get_by_text(label, exact=True)).to_have_count(4)
+
+        page.click("#rules")
+        expect(page.locator("#pictures img")).to_have_count(8)
+        for label in ("APG", "CFG"):
+            expect(page.locator("#pictures").get_by_text(label, exact=True)).to_have_count(4)
+
+        page.get_by_role("button", name="Compare in a grid").click()
+        page.get_by_label("Values").nth(1).fill("2, 99")
+        page.click("#grid")
+        expect(page.locator("#play-note .error")).to_contain_text('"Scale" is 99. Write numbers from 1 to 15')
+        page.get_by_label("Values").nth(1).fill("2, 7")
+        page.click("#grid")
+        expect(page.locator("#pictures img")).to_have_count(9)  # and the sheet of them all
+        expect(page.locator("#pictures").get_by_text("Scale 7.0, Style 0.5")).to_have_count(1)
+
+        page.get_by_label("range slider for Content").fill("0.5")
+        page.click("#draw")
+        expect(page.locator("#pictures img")).to_have_count(4)
+        picture.write_bytes(page.request.get(page.locator("#pictures img").first.get_attribute("src")).body())
+        assert Recipe.read(picture).content == 0.5
+
+        page.fill("#prompt textarea", " ")
+        page.click("#draw")
+        expect(page.locator("#play-note .error")).to_contain_text("The prompt is empty")

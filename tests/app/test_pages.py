@@ -17,6 +17,7 @@ from tests.app.test_recipe import RECIPE
 from training import Customization
 
 
+@pytest.mark.slow
 def test_a_project_is_kept_from_the_first_keystroke_in_every_tab(project, browser, tmp_path):
     with open_studio(tmp_path / "runs", project) as address, watched(browser, address) as page:
         page.goto(address)
@@ -89,6 +90,7 @@ def test_a_project_is_kept_from_the_first_keystroke_in_every_tab(project, browse
         expect(other.locator("#content-cards img")).to_have_count(3)
 
 
+@pytest.mark.slow
 def test_what_a_person_wrote_stays_until_a_recipe_is_dropped(tmp_path_factory, project, finished, browser, tmp_path):
     runs = tmp_path_factory.mktemp("shelf")  # as deep as the library is that the run comes from, and its base
     name = finished.folder.name
@@ -135,6 +137,7 @@ def test_what_a_person_wrote_stays_until_a_recipe_is_dropped(tmp_path_factory, p
         expect(page.get_by_label("Learning rate: apart")).to_have_value("0.5")
 
 
+@pytest.mark.slow
 def test_a_closed_tab_stops_its_drawing_and_who_waits_is_told(studio, page, monkeypatch):
     begun, ended, draw = [], [], Painter.draw
 

@@ -57,6 +57,7 @@ def test_time_and_peak_are_of_the_whole_run(config):
     assert f"{said.learned / 1e6:.2f} M" in str(said) and "content 1000 x" in str(said)
 
 
+@pytest.mark.slow
 def test_pictures_count_too(config):
     config.samples.every, config.samples.inference_steps = 1, 4
     assert estimate(config).sampling > 0

@@ -108,6 +108,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(config, project, tmp_path, finish
     assert same(customize(config, run.folder), finished)
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_writes_a_checkpoint_goes_on(config, tmp_path, finished, monkeypatch):
     write = checkpoint.write_bytes
 
@@ -161,6 +162,7 @@ def test_make_preconditions_unless_told_not_to(config, tmp_path, finished):
     assert ends[0][:6] == ends[1][:6] and not same(plain, finished)
 
 
+@pytest.mark.slow
 def test_strips_grow_while_it_trains_and_change_nothing(config, tmp_path, finished):
     config.samples.every = 2
     run = customize(config, tmp_path / "run")
@@ -225,6 +227,7 @@ def test_a_look_at_a_run_does_not_keep_it_from_starting(config, tmp_path):
         assert all(one.result() is None for one in looks)
 
 
+@pytest.mark.slow
 def test_a_request_in_the_folder_stops_a_run_as_one_in_the_process_does(config, tmp_path, finished):
     run = Run(tmp_path / "run")
 
