@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from app.given import Given
 from app.library import Library
@@ -38,11 +37,6 @@ checkpoint_every = 5
 every = 5
 inference_steps = 2
 """
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.tiny import tiny_pipeline, write_pictures
 from training import Customization, Run, customize
@@ -35,11 +34,6 @@ checkpoint_every = 2
 every = 0
 inference_steps = 1
 """
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
