@@ -7,6 +7,8 @@ from tests.families.case import Case
 
 FIRST = {next(iter(family.classes.values())) for family in FAMILIES}
 OF_THE_FIRST = {
+    "test_a_neutral_rule_is_the_stock_pipeline",
+    "test_the_rule_equals_the_formulas_in_float64",
     "test_a_call_leaves_nothing_behind",
     "test_a_batch_is_its_samples_one_by_one",
     "test_outside_its_interval_a_step_is_the_conditional_one",

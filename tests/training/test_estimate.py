@@ -48,6 +48,7 @@ def test_optimizer_and_disk_are_what_a_run_keeps(config, tmp_path, name):
     assert sum(f.stat().st_size for f in run.folder.rglob("*.safetensors")) <= said.disk
 
 
+@pytest.mark.slow
 def test_time_and_peak_are_of_the_whole_run(config):
     config.steps.break_, config.steps.make = 1000, 0
     said = estimate(config)

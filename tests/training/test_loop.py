@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from pipelines import UserError
 from tests.tiny import TEXT_WIDTH, tiny_pipeline
 from training import Customization, Run, checkpoint, customize, export, sheet
-from training.adapters import METHODS
 from training.concepts import read_all_pictures
 from training.draws import choose, keyed, stratified_timesteps
 from training.loop import learning_rate_factor
@@ -155,6 +154,7 @@ def test_make_may_be_left_out(config, tmp_path):
             assert B.any() and not (B.flatten(1) @ D[:, D.shape[1] // 2 :].flatten(1)).any()  # they meet in make only
 
 
+@pytest.mark.slow
 def test_make_preconditions_unless_told_not_to(config, tmp_path, finished):
     config.make.precondition = False
     plain = customize(config, tmp_path / "run")
@@ -240,6 +240,7 @@ def test_a_request_in_the_folder_stops_a_run_as_one_in_the_process_does(config, 
     assert same(customize(config, run.folder), finished)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_while_it_draws_goes_on_to_the_same_bits(config, tmp_path, finished):
     """In the strip after a step, and in the sheet at the end."""
     config.samples.every = 2
@@ -288,7 +289,9 @@ def test_what_killed_writers_left_is_removed(config, tmp_path):
     assert not list(run.folder.rglob(".*.tmp"))
 
 
-@pytest.mark.parametrize("writes", ["state.json", "metrics.jsonl", "config.toml"])
+@pytest.mark.parametrize(
+    "writes", ["state.json", *(pytest.param(one, marks=pytest.mark.slow) for one in ("metrics.jsonl", "config.toml"))]
+)
 def test_a_disk_without_a_byte_left_is_a_sentence_and_loses_nothing(config, tmp_path, finished, monkeypatch, writes):
     def full(path: Path, mode: str = "r", *args: object, **kwargs: object) -> IO:
         if writes in Path(path).name and mode != "rb" and active:
@@ -347,7 +350,7 @@ def test_a_write_that_fails_half_way_loses_nothing(config, project, tmp_path, fi
     assert same(customize(config, run.folder), finished)
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("what", ["loss", pytest.param("gradient", marks=pytest.mark.slow)])
 def test_what_is_no_number_is_named_and_never_saved(config, tmp_path, monkeypatch, finished, what):
     loop, begun = sys.modules["training.loop"], []
     loss = loop.denoising_loss
@@ -396,7 +399,7 @@ def test_a_missing_base_is_told(config, tmp_path, name):
         customize(config, tmp_path / "run")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["plp", pytest.param("full", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("own, prompt", [("content", "sks koala"), ("style", "dog face, zwx style")])
 def test_one_concept_alone_can_be_learned(config, tmp_path, own, prompt, method):
     setattr(config, "style" if own == "content" else "content", None)
@@ -502,6 +505,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(config, tmp_path):
         assert one["losses"] == pytest.approx(other["losses"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_gives_the_same_bits_and_may_be_switched_on_the_way(config, tmp_path, finished):
     assert customize(config, tmp_path / "run", should_stop=StopAfter(2)).status == "cancelled"
     config.steps.gradient_checkpointing = True
@@ -538,7 +542,7 @@ def test_lora_plus_gives_the_up_factors_a_higher_rate(config):
     assert plan(config)[2].rates == {"content": 8e-3, "style": 1e-3}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", [StableDiffusionPipeline, StableDiffusionXLPipeline])
 def test_every_family_is_customized_in_every_precision(config, tmp_path, family, precision):
     tiny_pipeline(family).save_pretrained(tmp_path / "base")

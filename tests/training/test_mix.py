@@ -50,9 +50,11 @@ def test_joining_runs_and_making_is_the_whole_customization_to_the_bit(config, t
     "changes",
     [
         {"compander": True, "content_half": "up"},
-        {"method": "full"},
         {"content_in": "words", "style_in": "not words"},
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ({}, {"compander": True}, {"content_half": "up"})),
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in ({}, {"compander": True}, {"content_half": "up"}, {"method": "full"})
+        ),
     ],
 )
 def test_joining_without_a_make_takes_what_each_run_has_learned(config, tmp_path, changes):
@@ -69,6 +71,7 @@ def test_joining_without_a_make_takes_what_each_run_has_learned(config, tmp_path
         assert torch.allclose(product, its_product, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cancelled_make_goes_on_to_the_same_bits(config, tmp_path, runs):
     mix = mixed(runs["content"].folder, runs["style"].folder, make=3)
     straight = customize(mix, tmp_path / "straight")
