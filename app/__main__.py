@@ -25,6 +25,7 @@ import tyro
 import uvicorn
 
 from app.guard import is_loopback
+from app.port import chosen_port
 from pipelines.errors import UserError
 
 INVALID = 2  # exit code
@@ -66,8 +67,10 @@ class Studio:
                 "Set JOINERY_PASSWORD or --password, or let in everyone with --open-to-all",
             )
         print("Opening the studio ...", flush=True)
+        from training.run import make_temporary_place, runs_folder
+
+        make_temporary_place()  # Gradio looks for it when it is imported
         from app.studio import serve
-        from training.run import runs_folder
 
         # A page that is still open keeps connections; they must not keep the studio from closing.
         runs = self.runs or runs_folder()
@@ -111,18 +114,6 @@ class _Server(uvicorn.Server):
         from app.painter import import_tools
 
         threading.Thread(target=import_tools, daemon=True).start()
-
-
-def chosen_port() -> int:
-    """What JOINERY_PORT says, or 7860.
-
-    Raises:
-        UserError: it says no number.
-    """
-    port = os.environ.get("JOINERY_PORT") or "7860"
-    if not port.isdecimal():
-        raise UserError(f"JOINERY_PORT is {port!r}", "Set it to a port, for example 7860")
-    return int(port)
 
 
 def listen(host: str, port: int) -> socket.socket:

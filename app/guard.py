@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 from fastapi.datastructures import Headers
 from fastapi.responses import PlainTextResponse
-from gradio.route_utils import safehttpx
 
 WRONG_PASSWORD_SECONDS = 1.0  # so that nobody tries many
 
@@ -87,4 +86,6 @@ async def _refuse(*_args: Any, **_settings: Any) -> NoReturn:
 
 def shut_fetching() -> None:
     """Gradio opens addresses that a client names, in place of a file or as one; all of it goes through safehttpx."""
+    from gradio.route_utils import safehttpx  # here: the command line imports this module before it says a word
+
     safehttpx.get = safehttpx.async_validate_url = _refuse

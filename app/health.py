@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app import jobs
-from app.__main__ import chosen_port
+from app.port import chosen_port
 from pipelines.errors import UserError
-from training.checkpoint import RESERVE
 
 STALE = 60  # seconds without a look at the line, which is looked at every second
 
@@ -30,6 +28,10 @@ class Health:
 
     def look(self) -> dict[str, Any]:
         """The status, "ok" or "failing", and what it comes from."""
+        # Here, since the check of a container needs none of it, is done often, and has to be quick.
+        from app import jobs
+        from training.checkpoint import RESERVE
+
         free = shutil.disk_usage(self.folder).free
         alive = time.monotonic() - self.looked < STALE
         return {

@@ -27,8 +27,6 @@ class TemporaryFolder:
 
     def __init__(self) -> None:
         try:
-            if named := os.environ.get("TMPDIR"):  # a container's lies in its volume, which may be empty
-                os.makedirs(named, exist_ok=True)
             _clean(Path(tempfile.gettempdir()))
             self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
             self._lock = FileLock(self.path / LOCK)

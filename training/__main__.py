@@ -17,6 +17,7 @@ import tyro
 
 from pipelines.errors import UserError
 from training.formats import shown
+from training.run import make_temporary_place
 
 if TYPE_CHECKING:
     from training.config import Customization
@@ -360,6 +361,7 @@ def main() -> int:
 def in_words(command: Callable[[], int]) -> int:
     """A command's exit code; what it raises that a person can mend is a sentence."""
     try:
+        make_temporary_place()
         return command()
     except UserError as error:
         say(error, to=sys.stderr)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,25 @@ MAYBE = {"steps": int, "stage": str}
 def runs_folder() -> Path:
     """Where runs live unless a person says otherwise: `runs` in the data folder, `JOINERY_DATA` or `data`."""
     return Path(os.environ.get("JOINERY_DATA") or "data") / "runs"
+
+
+def make_temporary_place() -> None:
+    """Make the folder that TMPDIR names: a container's lies in its volume, which may be empty.
+
+    To be called before PyTorch and Gradio are imported, which look for it.
+
+    Raises:
+        UserError: neither it nor any other takes files.
+    """
+    if named := os.environ.get("TMPDIR"):
+        with suppress(OSError):  # Python looks for another
+            os.makedirs(named, exist_ok=True)
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise UserError(
+            f"There is no temporary folder ({error.strerror or error})", "Name a place for it with TMPDIR"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 import errno
 import json
+import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -21,7 +21,6 @@ from app.drafts import Drafts
 from app.library import Library
 from app.pages import in_words, project
 from app.studio import build as studio_page
-from app.temporary import TemporaryFolder
 from benchmarks.screenshot import studio as open_studio
 from pipelines import UserError
 from tests.app.browser import PATIENCE
@@ -148,12 +147,24 @@ def test_the_health_check_of_a_container_follows_the_port_and_says_why(studio, m
         assert health.main() == 1 and why in capsys.readouterr().out
 
 
-def test_a_temporary_folder_that_is_named_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "volume/tmp"))
-    folder = TemporaryFolder()
-    assert folder.path.parent == tmp_path / "volume/tmp"
-    folder.remove()
+def test_the_health_check_of_a_container_imports_nothing_slow():
+    """It is done every half a minute, and has ten seconds on a machine that trains."""
+    code = "import sys, app.health; print({'gradio', 'fastapi', 'pydantic', 'tyro', 'torch'} & sys.modules.keys())"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=HOUSE, capture_output=True, text=True)
+    assert ended.stdout == "set()\n", ended.stdout + ended.stderr
+
+
+def test_a_temporary_folder_that_is_named_is_made(tmp_path):
+    """Before Gradio asks for one when it is imported: where all else is read only, there is no other."""
+    place = tmp_path / "volume/tmp"
+    command = [sys.executable, "-m", "app", "--port", "0", "--runs", str(tmp_path / "runs")]
+    environment = os.environ | {"TMPDIR": str(place)}
+    with subprocess.Popen(command, cwd=HOUSE, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            said = [process.stdout.readline(), process.stdout.readline()]
+            assert "The studio is open at" in said[1] and len(list(place.glob("joinery-*"))) == 1
+        finally:
+            process.kill()
 
 
 def test_late_words_of_a_page_that_is_gone_change_nothing(config, library, tmp_path):

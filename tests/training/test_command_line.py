@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -230,6 +231,22 @@ def test_a_place_that_takes_no_files_is_not_said_to_be_in_use(project, monkeypat
 
 
 @pytest.mark.slow
+def test_the_temporary_folder_that_is_named_is_made(tmp_path):
+    """A container's lies in its volume, which is empty at first, and all else is read only."""
+    named = tmp_path / "volume/tmp"
+    command = [*COMMAND, "new", tmp_path / "project.toml"]
+    assert subprocess.run(command, env=ENVIRONMENT | {"TMPDIR": str(named)}, capture_output=True).returncode == 0
+    assert named.is_dir()
+
+
+def test_no_temporary_folder_at_all_is_one_sentence_and_exit_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
+    assert call(monkeypatch, "new", tmp_path / "project.toml") == 2
+    assert "Name a place for it with TMPDIR." in capsys.readouterr().err
+    assert not (tmp_path / "project.toml").exists()
+
+
 def test_a_reader_that_is_gone_does_not_stop_training(project, tmp_path):
     folder = Run(tmp_path / "run")
     process = subprocess.Popen(
