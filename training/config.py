@@ -143,10 +143,11 @@ class Others(Strict):
         description="the prompt of each, with {content} and {style} in that order",
     )
     count: int = Field(24, ge=0, le=1000, description="pictures drawn; 0: none, each concept is learned alone")
-    teach: Literal["partner", "both"] = Field(
+    teach: Literal["partner", "both", "content"] = Field(
         "partner",
-        description="what learns from others: a stand-in for the missing concept alone, as the paper has it, or the "
-        "concept too, so that it stays out of what it was not asked for (prior preservation)",
+        description="what learns from others: a stand-in for the missing concept alone, as the paper has it; both: the "
+        "concept too, so that it stays out of what it was not asked for (prior preservation); content: the content "
+        "alone, as a style that learns from them reaches less of what it has not seen",
     )
 
 
@@ -181,6 +182,11 @@ class AdapterSettings(Strict):
     compander_scale: float = Field(
         0.5, gt=0, le=100, description="its a: the learned factors' entries stay within 1.57 a"
     )
+
+    @property
+    def apart(self) -> bool:
+        """Whether content and style share no layer."""
+        return {self.content_in, self.style_in} in ({"words", "not words"}, {"fine", "coarse"}, {"words", "fine"})
 
 
 class Steps(Strict):

@@ -95,6 +95,12 @@ def test_a_concept_learns_from_others_where_they_teach_both(method):
     for stage in plan(Customization(**both, others={"teach": "both"})):
         (others,) = [part for part in stage.parts if part.concept.startswith("other ")]
         assert set(stage.teaches) <= set(others.moves) <= stage.rates.keys()
+    if method == "plp":
+        both["adapter"] |= {"content_in": "words", "style_in": "not words"}  # without stand-ins
+    content, style, *make = plan(Customization(**both, others={"teach": "content"}))
+    assert [part.moves for part in content.parts] == [("content",)] * 2 and content.rates.keys() == {"content"}
+    assert [part.moves for part in style.parts] == [("style",)] and style.rates.keys() == {"style"}
+    assert all([part.moves for part in stage.parts] == [BOTH, BOTH, ("content",)] for stage in make)
     alone = plan(Customization(**both, others={"teach": "both", "count": 0}))
     assert not any(part.concept.startswith("other ") for stage in alone for part in stage.parts)
 

@@ -38,6 +38,11 @@ class Adapter(ABC):
     def check(cls, config: Customization) -> None:
         """Raise a UserError for settings that do not go together with this method."""
 
+    @staticmethod
+    def learns_from_others(config: Customization, concept: str) -> bool:
+        """Whether pictures of others teach the concept itself."""
+        return config.others.teach in ("both", concept)
+
     @classmethod
     def optimizer_defaults(cls, optimizer: str) -> dict[str, Any]:
         """Settings of an optimizer that suit this method better than its own, where a project file leaves them out."""

@@ -52,7 +52,7 @@ class FullWeights(Adapter):
         steps, rate = config.steps.break_, config.optimizer.lr
         stages = []
         for concept in config.to_learn:
-            moves = (concept,) * (config.others.teach == "both")
+            moves = (concept,) * cls.learns_from_others(config, concept)
             parts = (own_part(config, concept), *others_parts(config, concept, moves))
             stages.append(Stage(concept, len(stages) * steps, steps, parts, {concept: rate}))
         return stages

@@ -82,21 +82,23 @@ class PartlyLearnable(Adapter):
     def stages(cls, config: Customization) -> list[Stage]:
         """Break: each concept, with weak lessons from others for its partner. Make: both together.
 
-        Where others teach both, the concept itself learns from them too, and make does.
+        Where others teach the concept itself, make does so too. Concepts that share no layer need no stand-ins.
         """
         steps, settings = config.steps, config.optimizer
         stages, up = [], "content" if config.adapter.content_half == "up" else "style"
         for own in config.to_learn:
             partner, weak = partner_of(own), settings.lr * settings.weak
-            moves = (own,) * (config.others.teach == "both") + (partner,) * (weak > 0)
+            stand_in = weak > 0 and not config.adapter.apart
+            moves = (own,) * cls.learns_from_others(config, own) + (partner,) * stand_in
             others = others_parts(config, own, moves)
             parts, rates = (own_part(config, own), *others), {own: settings.lr}
-            rates |= {partner: weak} if others and weak else {}
+            rates |= {partner: weak} if others and stand_in else {}
             stages.append(Stage(own, len(stages) * steps.break_, steps.break_, parts, settings.rates(rates, up)))
         if len(config.concepts) == 2:
             each = max(1, steps.batch_size // 2)
             parts = tuple(Part(concept, each, BOTH) for concept in BOTH)
-            parts += others_parts(config, "content", BOTH) if config.others.teach == "both" else ()
+            moves = tuple(concept for concept in BOTH if cls.learns_from_others(config, concept))
+            parts += others_parts(config, "content", moves)
             rates = settings.rates(dict.fromkeys(BOTH, settings.make_lr), up)
             stages.append(Stage("make", len(stages) * steps.break_, steps.make, parts, rates))
         return stages
