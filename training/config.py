@@ -149,6 +149,7 @@ class Others(Strict):
         "concept too, so that it stays out of what it was not asked for (prior preservation); content: the content "
         "alone, as a style that learns from them reaches less of what it has not seen",
     )
+    weight: float = Field(1.0, gt=0, le=10, description="of their loss beside that of the concept's own pictures")
 
 
 Where = Literal["everywhere", "words", "not words", "fine", "coarse"]

@@ -292,7 +292,7 @@ def train_step(work: Work, state: State, stage: Stage) -> dict[str, float]:
             loss = denoising_loss(work.pipe, *batch)
             losses[part.concept] += loss.item() / config.steps.accumulation
             _check_finite("loss", [loss], work, stage, part, state.step)
-            (loss / config.steps.accumulation).backward(inputs=moved)
+            (part.weight * loss / config.steps.accumulation).backward(inputs=moved)
         gradients = [state.in_backward.largest()] if state.in_backward else [p.grad for p in moved]
         gradients = [gradient for gradient in gradients if gradient is not None]
         _check_finite("gradient", gradients, work, stage, part, state.step)

@@ -274,7 +274,7 @@ def decisive(config: Customization) -> dict[str, Any]:
 LATER = {
     "content": ("further", "caption_dropout", "unmasked_weight"),
     "style": ("further", "caption_dropout", "unmasked_weight"),
-    "others": ("teach",),
+    "others": ("teach", "weight"),
     "adapter": ("content_in", "style_in"),
     "steps": ("schedule", "warm_up", "max_grad_norm"),
     "loss": ("min_snr", "noise_offset"),

@@ -20,6 +20,7 @@ class Part:
     count: int
     moves: tuple[str, ...]
     pictures: str = ""  # by another name than the concept's
+    weight: float = 1.0  # of its loss beside those of other parts
 
 
 @dataclass(frozen=True)
@@ -67,4 +68,4 @@ def others_parts(config: Customization, concept: str, moves: tuple[str, ...]) ->
     given = partner in config.concepts and config.concepts[partner].others
     if not moves or not (given or config.others.count):
         return ()
-    return (Part(f"other {partner}s", config.steps.others_batch_size, moves),)
+    return (Part(f"other {partner}s", config.steps.others_batch_size, moves, weight=config.others.weight),)

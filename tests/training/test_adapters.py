@@ -110,3 +110,12 @@ def test_a_family_has_a_row_of_settings_for_every_method_and_memory_or_none(fami
     rows = FAMILIES[family].memory
     assert not rows or rows.keys() == METHODS.keys()
     assert all(own.keys() == set(BUDGETS) for own in rows.values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_loss_of_others_has_the_weight_that_is_asked_for(method):
+    both = {"content": {"pictures": "c"}, "style": {"pictures": "s"}, "adapter": {"method": method}}
+    for stage in plan(Customization(**both, others={"teach": "both", "weight": 0.1})):
+        weights = {part.concept: part.weight for part in stage.parts}
+        assert {weight for concept, weight in weights.items() if concept in BOTH} == {1.0}
+        assert {weight for concept, weight in weights.items() if concept not in BOTH} == {0.1}

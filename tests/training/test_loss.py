@@ -15,6 +15,7 @@ from training.concepts import read_all_pictures, weights_of
 from training.families import FAMILIES, family_of
 from training.loop import batches, begin_stage, learning_rate_factor, prepare_work, train_step
 from training.model import denoising_loss
+from training.plan import plan
 from training.run import Run, decisive
 from training.state import State
 
@@ -174,6 +175,19 @@ def test_schedules_fall_as_they_say():
         assert factors[500] == pytest.approx(half) and factors[999] == pytest.approx(end, abs=2e-3)
     assert learning_rate_factor(0, 1000, "constant", 0) == 1.0
     assert learning_rate_factor(49, 1000, "constant", 100) == 0.5
+
+
+def test_the_weight_of_others_scales_what_they_teach_and_nothing_else(plain):
+    found = {}
+    for weight in (1.0, 0.25):
+        work = asking(plain, others={"weight": weight})
+        work, state = replace(work, stages=plan(work.config)), State()
+        begin_stage(work, state, work.stages[0])
+        train_step(work, state, work.stages[0])
+        found[weight] = {c: [p.grad.clone() for p in plain.adapter.parameters(c)] for c in ("content", "style")}
+    for full, quarter in zip(found[1.0]["style"], found[0.25]["style"], strict=True):  # the stand-in
+        torch.testing.assert_close(full / 4, quarter)
+    assert all(map(torch.equal, found[1.0]["content"], found[0.25]["content"]))
 
 
 def test_a_limit_of_the_gradients_norm_bounds_a_step(plain):

@@ -17,14 +17,15 @@ COARSE = (
     r".*\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))"
     r"|(down_blocks\.2|mid_block|up_blocks\.0)\.resnets\.\d+\.conv[12]"
 )
-OWN["by_layers"] = {"style": FINE, "content": COARSE, "style_rate": 2e-3, "style_steps": 400, "style_prior": None}
+OWN["by_layers"] = {"style": FINE, "content": COARSE, "style_rate": 2e-3, "style_steps": 400}
+OWN["by_layers"] |= {"style_prior": None, "style_weight": None}  # of others beside the style; as LoRA's own where None
 
 
 def by_layers(cell: Cell, seed: int, changes: dict) -> Ready:
     pipe, settings = opened(changes), own("by_layers", changes)
     theirs = {"optimizer": {"lr": settings.style_rate}, "steps": {"break": settings.style_steps}}
-    if settings.style_prior is not None:
-        theirs["lora"] = {"prior": settings.style_prior}
+    prior = {"prior": settings.style_prior, "prior_weight": settings.style_weight}
+    theirs["lora"] = {key: value for key, value in prior.items() if value is not None}
     for_style = changes | {table: changes.get(table, {}) | values for table, values in theirs.items()}
     content = alone(pipe, "content", cell, seed, changes, settings.content)
     style = alone(pipe, "style", cell, seed, for_style, settings.style)

@@ -28,7 +28,8 @@ from training.stages import Part, Stage, own_part
 from training.state import State
 
 RATE = 1e-3  # where the changes name none
-OWN["lora"] = {"prior": 0}  # pictures of others a step, under their own captions: prior preservation (arXiv 2208.12242)
+# Pictures of others a step, under their own captions, and the weight of their loss (prior preservation, 2208.12242).
+OWN["lora"] = {"prior": 0, "prior_weight": 1.0}
 
 
 class LoRA(nn.Module):
@@ -109,8 +110,9 @@ def alone(pipe: DiffusionPipeline, kind: str, cell: Cell, seed: int, changes: di
     """
     config = plain({kind: getattr(cell, kind)}, seed, changes)
     parts = (own_part(config, kind),)
-    if prior := own("lora", changes).prior:
-        parts += (Part("others", prior, (kind,)),)
+    lora = own("lora", changes)
+    if lora.prior:
+        parts += (Part("others", lora.prior, (kind,), weight=lora.prior_weight),)
     return learned(pipe, config, Stage(kind, 0, config.steps.break_, parts, {kind: config.optimizer.lr}), pattern)
 
 
@@ -137,7 +139,11 @@ def learned(pipe: DiffusionPipeline, config: Customization, stage: Stage, patter
             take_off(pipe.unet)
         return {f"{name}.{which}": p for name, delta in deltas.items() for which, p in delta.named_parameters()}
 
-    identity = identity_of(pipe, config, concepts, asdict(stage), pattern)
+    said = asdict(stage) | {"parts": [asdict(part) for part in stage.parts]}
+    for part in said["parts"]:
+        if part["weight"] == 1:  # as it was called before there were weights
+            del part["weight"]
+    identity = identity_of(pipe, config, concepts, said, pattern)
     tensors = kept(f"{stage.name} {config.name}", identity, learn)
     names = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
     return {name: tuple(tensors[f"{name}.{which}"].to(pipe.device) for which in ("up", "down")) for name in names}
