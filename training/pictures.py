@@ -145,7 +145,7 @@ def read_pictures(
         mask = mask and cropped(mask, resolution, place)
         text = captions.fill(captions.beside(path) or caption or "", path, words or {})
         digest = hashlib.sha256(image.tobytes()).hexdigest()
-        notes = frame.notes + (said_of_size(frame.image, resolution, place) or said_of_detail(image))
+        notes = notes_of(frame, image, place)
         pictures.append(Picture(path, image, text, seen.get(digest), notes, mask, frame.image.size, place))
         seen.setdefault(digest, path)
     return pictures
@@ -177,6 +177,11 @@ def mask_of(path: Path, frame: Frame) -> Image.Image | None:
 def cropped(image: Image.Image, resolution: int, place: float = MIDDLE) -> Image.Image:
     """The square at a place along the longer side, at the training resolution."""
     return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS, centering=(place, place))
+
+
+def notes_of(frame: Frame, square: Image.Image, place: float = MIDDLE) -> tuple[str, ...]:
+    """What a person should know of a picture before its square is trained on: of its file, its size and its detail."""
+    return frame.notes + (said_of_size(frame.image, square.width, place) or said_of_detail(square))
 
 
 def said_of_size(image: Image.Image, resolution: int, place: float = MIDDLE) -> tuple[str, ...]:

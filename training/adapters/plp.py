@@ -3,7 +3,7 @@
 Break-for-Make (arXiv 2403.19456): up = [A ; B] and down = [C , D], as `factors` has them. One of B and D is the
 content's, the other the style's; the paper's figure and its code disagree on which.
 
-In a layer where one concept alone learns nothing of the other's has to be left room: it learns both factors whole.
+In a layer where one concept alone learns, nothing has to be kept free for the other: it learns both factors whole.
 
 The learned factors are what parametrizations on the weights of peft's LoRA layers are made of, so that peft's forward,
 scaling and merging stay as they are, and removing the parametrizations leaves an ordinary LoRA.
@@ -192,12 +192,10 @@ class PartlyLearnable(Adapter):
 
     def set_scales(self, content: float = 1.0, style: float = 1.0) -> None:
         """Multiply the learned factors, in the forward pass only."""
-        scales = {"content": content, "style": style}
-        for layer in self.layers:
-            for concept in BOTH if layer.owner is None else ():
-                getattr(layer, self.places[concept]).parametrizations.weight[0].scale = scales[concept]
-            if layer.owner:
-                layer.up.parametrizations.weight[0].scale = scales[layer.owner]
+        for concept, scale in (("content", content), ("style", style)):
+            for layer in self.layers:
+                for factor in [*layer.learned(concept, self.places[concept]).values()][:1]:  # of both its up alone
+                    factor.parametrizations.weight[0].scale = scale
 
     @contextmanager
     def stepping(self, stage: Stage, make: Make) -> Iterator[None]:
