@@ -17,7 +17,7 @@ from training.captions import local_tokenizers
 from training.config import Concept
 from training.findings import of_prompt, of_words
 from training.formats import shown
-from training.pictures import ALIKE, cropped, look_at, said_of_detail, said_of_size, seen_small
+from training.pictures import ALIKE, cropped, look_at, notes_of, seen_small
 from training.stages import partner_of
 
 FEWEST = {"content": 3, "style": 1}  # fewer work, but not well
@@ -66,8 +66,7 @@ def _look(path: Path, _written: int, resolution: int, crop: float) -> tuple[str,
     asks often."""
     frame = look_at(path)
     image = cropped(frame.image, resolution, crop)
-    notes = frame.notes + (said_of_size(frame.image, resolution, crop) or said_of_detail(image))
-    return hashlib.sha256(image.tobytes()).hexdigest(), notes, seen_small(image)
+    return hashlib.sha256(image.tobytes()).hexdigest(), notes_of(frame, image, crop), seen_small(image)
 
 
 def check_words(config: Customization, pictures: dict[str, list[Given]]) -> list[Finding]:

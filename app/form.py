@@ -71,10 +71,10 @@ class ProjectForm:
 
     def write(self, config: Customization) -> dict[str, Any]:
         """What the fields show of a customization, by key: the reverse of `read`, but for the pictures."""
-        values = by_key(config)
+        values, base = by_key(config), short(config.base)
         for concept in CONCEPTS.keys() - config.concepts.keys():
             values |= {f"{concept}.{name}": "" for name in SHOWN}
-        return values | {"base": self._named(config.base)}
+        return values | {"base": next((name for name, one in self.bases.items() if one == base), base)}
 
     def base(self, name: str) -> str:
         """The base that a name from the list stands for; what a person typed is as it is."""
@@ -86,15 +86,9 @@ class ProjectForm:
 
     def start(self, preset: str) -> dict[str, Any]:
         """What the fields below the pictures start with; the optimizer's own settings are `optimizer`'s."""
-        config = self._start(preset)
-        data = config.model_dump(by_alias=True, include={"adapter": True, "steps": True, "optimizer": SHARED})
-        tables = {f"{table}.{name}": value for table, settings in data.items() for name, value in settings.items()}
-        return tables | {"base": self._named(config.base), "seed": config.seed}
-
-    def _named(self, base: str) -> str:
-        """What the list calls a base."""
-        base = short(base)
-        return next((name for name, one in self.bases.items() if one == base), base)
+        own = {"base", "seed", *(f"optimizer.{name}" for name in SHARED)}
+        shown = self.write(self._start(preset)).items()
+        return {key: value for key, value in shown if key in own or key.startswith(("adapter.", "steps."))}
 
     def resolution(self, preset: str) -> int:
         """At which pictures are learned."""
