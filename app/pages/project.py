@@ -20,6 +20,7 @@ from app.pages import QUICK, by_hand, concept, goes_with, optimizer
 from pipelines.errors import UserError
 from training import Customization, Run
 from training.adapters import METHODS
+from training.formats import names as names_of
 from training.packages import require
 from training.plan import plan
 
@@ -224,16 +225,26 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         return show(drafts.make(values | {"name": f"{values.get('name', sample.name)} copy"}), request)
 
     def open_run(run: Run, request: gr.Request) -> dict:
-        """What a run was made from, as a new project."""
+        """What a run was made from, as a new project.
+
+        Raises:
+            UserError: none of its pictures is there any more.
+        """
         config = run.customization()
         shown = {*begins, *(f"optimizer.{slot.name}" for slot in optimizer.own(config.optimizer.name))}
         values = {key: value for key, value in form.write(config).items() if key in shown}
         concepts = {column.key: config.concepts.get(one) for one, column in columns.items()}
         given = {key: pictures_of(concept) if concept else [] for key, concept in concepts.items()}
+        gone = [one.path.name for shown in given.values() for one in shown if not one.path.is_file()]
+        given = {key: [one for one in shown if one.path.is_file()] for key, shown in given.items()}
+        if not any(given.values()):
+            raise UserError(f"The pictures of {run.folder.name} are not there any more", "Begin a new project")
         name = drafts.make(values | given)
         again = by_key(form.read(of_draft(name))[0])
         other = [key for key, value in by_key(config).items() if again.get(key) != value]
         said = f"This is what {run.folder.name} was made from."
+        if gone:
+            said += f" Not there any more: {names_of(gone)}."
         if other:
             said += f" The page has no field for {', '.join(other)}: there it is as the sample project says."
         return show(name, request) | {note: figures.note(said)}
