@@ -71,6 +71,15 @@ class Concept(Strict):
     noise: tuple[Share, Share] = Field(
         (0.0, 1.0), description="stretch of the noise schedule on which it is learned, 1 the noisiest"
     )
+    rate: float = Field(1.0, gt=0, le=100, description="factor of the optimizer's rates for it")
+    steps: int | None = Field(None, ge=1, le=100_000, description="of its break run; empty: steps.break")
+    prior_weight: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="weight of the loss by which others teach the concept itself to stay out of what it was not asked "
+        "for (prior preservation); 0: they teach a stand-in for the missing concept alone, as the paper has it",
+    )
     caption_dropout: Share = Field(
         0.0,
         description="how often a picture is learned without its caption, so that it is learned beyond the words too",
@@ -143,13 +152,6 @@ class Others(Strict):
         description="the prompt of each, with {content} and {style} in that order",
     )
     count: int = Field(24, ge=0, le=1000, description="pictures drawn; 0: none, each concept is learned alone")
-    teach: Literal["partner", "both", "content"] = Field(
-        "partner",
-        description="what learns from others: a stand-in for the missing concept alone, as the paper has it; both: the "
-        "concept too, so that it stays out of what it was not asked for (prior preservation); content: the content "
-        "alone, as a style that learns from them reaches less of what it has not seen",
-    )
-    weight: float = Field(1.0, gt=0, le=10, description="of their loss beside that of the concept's own pictures")
 
 
 Where = Literal["everywhere", "words", "not words", "fine", "coarse"]

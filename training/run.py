@@ -272,9 +272,8 @@ def decisive(config: Customization) -> dict[str, Any]:
 
 # Keys that a project file got after the first runs, whose identity does not name them.
 LATER = {
-    "content": ("further", "caption_dropout", "unmasked_weight"),
-    "style": ("further", "caption_dropout", "unmasked_weight"),
-    "others": ("teach", "weight"),
+    "content": ("further", "rate", "steps", "prior_weight", "caption_dropout", "unmasked_weight"),
+    "style": ("further", "rate", "steps", "prior_weight", "caption_dropout", "unmasked_weight"),
     "adapter": ("content_in", "style_in"),
     "steps": ("schedule", "warm_up", "max_grad_norm"),
     "loss": ("min_snr", "noise_offset"),

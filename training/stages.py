@@ -68,4 +68,10 @@ def others_parts(config: Customization, concept: str, moves: tuple[str, ...]) ->
     given = partner in config.concepts and config.concepts[partner].others
     if not moves or not (given or config.others.count):
         return ()
-    return (Part(f"other {partner}s", config.steps.others_batch_size, moves, weight=config.others.weight),)
+    weight = config.concepts[concept].prior_weight if concept in moves else 1.0
+    return (Part(f"other {partner}s", config.steps.others_batch_size, moves, weight=weight),)
+
+
+def steps_of(config: Customization, concept: str) -> int:
+    """Of a concept's break run."""
+    return config.concepts[concept].steps or config.steps.break_

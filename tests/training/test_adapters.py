@@ -90,19 +90,34 @@ def test_its_stages_follow_one_another_and_teach_each_concept(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_concept_learns_from_others_where_they_teach_both(method):
-    both = {"content": {"pictures": "c"}, "style": {"pictures": "s"}, "adapter": {"method": method}}
-    for stage in plan(Customization(**both, others={"teach": "both"})):
-        (others,) = [part for part in stage.parts if part.concept.startswith("other ")]
-        assert set(stage.teaches) <= set(others.moves) <= stage.rates.keys()
+def test_a_concept_learns_from_others_with_the_weight_that_it_has(method):
+    settings = {"adapter": {"method": method}}
+    for stage in plan(both_of(settings, content={"prior_weight": 1}, style={"prior_weight": 0.1})):
+        others = [part for part in stage.parts if part.concept.startswith("other ")]
+        for part, concept in zip(others, stage.teaches, strict=True):
+            assert concept in part.moves and set(part.moves) <= stage.rates.keys()
+            assert part.weight == {"content": 1, "style": 0.1}[concept]
+        assert all(part.weight == 1 for part in stage.parts if part not in others)
     if method == "plp":
-        both["adapter"] |= {"content_in": "words", "style_in": "not words"}  # without stand-ins
-    content, style, *make = plan(Customization(**both, others={"teach": "content"}))
+        settings["adapter"] |= {"content_in": "words", "style_in": "not words"}  # without stand-ins
+    content, style, *make = plan(both_of(settings, content={"prior_weight": 1}))
     assert [part.moves for part in content.parts] == [("content",)] * 2 and content.rates.keys() == {"content"}
     assert [part.moves for part in style.parts] == [("style",)] and style.rates.keys() == {"style"}
     assert all([part.moves for part in stage.parts] == [BOTH, BOTH, ("content",)] for stage in make)
-    alone = plan(Customization(**both, others={"teach": "both", "count": 0}))
+    alone = plan(both_of(settings | {"others": {"count": 0}}, content={"prior_weight": 1}))
     assert not any(part.concept.startswith("other ") for stage in alone for part in stage.parts)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_concept_has_steps_and_a_rate_of_its_own(method):
+    content, style, *make = plan(both_of({"adapter": {"method": method}}, style={"steps": 70, "rate": 0.5}))
+    assert (content.steps, style.steps, style.first) == (200, 70, 200)
+    assert style.rates["style"] == content.rates["content"] / 2
+    assert all(stage.first == 270 and stage.rates["style"] == stage.rates["content"] / 2 for stage in make)
+
+
+def both_of(tables, content={}, style={}):
+    return Customization(**tables, content={"pictures": "c"} | content, style={"pictures": "s"} | style)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -110,12 +125,3 @@ def test_a_family_has_a_row_of_settings_for_every_method_and_memory_or_none(fami
     rows = FAMILIES[family].memory
     assert not rows or rows.keys() == METHODS.keys()
     assert all(own.keys() == set(BUDGETS) for own in rows.values())
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_the_loss_of_others_has_the_weight_that_is_asked_for(method):
-    both = {"content": {"pictures": "c"}, "style": {"pictures": "s"}, "adapter": {"method": method}}
-    for stage in plan(Customization(**both, others={"teach": "both", "weight": 0.1})):
-        weights = {part.concept: part.weight for part in stage.parts}
-        assert {weight for concept, weight in weights.items() if concept in BOTH} == {1.0}
-        assert {weight for concept, weight in weights.items() if concept not in BOTH} == {0.1}

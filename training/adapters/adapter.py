@@ -41,7 +41,7 @@ class Adapter(ABC):
     @staticmethod
     def learns_from_others(config: Customization, concept: str) -> bool:
         """Whether pictures of others teach the concept itself."""
-        return config.others.teach in ("both", concept)
+        return config.concepts[concept].prior_weight > 0
 
     @classmethod
     def optimizer_defaults(cls, optimizer: str) -> dict[str, Any]:

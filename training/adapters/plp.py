@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pipelines.errors import UserError
 from training.adapters.adapter import Adapter
 from training.families import family_of_denoiser
-from training.stages import BOTH, Part, Stage, others_parts, own_part, partner_of
+from training.stages import BOTH, Part, Stage, others_parts, own_part, partner_of, steps_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -84,23 +84,25 @@ class PartlyLearnable(Adapter):
 
         Where others teach the concept itself, make does so too. Concepts that share no layer need no stand-ins.
         """
-        steps, settings = config.steps, config.optimizer
-        stages, up = [], "content" if config.adapter.content_half == "up" else "style"
-        for own in config.to_learn:
+        settings, up = config.optimizer, "content" if config.adapter.content_half == "up" else "style"
+        stages: list[Stage] = []
+        for own, concept in config.to_learn.items():
+            first, steps = sum(stage.steps for stage in stages), steps_of(config, own)
             partner, weak = partner_of(own), settings.lr * settings.weak
             stand_in = weak > 0 and not config.adapter.apart
             moves = (own,) * cls.learns_from_others(config, own) + (partner,) * stand_in
             others = others_parts(config, own, moves)
-            parts, rates = (own_part(config, own), *others), {own: settings.lr}
+            parts, rates = (own_part(config, own), *others), {own: settings.lr * concept.rate}
             rates |= {partner: weak} if others and stand_in else {}
-            stages.append(Stage(own, len(stages) * steps.break_, steps.break_, parts, settings.rates(rates, up)))
+            stages.append(Stage(own, first, steps, parts, settings.rates(rates, up)))
         if len(config.concepts) == 2:
-            each = max(1, steps.batch_size // 2)
+            each = max(1, config.steps.batch_size // 2)
             parts = tuple(Part(concept, each, BOTH) for concept in BOTH)
-            moves = tuple(concept for concept in BOTH if cls.learns_from_others(config, concept))
-            parts += others_parts(config, "content", moves)
-            rates = settings.rates(dict.fromkeys(BOTH, settings.make_lr), up)
-            stages.append(Stage("make", len(stages) * steps.break_, steps.make, parts, rates))
+            for own in BOTH:
+                parts += others_parts(config, own, (own,) * cls.learns_from_others(config, own))
+            rates = {own: settings.make_lr * concept.rate for own, concept in config.concepts.items()}
+            first = sum(stage.steps for stage in stages)
+            stages.append(Stage("make", first, config.steps.make, parts, settings.rates(rates, up)))
         return stages
 
     @classmethod

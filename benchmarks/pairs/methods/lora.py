@@ -24,7 +24,7 @@ from training.loop import train_step
 from training.optimizers.registry import make_optimizer
 from training.others import draw_others
 from training.run import decisive
-from training.stages import Part, Stage, own_part
+from training.stages import Part, Stage, own_part, steps_of
 from training.state import State
 
 RATE = 1e-3  # where the changes name none
@@ -113,7 +113,7 @@ def alone(pipe: DiffusionPipeline, kind: str, cell: Cell, seed: int, changes: di
     lora = own("lora", changes)
     if lora.prior:
         parts += (Part("others", lora.prior, (kind,), weight=lora.prior_weight),)
-    return learned(pipe, config, Stage(kind, 0, config.steps.break_, parts, {kind: config.optimizer.lr}), pattern)
+    return learned(pipe, config, Stage(kind, 0, steps_of(config, kind), parts, {kind: config.optimizer.lr}), pattern)
 
 
 def together(pipe: DiffusionPipeline, cell: Cell, seed: int, changes: dict, steps: int) -> Factors:
