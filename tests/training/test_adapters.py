@@ -116,8 +116,9 @@ def test_a_concept_has_steps_and_a_rate_of_its_own(method):
     assert all(stage.first == 270 and stage.rates["style"] == stage.rates["content"] / 2 for stage in make)
 
 
-def both_of(tables, content={}, style={}):
-    return Customization(**tables, content={"pictures": "c"} | content, style={"pictures": "s"} | style)
+def both_of(tables, **concepts):
+    own = {kind: {"pictures": kind} | concepts.get(kind, {}) for kind in BOTH}
+    return Customization(**tables, **own)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
