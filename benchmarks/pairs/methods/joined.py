@@ -38,10 +38,15 @@ def join(cell: Cell, seed: int, changes: dict, make: int) -> Ready:
     Args:
         make: steps of fine-tuning after joining.
     """
-    tables = over({"samples": {"every": 0}}, project(changes)) | {"seed": seed}
-    tables["steps"] = {key: value for key, value in tables.get("steps", {}).items() if key != "make"}
-    runs = {kind: learned(customization({kind: getattr(cell, kind)}, tables)) for kind in ("content", "style")}
+    runs = {kind: learned(of_one(kind, getattr(cell, kind), seed, changes)) for kind in ("content", "style")}
     run = learned(mixed(runs["content"].folder, runs["style"].folder, make))
     pipe = opened(changes)
     pipe.load_adapter(run.adapter)
     return Ready(pipe, cell.prompt, lambda content, style: pipe.set_scales(content=content, style=style))
+
+
+def of_one(kind: str, name: str, seed: int, changes: dict) -> Customization:
+    """The customization of a content or a style alone."""
+    tables = over({"samples": {"every": 0}}, project(changes)) | {"seed": seed}
+    tables["steps"] = {key: value for key, value in tables.get("steps", {}).items() if key != "make"}
+    return customization({kind: name}, tables)
