@@ -278,6 +278,7 @@ def test_every_method_learns_and_draws_at_its_scales(method, changes):
     assert torch.allclose(drawn[0.0, 0.0], plain, atol=1e-5) == (method != "b4m_published")
 
 
+@pytest.mark.slow
 def test_what_is_learned_of_a_content_serves_all_its_cells(changes):
     def files() -> dict:
         return {path: path.stat().st_mtime_ns for path in (folder() / "learned").iterdir()}
@@ -321,6 +322,7 @@ def test_b_lora_learns_two_blocks_and_draws_with_one_of_each(changes):
     assert {n.startswith(BLOCKS["style"]) for n, delta in deltas.items() if delta.any()} == {True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["zip_lora", "subspace_blending"])
 def test_what_is_learned_for_a_pair_moves_and_leaves_the_rest(method, changes):
     loras = lora.both(opened(changes), CELL, 0, changes)

@@ -333,8 +333,11 @@ DONE = [
 ]
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["then an adapter", "after an adapter"])
-@pytest.mark.parametrize("kind", ["plain", "Joinery's"])
+@pytest.mark.parametrize(
+    "first",
+    [pytest.param(True, marks=pytest.mark.slow, id="then an adapter"), pytest.param(False, id="after an adapter")],
+)
+@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.slow), "Joinery's"])
 @pytest.mark.parametrize("change", DONE, ids=lambda change: change.__name__)
 def test_whatever_was_done_to_a_pipeline_its_base_is_known_and_scales_act(sd, tmp_path, change, kind, first):
     pipe, factors = fresh(sd), layers(sd.unet, convolutions=False)

@@ -50,6 +50,7 @@ def test_half_precision_is_as_near_as_the_stock_pipeline_s(case):
 @pytest.mark.parametrize(
     "in_place", [pytest.param(False, id="wrapped", marks=pytest.mark.slow), pytest.param(True, id="in place")]
 )
+@pytest.mark.slow
 def test_a_compiled_network_is_one_graph_with_a_rule_as_without(case, in_place):
     pipe, graphs = ours(case), []
 

@@ -247,6 +247,7 @@ def test_no_temporary_folder_at_all_is_one_sentence_and_exit_2(tmp_path, monkeyp
     assert not (tmp_path / "project.toml").exists()
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_gone_does_not_stop_training(project, tmp_path):
     folder = Run(tmp_path / "run")
     process = subprocess.Popen(

@@ -31,7 +31,7 @@ class StopAfter:
         return self.left == 0
 
 
-@pytest.mark.parametrize("name", optimizers("gradnorm-lorp"))
+@pytest.mark.parametrize("name", optimizers("adamw"))
 def test_optimizer_and_disk_are_what_a_run_keeps(config, tmp_path, name):
     if name in PACKAGES:
         pytest.importorskip(PACKAGES[name])

@@ -19,7 +19,7 @@ KINDS = {
     "full": {"method": "full", "layers": "all"},
 }
 REFUSED = {("lora-plus", "full"): "two factors of an adapter"}
-QUICK = [("gradnorm-lorp", "plp + compander"), ("gradnorm-lorp", "plp, apart by layers"), ("owlore", "full")]
+QUICK = [("gradnorm-lorp", "plp, apart by layers"), ("owlore", "full")]
 STEPS, STOP, WINDOW = 10, 5, 4  # it stops within the second window
 
 

@@ -49,11 +49,16 @@ def test_joining_runs_and_making_is_the_whole_customization_to_the_bit(config, t
 @pytest.mark.parametrize(
     "changes",
     [
-        {"compander": True, "content_half": "up"},
         {"content_in": "words", "style_in": "not words"},
         *(
             pytest.param(one, marks=pytest.mark.slow)
-            for one in ({}, {"compander": True}, {"content_half": "up"}, {"method": "full"})
+            for one in (
+                {},
+                {"compander": True},
+                {"content_half": "up"},
+                {"compander": True, "content_half": "up"},
+                {"method": "full"},
+            )
         ),
     ],
 )

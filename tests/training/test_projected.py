@@ -235,7 +235,7 @@ def test_the_norms_follow_a_rate_of_their_own():
     assert grown[0.0] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("bits", [32, 8])
+@pytest.mark.parametrize("bits", [pytest.param(32, marks=pytest.mark.slow), 8])
 def test_every_row_and_column_of_a_fresh_adapter_moves(bits):
     denoiser = tiny_unet()
     adapter = PartlyLearnable(denoiser, 8, "all")

@@ -84,6 +84,7 @@ def test_a_file_without_a_tensor_is_refused_by_the_part(single, lost, offline):
         model.open_base(str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("single", ["sdxl"], indirect=True)
 def test_a_descendant_of_sdxl_is_customized_with_what_its_markers_say(single, config, tmp_path, offline):
     config.base = str(single[2])
