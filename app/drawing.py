@@ -41,11 +41,14 @@ def recipe_of(values: Mapping[str, Any], model: Model) -> Recipe:
     """The recipe that the fields describe, of the first picture.
 
     Args:
-        values: "image" is the name of a picture to start from, as recipes name it; "strength" counts with one alone.
+        values: "image" is the name of a picture to start from, as recipes name it; "strength" and "mask", the name of
+            the part of it that changes, count with one alone.
     Raises:
         UserError: there is no prompt, or a value is out of range.
     """
-    start = {"image": values["image"], "strength": strength_of(values)} if values.get("image") else {}
+    start = {}
+    if values.get("image"):
+        start = {"image": values["image"], "strength": strength_of(values), "mask": values.get("mask", "")}
     return Recipe(
         prompt=readable_prompt(values["prompt"]),
         seed=random.randrange(RANDOM_SEEDS) if values["fresh"] else whole_seed(values["seed"]),
@@ -228,7 +231,7 @@ def recall(recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> tuple[d
     """
     values = {name: getattr(recipe, name) for name in AS_THEY_ARE}
     if recipe.image:
-        values |= {"image": recipe.image, "strength": recipe.strength}
+        values |= {"image": recipe.image, "strength": recipe.strength, "mask": recipe.mask}
     # The rule's own defaults where the recipe names none; fields that the rule lacks stay.
     return _fitting(values | settings(RULES[recipe.guidance](**recipe.guidance_settings)), ranges)
 

@@ -44,6 +44,14 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700) !important;
 .projects { align-items: end; }
 .projects button { height: 42px; }
 
+.paint { position: relative; aspect-ratio: 1; overflow: hidden; border-radius: 8px; background: white; }
+.paint img, .paint canvas { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; object-fit: cover; }
+.paint canvas { opacity: 0.7; cursor: crosshair; touch-action: none; }
+.brush { display: flex; flex-wrap: wrap; align-items: center; gap: 12px; padding-top: 8px; font-size: 0.85rem; }
+.brush label { display: flex; align-items: center; gap: 6px; }
+.brush input[type="range"] { width: 110px; accent-color: var(--primary-600); }
+.brush button { padding: 4px 10px; border-radius: 6px; border: 1px solid var(--border-color-primary); }
+
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(148px, 1fr)); gap: 10px; }
 .card { display: flex; flex-direction: column; gap: 6px; min-width: 0; padding: 8px; border-radius: 8px;
   border: 1px solid var(--border-color-primary); background: var(--block-background-fill); font-size: 0.85rem; }

@@ -109,6 +109,7 @@ class Painter:
         """
         stop = stop or threading.Event()
         start = self._starts.get(recipe.image) if recipe.image else None
+        mask = self._starts.get(recipe.mask).convert("L") if recipe.mask else None
         if TOOLS not in sys.modules:
             say("Loading PyTorch and diffusers, which only the first drawing waits for")
         import_tools()
@@ -141,7 +142,7 @@ class Painter:
                     return tensors
 
                 with guesses(pipe.scheduler) as guess:
-                    pictures += self._draw_batch(pipe, recipe, start, chunk, after_step)
+                    pictures += self._draw_batch(pipe, recipe, start, mask, chunk, after_step)
             return [(picture, replace(recipe, seed=seed)) for picture, seed in zip(pictures, seeds, strict=True)]
 
     def base_hash(self, model: Model) -> str:
@@ -153,21 +154,22 @@ class Painter:
         pipe: DiffusionPipeline,
         recipe: Recipe,
         start: Image.Image | None,
+        mask: Image.Image | None,
         seeds: list[int],
         after_step: Callable,
     ) -> list[Image.Image]:
         import torch
 
-        from training.sampling import starting_from
+        from training.sampling import changed_inside, starting_from
         from training.sheet import guided_by
 
         given = guided_by(pipe, recipe.guidance_scale, len(seeds), recipe.negative_prompt)
         if start:
-            given |= starting_from(pipe, start, recipe.strength, len(seeds))
+            given |= starting_from(pipe, start, recipe.strength, len(seeds), mask)
         else:
             given |= {"height": recipe.resolution, "width": recipe.resolution}
         try:
-            return pipe(
+            drawn = pipe(
                 [recipe.prompt] * len(seeds),
                 **given,
                 guidance=RULES[recipe.guidance](**recipe.guidance_settings),
@@ -179,6 +181,7 @@ class Painter:
             raise UserError(
                 "The memory does not suffice for these pictures", "Draw fewer, or close other programs"
             ) from None
+        return [changed_inside(start, picture, mask) for picture in drawn] if mask else drawn
 
     def _open(self, model: Model, recipe: Recipe, say: Callable[[str], None]) -> tuple[DiffusionPipeline, Recipe]:
         """The pipeline for a model, and the recipe with what only the opened files can tell."""
@@ -207,9 +210,9 @@ class Painter:
             self._adapter = wanted
         settings = recipe.guidance_settings or settings_of(default_rule(recipe.guidance, model.preset))
         known = {"base": model.name, "base_hash": self._base_hash, "adapter_hash": wanted or ""}
-        return from_picture(self._pipe) if recipe.image else self._pipe, replace(
-            recipe, **known, adapter=model.run.folder.name if model.run else "", guidance_settings=settings
-        )
+        pipe = from_picture(self._pipe, masked=bool(recipe.mask)) if recipe.image else self._pipe
+        name = model.run.folder.name if model.run else ""
+        return pipe, replace(recipe, **known, adapter=name, guidance_settings=settings)
 
 
 def default_rule(name: str, preset: str) -> GuidanceRule:

@@ -42,6 +42,7 @@ class Recipe:
     negative_prompt: str = ""
     image: str = ""  # sha256 of the pixels of the picture that it started from; empty: from noise alone
     strength: float = 1.0  # share of the steps that are taken from there
+    mask: str = ""  # the same of a picture that is white where that one changes; empty: everywhere
     format: int = 1
 
     def save(self, picture: Image.Image, path: Path) -> Path:
@@ -55,6 +56,8 @@ class Recipe:
         said = asdict(self)
         if not self.image:  # as pictures said it before there was something to start from
             del said["image"], said["strength"]
+        if not self.mask:
+            del said["mask"]
         chunks.add_itxt(KEY, json.dumps(said))
         chunks.add_text(parameters.KEY, parameters.text_of(self))
         picture.save(buffer, "PNG", pnginfo=chunks)

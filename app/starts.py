@@ -32,8 +32,22 @@ class Starts:
         Raises:
             UserError: it is no picture, is too small or too large, or the disk is full.
         """
-        image, buffer = cropped(open_picture(path), resolution), io.BytesIO()
-        name = _name(image)
+        return self._keep(cropped(open_picture(path), resolution))
+
+    def add_mask(self, painted: Image.Image, resolution: int) -> str:
+        """Keep what was painted over a square picture as a mask, at a resolution in pixels.
+
+        Args:
+            painted: square, white where it is.
+        Returns:
+            the name under which `get` finds it; empty where nothing was painted.
+        """
+        mask = painted.convert("L").resize((resolution, resolution), Image.Resampling.BOX)
+        mask = mask.point(lambda share: 255 if share > 127 else 0)
+        return self._keep(mask.convert("RGB")) if mask.getbbox() else ""
+
+    def _keep(self, image: Image.Image) -> str:
+        name, buffer = _name(image), io.BytesIO()
         kept = self.folder / f"{name}.png"
         if not kept.exists():
             image.save(buffer, "PNG")

@@ -7,7 +7,7 @@ from typing import Any
 
 import diffusers
 from diffusers import DiffusionPipeline
-from PIL import Image
+from PIL import Image, ImageChops, ImageFilter
 
 from pipelines import APG, UserError, families, guided, set_attention
 from pipelines.adapters import trained_on
@@ -96,29 +96,46 @@ def guided_pipeline(pipe: DiffusionPipeline, preset: str) -> DiffusionPipeline:
     return pipe
 
 
-def from_picture(pipe: DiffusionPipeline) -> DiffusionPipeline:
+def from_picture(pipe: DiffusionPipeline, masked: bool = False) -> DiffusionPipeline:
     """The parts of a guided pipeline, shared, in the guided class of its family that starts from a picture.
 
+    Args:
+        masked: and changes only a part of it (inpainting).
     Raises:
         UserError: the family has none.
     """
-    classes = families.family_of(stock_class(type(pipe))).classes
-    name = next((name for task, name in classes.items() if task.split(", ")[0] == "image"), None)
+    classes, wanted = families.family_of(stock_class(type(pipe))).classes, "inpaint" if masked else "image"
+    name = next((name for task, name in classes.items() if task.split(", ")[0] == wanted), None)
     if name is None:
-        raise UserError("This base cannot start from a picture", "Take the picture out, or draw with another base")
+        what = "change a part of a picture" if masked else "start from a picture"
+        remedy = "Clear what is painted over" if masked else "Take the picture out"
+        raise UserError(f"This base cannot {what}", f"{remedy}, or draw with another base")
     pipe = guided(getattr(diffusers, name)).from_pipe(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def starting_from(pipe: DiffusionPipeline, picture: Image.Image, strength: float, count: int) -> dict[str, Any]:
+def starting_from(
+    pipe: DiffusionPipeline, picture: Image.Image, strength: float, count: int, mask: Image.Image | None = None
+) -> dict[str, Any]:
     """The arguments of a call of `from_picture` for so many pictures, each from that one and of its size.
 
     Args:
         picture: RGB; its sides are multiples that the base takes.
         strength: share of the steps that are taken, above 0; 1 leaves little or nothing of the picture.
+        mask: grey, of the picture's size, white where it changes; None: everywhere.
     """
     taken = inspect.signature(stock_class(type(pipe)).__call__).parameters
     size = {"height": picture.height, "width": picture.width}  # some classes go by the picture alone
     own = {name: value for name, value in size.items() if name in taken}
-    return {"image": [picture] * count, "strength": strength, **own}
+    masks = {"mask_image": [mask] * count} if mask else {}
+    return {"image": [picture] * count, "strength": strength, **own, **masks}
+
+
+def changed_inside(picture: Image.Image, drawn: Image.Image, mask: Image.Image) -> Image.Image:
+    """What was drawn where the mask is white, and outside of it the picture's own pixels: no autoencoder keeps them.
+
+    The seam is soft towards the inside, over a sixty-fourth of the side.
+    """
+    soft = mask.filter(ImageFilter.GaussianBlur(mask.width / 128))
+    return Image.composite(drawn, picture, ImageChops.darker(mask, soft))

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import gradio as gr
 from PIL import Image
 
-from app import drawing, figures
+from app import drawing, figures, mask
 from app.album import Album
 from app.checks import check_prompts
 from app.copies import Copies
@@ -61,7 +61,7 @@ def build(
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
             run = fields.add("run", gr.Dropdown([], label="Draw with", elem_id="play-run"))
-            folded = wish.settings(fields, sample)
+            start = wish.settings(fields, sample)
         with gr.Column(scale=3, min_width=320):
             with gr.Row(elem_classes="drawing"):
                 draw = gr.Button("Draw", variant="primary", elem_id="draw", min_width=80)
@@ -117,7 +117,7 @@ def build(
             stopped = line.stopped(number)
             try:
                 model, _, learned = model_of(values["run"])
-                values["image"] = starts.add(_last(values["image"]), model.resolution) if values["image"] else ""
+                values |= kept(values["image"], given[start.painted], model.resolution)
                 recipe = drawing.recipe_of(values, model)
                 recipes = plan(recipe, learned, values)
 
@@ -167,6 +167,13 @@ def build(
             }
 
         return handler
+
+    def kept(image: list | None, painted: str, resolution: int) -> dict[str, str]:
+        """The picture to start from and the part of it that changes, by the names that recipes have for them."""
+        if not image:
+            return {"image": "", "mask": ""}
+        part = starts.add_mask(starts.get(painted), resolution) if painted else ""
+        return {"image": starts.add(_last(image), resolution), "mask": part}
 
     def compared(recipe: Recipe, learned: dict, values: dict) -> dict[str, Recipe]:
         if not learned:
@@ -238,6 +245,7 @@ def build(
 
     def set_from_recipe(recipe: Recipe, now: str) -> dict:
         values, odd = drawing.recall(recipe, ranges)
+        values.pop("mask", None)  # which no field has: it is painted
         known = not recipe.adapter or recipe.adapter in names()
         same = None if known else library.holding(recipe.adapter_hash)  # it may have another name by now
         values["run"] = recipe.adapter if known else same.folder.name if same else now
@@ -245,16 +253,21 @@ def build(
         faults = [] if known or same else [f"Its adapter, {recipe.adapter}, is not among your runs."]
         faults += out_of_range({name: getattr(recipe, name) for name in odd})
         try:
-            start = copies.of(starts.path(recipe.image)) if recipe.image else None
+            begun = copies.of(starts.path(recipe.image)) if recipe.image else None
+            over = to_paint(begun, recipe.mask if begun else "")
         except UserError as error:
-            start, faults = None, [*faults, str(error)]
+            begun, over, faults = None, to_paint(None), [*faults, str(error)]
         # A base that is not open has no hash yet; one of another name is taken for another.
         base_hash = painter.base_hash(model) or ("" if model.name == recipe.base else model.name)
         adapter_hash = _adapter_hash(model) if known or same else recipe.adapter_hash
-        return put(values | {"image": _shown(start)}, model, learned) | {
-            folded: gr.Accordion(open=start is not None),
-            note: figures.note(*drawing.recalled(recipe, faults, base_hash, adapter_hash)),
-        }
+        return (
+            put(values | {"image": _shown(begun)}, model, learned)
+            | over
+            | {
+                start.folded: gr.Accordion(open=begun is not None),
+                note: figures.note(*drawing.recalled(recipe, faults, base_hash, adapter_hash)),
+            }
+        )
 
     def set_from_text(found: Parameters, now: str) -> dict:
         values, odd = drawing.recall_elsewhere(found, names(), ranges)
@@ -275,15 +288,34 @@ def build(
         for concept in usable.keys() & values.keys():
             usable[concept]["value"] = values[concept]
         chosen = {"run": runs(values["run"])}  # a run may be newer than the page's list, or have another name by now
-        return fields.write({"image": None} | values | usable | chosen | {"fresh": False}) | {adapter: _download(model)}
+        given = {"image": None} | values | usable | chosen | {"fresh": False}
+        return fields.write(given) | to_paint(None) | {adapter: _download(model)}
 
-    def take(given: list) -> tuple:
+    def take(given: list) -> dict:
         """A picture that was dropped is shown as training would see it, and is the only one."""
         path = _last(given)
         try:
-            return _shown(copies.of(path)), ""
+            begun, said = copies.of(path), ""
         except UserError as error:
-            return None, figures.note(str(error).replace(readable(path), readable(path.name)), "error")
+            begun, said = None, figures.note(str(error).replace(readable(path), readable(path.name)), "error")
+        return to_paint(begun) | {image: _shown(begun), note: said}
+
+    def to_paint(begun: Path | None, painted: str = "") -> dict:
+        """A picture to start from, to be painted over where it is to change, and the name of what was painted before.
+
+        Raises:
+            UserError: that is gone.
+        """
+        shown = mask.canvas(begun, copies.of(starts.path(painted)) if painted else None)
+        part = gr.Accordion(visible=begun is not None, open=bool(painted))
+        return {start.view: shown, start.painted: painted, start.part: part}
+
+    def paint(event: gr.EventData) -> dict:
+        """What was painted is kept with each stroke."""
+        try:
+            return {start.painted: starts.add_mask(mask.read(event._data["mask"]), mask.SIDE)}
+        except UserError as error:
+            return {note: figures.note(str(error), "error")}
 
     def set_seed(number: int) -> dict:
         return fields.write({"seed": number, "fresh": False}) | {note: figures.note(f"The seed is {number} now.")}
@@ -297,7 +329,7 @@ def build(
         # The ticket is given at once, so that a Stop that comes while it waits is kept.
         button.click(ask, None, [ticket, note], trigger_mode="once", **QUICK).then(
             drawing_of(plan, one_each),
-            {*fields.all, ticket},
+            {*fields.all, start.painted, ticket},
             [pictures, note, seed],
             concurrency_id="device",
             concurrency_limit=1,
@@ -314,8 +346,10 @@ def build(
 
     stop.click(stop_drawing, None, note, **QUICK)
     by_hand(run)(choose, run, [prompt, content, style, adapter], **QUICK)
-    image.upload(take, image, [image, note], **QUICK)
-    filled = [*fields.all, folded, adapter, note]
+    over = [start.view, start.painted, start.part]
+    image.upload(take, image, [image, *over, note], **QUICK)
+    start.view.input(paint, None, [start.painted, note], trigger_mode="multiple", **QUICK)
+    filled = [*fields.all, start.folded, *over, adapter, note]
     source.upload(set_from, [source, run], filled, **QUICK)
     goes_with(note, written)
     source.clear(lambda: "", None, note, **QUICK)

@@ -1,8 +1,10 @@
 """The fields of Play: what to draw, how closely the prompt is followed, and the two sides of a grid."""
 
+from dataclasses import dataclass
+
 import gradio as gr
 
-from app import drawing
+from app import drawing, mask
 from app.drawing import AXES, RANGES
 from app.fields import Fields
 from app.pages import QUICK, by_hand
@@ -12,8 +14,18 @@ from training import Customization
 from training.formats import SUFFIXES
 
 
-def settings(fields: Fields, sample: Customization) -> gr.Accordion:
-    """The fields that say what to draw, named as recipes name them. Gives what folds the picture to start from."""
+@dataclass(frozen=True)
+class Start:
+    """What there is about a picture to start from beside its fields."""
+
+    folded: gr.Accordion
+    part: gr.Accordion  # which is there with a picture alone
+    view: gr.HTML  # of what is painted over
+    painted: gr.State  # the name of what was painted, as `Starts` has it; empty for nothing
+
+
+def settings(fields: Fields, sample: Customization) -> Start:
+    """The fields that say what to draw, named as recipes name them."""
 
     def slide(name: str, value: float, step: float, label: str, info: str | None = None) -> None:
         fields.add(name, gr.Slider(*RANGES[name], value, step=step, label=label, info=info, min_width=140))
@@ -42,6 +54,10 @@ def settings(fields: Fields, sample: Customization) -> gr.Accordion:
         )
         fields.add("image", zone)
         slide("strength", 0.6, 0.05, "Strength", "How much is drawn anew; 1 leaves little of it.")
+        with gr.Accordion("Change only a part of it", open=False, visible=False) as part:
+            gr.Markdown("Paint over what is to change; all else stays as it is.")
+            view = gr.HTML(js_on_load=mask.SCRIPT, apply_default_css=False, padding=False, elem_id="painted")
+        painted = gr.State("")
     known = drawing.looks(sample.preset, sample.samples.guidance_scale)
     said = "How closely the prompt is followed. Punchy has more contrast."
     look = gr.Radio(list(known), value="Balanced", label="Guidance", info=said, elem_id="look")
@@ -69,7 +85,7 @@ def settings(fields: Fields, sample: Customization) -> gr.Accordion:
 
     changes = [field.change for field in numbers]
     gr.on(changes, name, numbers, look, trigger_mode="always_last", **QUICK)
-    return start
+    return Start(start, part, view, painted)
 
 
 def grid(fields: Fields) -> gr.Button:

@@ -21,6 +21,7 @@ from benchmarks.pairs.cells import CONTENTS, PLACEHOLDERS, STYLES, shown
 from benchmarks.pairs.judges import judges_of, shipped
 from benchmarks.pairs.methods.joined import learned, of_one
 from benchmarks.pairs.methods.ready import folder, opened
+from benchmarks.pairs.run import file_name
 from benchmarks.pairs.score import GUIDANCE, both_right, drawer, kept_pairs
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
@@ -77,8 +78,8 @@ def main(
     kept = draw([f"{content}, {style} style" for content, style in known], tuple(range(len(known))))
     for judge_name, judge in judges.items():
         row[judge_name] = rounded(row[judge_name] | {"kept": both_right(judge, kept, known)})
-    look = "-".join([name, *changes]).replace(" ", "_").replace("/", "_")[:200]
-    sheet.save(sheet.compose(rows, f"{name} alone", cell=100), folder() / f"alone/{look}.png")
+    path = folder() / f"alone/{file_name(name, *changes, f'scale={scale:g}', f'seed={seed}')}.png"
+    sheet.save(sheet.compose(rows, f"{name} alone", cell=100), path)
     LINES.parent.mkdir(exist_ok=True)
     with open(LINES, "a", encoding="utf-8") as file:
         file.write(json.dumps(environment() | row) + "\n")

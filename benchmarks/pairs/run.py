@@ -104,12 +104,14 @@ def look(cell: Cell, drawn: list[Image.Image], method: str, changes: tuple[str, 
         "true": [real.image((cell.content, cell.style))],
         "drawn": drawn,
     }
-    name = "-".join([cell.content, cell.style, method, *changes]).replace(" ", "_").replace("/", "_")
-    if len(name) > LONGEST:
-        name = f"{name[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    sheet.save(
-        sheet.compose(rows, f"{cell.content} in {cell.style}: {method}", cell=100), folder() / f"sheets/{name}.png"
-    )
+    path = folder() / f"sheets/{file_name(cell.content, cell.style, method, *changes)}.png"
+    sheet.save(sheet.compose(rows, f"{cell.content} in {cell.style}: {method}", cell=100), path)
+
+
+def file_name(*parts: str) -> str:
+    """One for each list of parts, which a person can read as far as its length allows."""
+    name = "-".join(parts).replace(" ", "_").replace("/", "_")
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 if __name__ == "__main__":

@@ -39,8 +39,18 @@ def test_a_picture_is_dropped_drawn_from_and_recalled(tmp_path_factory, project,
         page.click("#draw")
         expect(page.locator("#pictures img")).to_have_count(4)
         album = Album.of(runs)
-        recipes = {shot.recipe.image for shot in album.find()}
-        assert len(album.find()) == 4 and recipes == {Starts.of(runs).add(tmp_path / "red.png", 32)}
+        recipes = {(shot.recipe.image, shot.recipe.mask) for shot in album.find()}
+        assert len(album.find()) == 4 and recipes == {(Starts.of(runs).add(tmp_path / "red.png", 32), "")}
+
+        page.get_by_role("button", name="Change only a part of it").click()
+        paint_over(page)
+        page.click("#draw")
+        expect(note).to_have_text("")
+        until(page, lambda: len(album.find()) == 8)
+        (mask,) = {shot.recipe.mask for shot in album.find()} - {""}
+        painted = Starts.of(runs).get(mask).convert("L").getbbox()
+        assert painted and painted != (0, 0, 32, 32)
+        part = next(shot.path for shot in album.find() if shot.recipe.mask)
 
         page.get_by_role("button", name="Draw a picture again").click()
         page.locator("#recipe input[type=file]").set_input_files(tmp_path / "gone.png")
@@ -50,3 +60,41 @@ def test_a_picture_is_dropped_drawn_from_and_recalled(tmp_path_factory, project,
         page.locator("#recipe input[type=file]").set_input_files(album.find()[0].path)
         expect(note).to_have_text("All fields are as the picture was drawn.")
         expect(shown).to_have_count(1)
+
+        page.locator("#recipe").get_by_role("button", name="Clear").click()
+        page.locator("#recipe input[type=file]").set_input_files(part)
+        expect(note).to_have_text("All fields are as the picture was drawn.")
+        until(page, lambda: page.evaluate(PAINTED))
+        page.get_by_label("New seed each time").check()
+        page.click("#draw")
+        until(page, lambda: len(album.find()) == 12)
+        assert {shot.recipe.mask for shot in album.find()} == {"", mask}
+
+
+# Whether there is paint on the canvas.
+PAINTED = """() => {
+  const canvas = document.querySelector("#painted canvas");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return data.some((value, at) => at % 4 === 3 && value > 0);
+}"""
+
+
+def paint_over(page):
+    """A stroke across the canvas."""
+    canvas = page.locator("#painted canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * 0.3, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, y, steps=10)
+    page.mouse.up()
+    page.screenshot(path="/tmp/paint.png", full_page=True)
+
+
+def until(page, true):
+    for _ in range(100):
+        if true():
+            return
+        page.wait_for_timeout(200)
+    raise AssertionError("it never came true")

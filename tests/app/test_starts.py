@@ -1,5 +1,7 @@
 """Pictures that drawings start from: kept, drawn from to the same bytes, and what is said where that cannot be."""
 
+import base64
+import io
 import json
 from dataclasses import replace
 
@@ -8,6 +10,7 @@ from PIL import Image
 
 from app import drawing
 from app.chunks import chunks_of
+from app.mask import HEAD, MOST, SIDE, read
 from app.painter import Model, Painter
 from app.parameters import text_of
 from app.recipe import KEY, Recipe
@@ -60,7 +63,7 @@ def test_a_picture_that_is_gone_or_another_one_is_said(starts, photo, tmp_path):
 def test_a_recipe_says_what_it_started_from_and_nothing_where_there_was_nothing(tmp_path):
     picture = Image.new("RGB", (8, 8))
     plain = chunks_of(RECIPE.save(picture, tmp_path / "a.png"))
-    assert not {"image", "strength"} & json.loads(plain[KEY]).keys() and "Denoising" not in text_of(RECIPE)
+    assert not {"image", "strength", "mask"} & json.loads(plain[KEY]).keys() and "Denoising" not in text_of(RECIPE)
     started = replace(RECIPE, image="0" * 64, strength=0.55)
     assert Recipe.read(started.save(picture, tmp_path / "b.png")) == started
     assert text_of(started) == text_of(RECIPE) + ", Denoising strength: 0.55"
@@ -68,11 +71,12 @@ def test_a_recipe_says_what_it_started_from_and_nothing_where_there_was_nothing(
 
 def test_the_fields_and_the_recipe_say_the_same_of_a_start():
     model = Model("base", "base", "fp32", 32, "emoji")
-    started = replace(RECIPE, image="0" * 64, strength=0.55)
+    started = replace(RECIPE, image="0" * 64, strength=0.55, mask="1" * 64)
     values, odd = drawing.recall(started, {"strength": (0.05, 1)})
     made = drawing.recipe_of(values | {"fresh": False}, model)
-    assert (made.image, made.strength, odd) == (started.image, started.strength, [])
-    assert drawing.recipe_of(values | {"fresh": False, "image": ""}, model).strength == 1
+    assert (made.image, made.strength, made.mask, odd) == (started.image, started.strength, started.mask, [])
+    without = drawing.recipe_of(values | {"fresh": False, "image": ""}, model)
+    assert without.strength == 1 and not without.mask
     assert drawing.recall(replace(started, strength=2), {"strength": (0.05, 1)})[1] == ["strength"]
     for strength, words in (
         (0.04, "strength is 0.04. Set it to a number from 0.05 to 1"),
@@ -99,3 +103,53 @@ def test_a_picture_is_drawn_from_another_and_again_to_the_same_bytes(finished, s
     assert painter.draw(model, RECIPE, 1)[0][0].tobytes() == before
     with pytest.raises(UserError, match="is not there any more"):
         painter.draw(model, replace(recipe, image="0" * 64), 1)
+
+
+def painted(*boxes, size=64) -> Image.Image:
+    """Grey, with a white box for each."""
+    mask = Image.new("L", (size, size))
+    for box in boxes:
+        mask.paste(255, box)
+    return mask
+
+
+def test_what_is_painted_over_is_white_in_the_mask_at_the_size_of_the_picture(starts):
+    mask = starts.get(starts.add_mask(painted((0, 0, 32, 32), (48, 48, 64, 64)), 32)).convert("L")
+    assert mask.size == (32, 32) and mask.getcolors() == [(704, 0), (320, 255)]
+    assert mask.crop((0, 0, 16, 16)).getextrema() == (255, 255) and mask.getpixel((31, 31)) == 255
+    assert starts.add_mask(painted(), 32) == ""
+
+
+def test_what_a_page_paints_is_read_and_anything_else_refused():
+    layer = Image.new("RGBA", (SIDE, SIDE))
+    layer.paste("#e5484d", (0, 0, 100, 50))
+    assert read(sent(layer)).getbbox() == (0, 0, 100, 50)
+    small, grey = layer.resize((8, 8)), layer.convert("L")
+    for other in (None, 1, "", HEAD, HEAD + "no", HEAD + "AAAA", sent(small), sent(grey), HEAD + "A" * MOST):
+        with pytest.raises(UserError, match=r"cannot be read\. Clear it, and paint it again"):
+            read(other)
+
+
+def sent(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return HEAD + base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_only_what_is_painted_over_changes_and_again_to_the_same_bytes(finished, starts, photo, tmp_path):
+    model, painter = Model.of(Customization.load(finished.config), finished), Painter(starts)
+    begun = starts.add(photo, 32)
+    recipe = replace(RECIPE, image=begun, strength=1.0, mask=starts.add_mask(painted((0, 0, 32, 64)), 32))
+    (first, own), (second, _) = painter.draw(model, recipe, 2)
+    picture, left, right = starts.get(begun), (0, 0, 14, 32), (16, 0, 32, 32)
+    for drawn in (first, second):
+        assert drawn.crop(right).tobytes() == picture.crop(right).tobytes()
+        assert drawn.crop(left).tobytes() != picture.crop(left).tobytes()
+    assert first.crop(left).tobytes() != second.crop(left).tobytes()
+    path = own.save(first, tmp_path / "a.png")
+    again, same = Painter(starts).draw(model, Recipe.read(path), 1)[0]
+    assert same.bytes_with(again) == path.read_bytes()
+    assert painter.draw(model, replace(recipe, style=0.0), 1)[0][0].tobytes() != first.tobytes()
+    assert painter.draw(model, replace(recipe, mask=""), 1)[0][0].crop(right).tobytes() != picture.crop(right).tobytes()
+    with pytest.raises(UserError, match="is not there any more"):
+        painter.draw(model, replace(recipe, mask="0" * 64), 1)
