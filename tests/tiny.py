@@ -53,14 +53,14 @@ def tiny_text_encoder(tokenizer: CLIPTokenizer, cls=CLIPTextModel, width: int = 
     ).eval()
 
 
-def tiny_autoencoder() -> AutoencoderKL:
-    """32x32x3 <-> 16x16x4."""
+def tiny_autoencoder(channels: int = 4) -> AutoencoderKL:
+    """32x32x3 <-> 16x16xchannels."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 16),
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=channels,
         norm_num_groups=4,
         mid_block_add_attention=False,
         sample_size=32,

@@ -26,6 +26,7 @@ from app.recipe import Recipe, file_hash
 from app.starts import Starts
 from pipelines import UserError
 from training import Customization
+from training.families import FAMILIES
 from training.formats import shown as readable
 
 SIDES = ("across", "down")  # of a grid
@@ -208,8 +209,8 @@ def build(
         try:
             model, config, learned = model_of(name)
         except UserError as error:
-            return gr.skip(), gr.skip(), gr.skip(), figures.note(str(error), "error")
-        return config.sample_prompt, *scales(learned), _download(model)
+            return *[gr.skip()] * 4, figures.note(str(error), "error")
+        return config.sample_prompt, *scales(learned), gr.Accordion(visible=_begins(config)), _download(model)
 
     def scales(learned: dict) -> list[dict]:
         return [gr.update(interactive=concept in learned) for concept in ("content", "style")]
@@ -231,7 +232,7 @@ def build(
         if there == known:
             return gr.skip()
         if not name or name in there:  # an open list says None
-            return runs(name or BASE_ALONE), *[gr.skip()] * 4, there
+            return runs(name or BASE_ALONE), *[gr.skip()] * 5, there
         return *offer(), there
 
     def set_from(path: str | Path, now: str) -> dict:
@@ -345,7 +346,7 @@ def build(
         return figures.note("Stopped.")
 
     stop.click(stop_drawing, None, note, **QUICK)
-    by_hand(run)(choose, run, [prompt, content, style, adapter], **QUICK)
+    by_hand(run)(choose, run, [prompt, content, style, start.folded, adapter], **QUICK)
     over = [start.view, start.painted, start.part]
     image.upload(take, image, [image, *over, note], **QUICK)
     start.view.input(paint, None, [start.painted, note], trigger_mode="multiple", **QUICK)
@@ -353,7 +354,7 @@ def build(
     source.upload(set_from, [source, run], filled, **QUICK)
     goes_with(note, written)
     source.clear(lambda: "", None, note, **QUICK)
-    shown = [run, prompt, content, style, adapter]
+    shown = [run, prompt, content, style, start.folded, adapter]
     return PlayPage(run, shown, offer, add_new, filled, set_from, set_seed, leave)
 
 
@@ -378,6 +379,14 @@ def _last(given: list[tuple[str, str | None]]) -> Path:
 
 def _shown(start: Path | None) -> list[str] | None:
     return [str(start)] if start else None
+
+
+def _begins(config: Customization) -> bool:
+    """Whether drawings on its base may begin with a picture; where that is not known, a drawing says so."""
+    try:
+        return bool(FAMILIES[config.recognised_base().family].starts)
+    except UserError:
+        return True
 
 
 def _adapter_hash(model: Model) -> str:

@@ -85,8 +85,8 @@ def t5(width: int = WIDTH) -> tuple[T5EncoderModel, T5Tokenizer]:
     return T5EncoderModel(T5Config(vocab_size=len(tokenizer), **sizes)).eval(), tokenizer
 
 
-def autoencoder() -> torch.nn.Module:
-    vae = tiny_autoencoder()
+def autoencoder(channels: int = 4) -> torch.nn.Module:
+    vae = tiny_autoencoder(channels)
     vae.register_to_config(shift_factor=0.1, scaling_factor=1.5)
     return vae
 
@@ -189,8 +189,8 @@ def sd3() -> StableDiffusion3Pipeline:
     width = 2 * TEXT_WIDTH  # of both CLIPs side by side
     transformer = SD3Transformer2DModel(
         sample_size=16,
-        in_channels=4,
-        out_channels=4,
+        in_channels=16,
+        out_channels=16,
         num_layers=2,
         attention_head_dim=8,
         num_attention_heads=2,
@@ -205,7 +205,7 @@ def sd3() -> StableDiffusion3Pipeline:
     return StableDiffusion3Pipeline(
         transformer=lively(transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=autoencoder(),
+        vae=autoencoder(16),  # its pipeline for inpainting asks for so many
         text_encoder=tiny_text_encoder(clip, CLIPTextModelWithProjection),
         tokenizer=clip,
         text_encoder_2=tiny_text_encoder(clip, CLIPTextModelWithProjection),

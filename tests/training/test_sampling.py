@@ -7,10 +7,9 @@ from PIL import Image
 from pipelines import UserError
 from tests.training.bases import BASES, made
 from training import sheet
+from training.families import FAMILIES
 from training.model import open_base
 from training.sampling import LARGE, from_picture, guided_pipeline, starting_from
-
-FROM_NOISE_ALONE = ("flux2-klein", "krea2", "sana")
 
 
 def test_large_pictures_are_decoded_one_at_a_time(base):
@@ -23,19 +22,24 @@ def test_large_pictures_are_decoded_one_at_a_time(base):
     assert counts == [3, 1, 1, 1]
 
 
-@pytest.mark.parametrize("name", FROM_NOISE_ALONE)
-def test_a_family_without_a_class_that_starts_from_a_picture_says_so(name):
-    with pytest.raises(UserError, match="cannot start from a picture"):
-        from_picture(guided_pipeline(made(name), "emoji"))
+WITH_A_START = [(name, kind) for name in BASES for kind in FAMILIES[name].starts]
+WITHOUT = [(name, kind) for name in BASES for kind in ("image", "inpaint") if kind not in FAMILIES[name].starts]
 
 
-@pytest.mark.parametrize("name", [name for name in BASES if name not in FROM_NOISE_ALONE])
-def test_every_other_family_starts_from_a_picture(name):
-    pipe = from_picture(guided_pipeline(made(name), "emoji"))
+@pytest.mark.parametrize("name, kind", WITHOUT)
+def test_a_family_without_a_class_for_a_start_says_so(name, kind):
+    with pytest.raises(UserError, match="cannot start from" if kind == "image" else "cannot change a part of"):
+        from_picture(guided_pipeline(made(name), "emoji"), masked=kind == "inpaint")
+
+
+@pytest.mark.parametrize("name, kind", WITH_A_START)
+def test_every_other_family_starts_from_a_picture_or_changes_a_part_of_one(name, kind):
+    mask = Image.new("L", (32, 32), 255) if kind == "inpaint" else None
+    pipe = from_picture(guided_pipeline(made(name), "emoji"), masked=mask is not None)
 
     def drawn(colour: str, *seeds: int) -> list[bytes]:
         given = sheet.guided_by(pipe, 4.0, len(seeds))
-        given |= starting_from(pipe, Image.new("RGB", (32, 32), colour), 0.5, len(seeds))
+        given |= starting_from(pipe, Image.new("RGB", (32, 32), colour), 0.5, len(seeds), mask)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         pictures = pipe(["fox"] * len(seeds), **given, num_inference_steps=2, generator=generators).images
         assert pictures[0].size == (32, 32)

@@ -21,6 +21,7 @@ class Chroma(Flux1):
     parts: ClassVar[tuple[str, ...]] = Flow.parts
     readers: ClassVar[tuple[str, ...]] = ("tokenizer",)
     preset: ClassVar[str] = "chroma"
+    starts: ClassVar[tuple[str, ...]] = ("image",)
     settings: ClassVar[dict[str, Any]] = settings_of(origin, 3.0)
     others_scale: ClassVar[float] = Flow.others_scale
     network: ClassVar[str] = "ChromaTransformer2DModel"

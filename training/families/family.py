@@ -83,6 +83,9 @@ class Family(ABC):
     # `adapter.method` -> gigabytes or "cpu" -> a row of `training.memory`; empty where nobody has measured.
     memory: ClassVar[dict[str, dict[int | str, tuple]]] = {}
 
+    # What drawing may begin with beside noise: a whole picture ("image"), or one of which a part changes ("inpaint").
+    starts: ClassVar[tuple[str, ...]] = ("image", "inpaint")
+
     # What learns.
     network: ClassVar[str]  # class of the denoiser
     # `adapter.layers` -> a regular expression over the denoiser's module names, from their start to their end.

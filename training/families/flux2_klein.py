@@ -22,6 +22,7 @@ class Flux2Klein(Flow):
     origin: ClassVar[str] = "black-forest-labs/FLUX.2-klein-base-4B"
     pipeline: ClassVar[str] = "Flux2KleinPipeline"
     preset: ClassVar[str] = "flux2-klein"
+    starts: ClassVar[tuple[str, ...]] = ("inpaint",)
     settings: ClassVar[dict[str, Any]] = settings_of(origin, 4.0)
     network: ClassVar[str] = "Flux2Transformer2DModel"
     layers: ClassVar[dict[str, str]] = {

@@ -25,6 +25,7 @@ class Krea2(QwenImage):
     origin: ClassVar[str] = "krea/Krea-2-Raw"
     pipeline: ClassVar[str] = "Krea2Pipeline"
     preset: ClassVar[str] = "krea2"
+    starts: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[dict[str, Any]] = settings_of(origin, 5.5)
     network: ClassVar[str] = "Krea2Transformer2DModel"
     layers: ClassVar[dict[str, str]] = {

@@ -24,6 +24,7 @@ class Sana(Flow):
     relatives: ClassVar[dict[str, str]] = {"SanaSprintPipeline": "model that draws in a few steps (Sprint)"}
     multiple: ClassVar[int] = 32  # the autoencoder's factor
     preset: ClassVar[str] = "sana"
+    starts: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[dict[str, Any]] = settings_of(origin, 4.5)
     network: ClassVar[str] = "SanaTransformer2DModel"
     layers: ClassVar[dict[str, str]] = {
