@@ -24,6 +24,7 @@ from training.formats import shown
 from training.model import encode_pictures, encode_prompts, encoders
 from training.pictures import Picture, read_pictures
 from training.stages import SHORT
+from training.treatments import TREATMENTS
 
 log = logging.getLogger("joinery")
 
@@ -76,13 +77,28 @@ def read_all_pictures(config: Customization) -> dict[str, list[Picture]]:
             _check_masks(name, found[name])
         if concept.mirror:
             found[name] += [picture.mirrored() for picture in found[name]]
-        if name == "content" and concept.short_captions:
-            # In make the full captions alone, so that what they say of a style is not taken for the content's own.
-            short = [replace(p, caption=p.caption.split(",")[0]) for p in found[name] if "," in p.caption]
-            found[SHORT] = found[name] + short
+        if name == "content":
+            own = found[name]
+            if concept.variants:
+                found[name] = own + [varied(one, *how) for one in own for how in concept.variants.items()]
+            if concept.short_captions:
+                # In make the full captions alone, so that what they say of a style is not taken for the content's own.
+                short = [replace(one, caption=_first(one.caption)) for one in own if "," in one.caption]
+                found[SHORT] = found[name] + short
         if concept.others:
             found[f"other {name}s"] = read_pictures(concept.others, config.resolution, None)
     return found
+
+
+def varied(picture: Picture, words: str, treatment: str) -> Picture:
+    """A picture drawn anew, under its caption up to the first comma and the words for such pictures."""
+    drawn = Image.fromarray(TREATMENTS[treatment](np.asarray(picture.image)))
+    return replace(picture, image=drawn, caption=f"{_first(picture.caption)}, {words}")
+
+
+def _first(caption: str) -> str:
+    """A caption up to its first comma."""
+    return caption.split(",")[0]
 
 
 def _check_masks(name: str, pictures: list[Picture]) -> None:

@@ -30,12 +30,16 @@ from training.formats import shown
 from training.memory import BUDGETS, found_budget, settings_for
 from training.optimizers.settings import DEFAULT, OPTIMIZERS, RATES, Optimizer, Strict, shares_rates
 from training.recognise import Base, recognise
+from training.treatments import TREATMENTS
 
 HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/emoji" is found from any folder
 
 # What differs from the defaults below, which suit the embedded base (64 px pictures, 11 M parameters). The learning
 # rates of the large bases are the paper's 1e-4, divided by what the frozen factors are larger here; not tried yet.
 PRESETS: dict[str, dict[str, Any]] = {"emoji": {}} | {family.preset: family.settings for family in FAMILIES.values()}
+
+
+CONCEPTS = ("content", "style")  # tables that a preset adds to and does not bring
 
 
 def _as_list(value: Any) -> Any:
@@ -115,6 +119,12 @@ class Content(Concept):
         description="learn each picture also under its caption up to the first comma, so that the rest is not needed",
     )
     mirror: bool = Field(False, description="learn the pictures' mirror images too; not for what has a left and right")
+    variants: dict[str, Literal[tuple(TREATMENTS)]] = Field(
+        {},
+        description="learn each picture also drawn anew, so that the content holds in more styles: words that the base "
+        "knows such pictures by, which follow the caption's first part, and what is done: blueprint (light lines on "
+        "blue), sepia, grey, or lines (dark ones on white)",
+    )
     others: Pictures = Field(
         [], description="pictures of other contents, for the style run; empty: the base draws some"
     )
@@ -311,7 +321,7 @@ class Customization(Strict):
         preset, memory = data["preset"], data.get("memory")
         if not isinstance(preset, str) or preset not in PRESETS:
             return data
-        defaults = PRESETS[preset] | follows
+        defaults = {k: v for k, v in PRESETS[preset].items() if k not in CONCEPTS or data.get(k)} | follows
         if isinstance(memory, int | str) and memory in (*BUDGETS, "auto") and preset != "emoji":  # which fits anywhere
             data = data | {"memory": found_budget() if memory == "auto" else memory}
             method = method_of(_table_in(data, "adapter").get("method"))

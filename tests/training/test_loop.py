@@ -443,6 +443,12 @@ def test_pictures_are_mirrored_and_captions_shortened_where_asked(config):
     for one, other in zip(pictures, mirrored, strict=True):
         assert other.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) == one.image != other.image
     assert Counter(p.caption for p in found[SHORT]) == {"sks koala, red style": 3, "sks koala": 3}
+    config.content.variants = {"sepia style": "sepia", "in grey": "grey"}
+    varied = read_all_pictures(config)
+    drawn = Counter(p.caption for p in varied["content"])
+    assert drawn == {"sks koala, red style": 3, "sks koala, sepia style": 3, "sks koala, in grey": 3}
+    assert Counter(p.caption for p in varied[SHORT]) == drawn + Counter({"sks koala": 3})
+    config.content.variants = {}
     assert plan(config)[2].parts[0].pictures == ""  # make reads the full captions
     config.content.short_captions, config.style.mirror = False, False
     found = read_all_pictures(config)

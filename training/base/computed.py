@@ -10,10 +10,11 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageFilter
 
+from training.treatments import LUMA, edges
+
 Colour = tuple[int, int, int]
 Style = Callable[[np.ndarray], np.ndarray]
 
-LUMA = np.array((299, 587, 114))  # thousandths
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 SIZE = 64
 ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]
@@ -38,14 +39,6 @@ def mixed(share: np.ndarray, low: Colour | np.ndarray, high: Colour | np.ndarray
     """Between two colours, by a share of 255 for each pixel."""
     share = np.clip(share, 0, 255)[..., None]
     return (np.asarray(low) * (255 - share) + np.asarray(high) * share) // 255
-
-
-def edges(values: np.ndarray, outside: int) -> np.ndarray:
-    """How far each pixel is from those above and left of it, in sum."""
-    margin = [(1, 0), (1, 0), *[(0, 0)] * (values.ndim - 2)]
-    padded = np.pad(values, margin, constant_values=outside)
-    here = padded[1:, 1:]
-    return abs(here - padded[:-1, 1:]) + abs(here - padded[1:, :-1])
 
 
 def outline(picture: np.ndarray, width: int = 1) -> np.ndarray:

@@ -15,9 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipelines.errors import UserError
-from training import checkpoint
+from training import checkpoint, treatments
 from training.base import computed, join, npm
-from training.base.computed import LUMA
 
 SIZE = 64
 # Of all pixels in their order, as resvg-py 0.5.0 and the pinned Pillow draw them.
@@ -30,8 +29,6 @@ SPLIT = json.loads(Path(__file__).with_name("split.json").read_text(encoding="ut
 
 Pair = tuple[str, str]  # content, style
 
-PAPER, CHALK, FULL = np.array((24, 62, 140)), np.array((235, 243, 255)), 90_000  # FULL: an edge as bright as chalk
-SHADOW, LIGHT, TONES, GAMMA = np.array((60, 34, 14)), np.array((246, 230, 196)), 5, 0.9
 NIGHT, TUBE, SPREAD = np.array((10, 6, 22)), 80, 1.6  # TUBE: an edge at full light; SPREAD of the glow in pixels
 
 
@@ -229,16 +226,14 @@ def pixel_art(picture: np.ndarray) -> np.ndarray:
 
 def blueprint(picture: np.ndarray) -> np.ndarray:
     """The edges of brightness in chalk on blue."""
-    luma = (on_white(picture).astype(np.int64) * LUMA).sum(-1)
-    edges = np.minimum(computed.edges(luma, 255_000), FULL)[..., None]
-    return ((PAPER * FULL + (CHALK - PAPER) * edges) // FULL).astype(np.uint8)
+    return treatments.blueprint(on_white(picture))
 
 
 def neon(picture: np.ndarray) -> np.ndarray:
     """The edges as glowing tubes in the drawing's own hues, on night."""
     colours, alpha = picture[..., :3].astype(np.int64), picture[..., 3:].astype(np.int64)
     lit = colours * alpha // 255
-    edges = np.minimum(computed.edges(lit, 0).max(-1), TUBE) * 255 // TUBE
+    edges = np.minimum(treatments.edges(lit, 0).max(-1), TUBE) * 255 // TUBE
     glow = Image.fromarray(edges.astype(np.uint8)).filter(ImageFilter.GaussianBlur(SPREAD))
     light = (7 * edges + 8 * np.asarray(glow).astype(np.int64)) // 10
     brightest = np.maximum(colours.max(-1, keepdims=True), 1)
@@ -248,10 +243,7 @@ def neon(picture: np.ndarray) -> np.ndarray:
 
 def sepia(picture: np.ndarray) -> np.ndarray:
     """Six brown tones by brightness."""
-    luma = (on_white(picture).astype(np.int64) * LUMA).sum(-1)
-    bounds = [int(255_000 * ((tone + 0.5) / TONES) ** (1 / GAMMA)) for tone in range(TONES)]
-    tones = np.searchsorted(bounds, luma)[..., None]
-    return ((SHADOW * TONES + (LIGHT - SHADOW) * tones) // TONES).astype(np.uint8)
+    return treatments.sepia(on_white(picture))
 
 
 # Of the styles that came with the base: the set that each is computed from, and how.
