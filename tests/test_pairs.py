@@ -1,16 +1,20 @@
 """The benchmark on cells: what is shown, how it is scored, and what learns."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from torch import nn
 
 from benchmarks.pairs import cells, judges, learners, probe
+from benchmarks.pairs.methods.ready import over, project
 from benchmarks.pairs.run import parsed
 from benchmarks.pairs.score import area, spread
 from pipelines.errors import UserError
 from training.base import data, join
 from training.base.computed import HELD_OUT
 from training.base.data import SPLIT
+from training.config import Customization
 
 
 def test_cells_are_of_held_out_contents_in_held_out_styles_and_the_two_parts_share_no_content():
@@ -135,3 +139,30 @@ def test_a_half_changes_a_quarter_of_its_matrix(net, kind, read, written):
     outside = moved.clone()
     outside[written[0] : written[1], read[0] : read[1]] = False
     assert moved.any() and not outside.any()
+
+
+def test_the_run_of_one_concept_takes_tables_of_its_own(monkeypatch):
+    module, learned = import_module("benchmarks.pairs.methods.joined"), {}
+
+    class Learned(Exception):
+        pass
+
+    def look(config):
+        learned[next(iter(config.concepts))] = config
+        if len(learned) == 2:
+            raise Learned
+        return config
+
+    monkeypatch.setattr(module, "learned", look)
+    monkeypatch.setattr(module, "of_one", lambda kind, name, seed, tables: settings_of(kind, tables))
+    changes = parsed(["optimizer.lr=2e-3", "apart.style.optimizer.name=adamw", "apart.content.content.rate=2"])
+    with pytest.raises(Learned):
+        module.joined(cells.cells("development")[0], 0, changes)
+    assert (learned["content"].optimizer.name, learned["style"].optimizer.name) == ("gradnorm-lorp", "adamw")
+    assert learned["content"].content.rate == 2 and learned["style"].optimizer.lr == 2e-3
+    assert over({"base": "a", "x": {"y": 1, "z": 1}}, {"x": {"y": 2}}) == {"base": "a", "x": {"y": 2, "z": 1}}
+
+
+def settings_of(kind, tables):
+    own = tables.pop(kind, {})
+    return Customization(**{kind: {"pictures": "p"} | own}, **project(tables))

@@ -4,9 +4,12 @@ import hashlib
 import json
 
 from benchmarks.pairs.cells import Cell, customization
-from benchmarks.pairs.methods.ready import Ready, folder, opened, over, project
+from benchmarks.pairs.methods.ready import OWN, Ready, folder, opened, over, own, project
 from training import Run, customize, mixed
 from training.config import Customization, Steps
+
+# Tables of the project for the run of one concept alone, for example apart.style.optimizer.name=adamw.
+OWN["apart"] = {"content": {}, "style": {}}
 
 
 def learned(config: Customization) -> Run:
@@ -38,7 +41,10 @@ def join(cell: Cell, seed: int, changes: dict, make: int) -> Ready:
     Args:
         make: steps of fine-tuning after joining.
     """
-    runs = {kind: learned(of_one(kind, getattr(cell, kind), seed, changes)) for kind in ("content", "style")}
+    runs = {
+        kind: learned(of_one(kind, getattr(cell, kind), seed, over(changes, tables)))
+        for kind, tables in vars(own("apart", changes)).items()
+    }
     run = learned(mixed(runs["content"].folder, runs["style"].folder, make))
     pipe = opened(changes)
     pipe.load_adapter(run.adapter)

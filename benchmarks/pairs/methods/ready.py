@@ -60,8 +60,8 @@ def own(method: str, changes: dict) -> SimpleNamespace:
 
 def over(defaults: dict, changes: dict) -> dict:
     """Tables of a project file over others, key by key."""
-    merged = {key: value | changes.get(key, {}) for key, value in defaults.items()}
-    return changes | merged
+    tables = {key: value | changes.get(key, {}) for key, value in defaults.items() if isinstance(value, dict)}
+    return defaults | changes | tables
 
 
 def kept(name: str, identity: list, learn: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
