@@ -11,7 +11,8 @@ from training import Customization, Run
 from training.config import HOUSE, PRESETS
 from training.recognise import FAMILIES, PARTS, Base, recognise
 
-EMBEDDED = HOUSE / "models" / "emoji"
+EMBEDDED = HOUSE / "models" / "emoji-composing"
+TAUGHT = (EMBEDDED, HOUSE / "models" / "emoji")  # the same words
 PREDICTIONS = {"epsilon": "predicts noise", "v_prediction": "predicts velocity", "sample": "predicts the picture"}
 
 
@@ -75,7 +76,7 @@ def about(base: str) -> str:
 def words(base: str) -> dict[str, list[str]]:
     """The contents and the styles that a base is known to have learned; empty where nobody wrote them down."""
     path = place(base)
-    return _taught() if path is not None and path.resolve() == EMBEDDED else {}
+    return _taught() if path is not None and path.resolve() in TAUGHT else {}
 
 
 def unknown_word(base: str, concept: str, word: str) -> str:

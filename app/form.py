@@ -9,7 +9,8 @@ from app.given import Given
 from app.pages.optimizer import SHARED, entered
 from pipelines.errors import UserError
 from training import Customization
-from training.config import PRESETS, Concept, Content, Style
+from training.adapters import METHODS
+from training.config import PLACES, Concept, Content, Style
 from training.optimizers.settings import OPTIMIZERS, Learning
 from training.pictures import MIDDLE
 
@@ -51,6 +52,8 @@ class ProjectForm:
             if name and table not in CONCEPTS:
                 place = data.setdefault(table, {}) if table else data
                 place[name] = value.strip() if isinstance(value, str) else value
+        if not METHODS[data["adapter"]["method"]].splits:
+            data["adapter"] = {key: value for key, value in data["adapter"].items() if key not in PLACES}
         data["name"] = data["name"] or "my project"
         data["base"] = self.base(data["base"])
         if short(data["base"]) != short(self.sample.base):  # what the sample says of its base is not said of another
@@ -110,9 +113,7 @@ class ProjectForm:
         """The sample project, or what another preset brings."""
         if preset == self.sample.preset:
             return self.sample
-        return Customization(
-            preset=preset, content={"pictures": ["content"]}, style={"pictures": ["style"]}, **PRESETS[preset]
-        )
+        return Customization(preset=preset, content={"pictures": ["content"]}, style={"pictures": ["style"]})
 
 
 def by_key(config: Customization) -> dict[str, Any]:

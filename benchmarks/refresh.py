@@ -15,7 +15,7 @@ import tyro
 
 from benchmarks.optimizers.contestants import VARIANTS
 from pipelines.adapters import fingerprint
-from training.config import HOUSE
+from training.config import HOUSE, Customization
 from training.model import open_base
 from training.run import runs_folder
 
@@ -24,9 +24,10 @@ QUALITY = "benchmarks.optimizers.quality"
 CLOSE = ["GradNormLoRP", "OwLore", "OwLore, uniform", "LoRA, rank 8", "LoRA, bytes of OwLore"]
 CLOSE += ["LoRA, rank 4", "GradNormLoRP, shorter side", "OwLore, columns", "OwLore, columns, uniform"]
 FEW = ["AdamW", "AdamW with compander", "PLP, AdamW", "PLP, AdamW with compander"]
+PAGES = ("project", "train", "play", "library")
 STEPS = [
     ["training", "customize", SAMPLE],
-    *(["benchmarks.screenshot", page] for page in ("project", "train", "play")),
+    *(["benchmarks.screenshot", page, *dark] for page in PAGES for dark in ([], ["--dark"])),
     ["benchmarks.base.measure"],
     ["benchmarks.base.tables"],
     ["benchmarks.guidance.sweep"],
@@ -51,7 +52,8 @@ def main(first: Annotated[int, tyro.conf.arg(name="from")] = 1) -> None:
     Args:
         first: number of the step to begin with, from 1 on.
     """
-    run = runs_folder() / f"neon-koala-{fingerprint(open_base(str(HOUSE / 'models/emoji')).unet)[:12]}"
+    base = Customization.load(HOUSE / SAMPLE).base
+    run = runs_folder() / f"neon-koala-{fingerprint(open_base(base).unet)[:12]}"
     for number, step in list(enumerate(STEPS, 1))[first - 1 :]:
         if step[0] == "training":
             step = [*step, "--run", str(run)]

@@ -92,7 +92,7 @@ def take(
         dark: as people see it who asked their system for dark windows.
     """
     prepare, name = PAGES[which]
-    out = out or HOUSE / f"docs/pictures/{name}.png"
+    out = out or HOUSE / f"docs/pictures/{name}{'-dark' if dark else ''}.png"
     browser_path = next(filter(None, map(shutil.which, BROWSERS)), None)
     with studio(runs or runs_folder(), HOUSE / "samples/project.toml") as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])

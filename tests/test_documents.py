@@ -12,6 +12,7 @@ DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 # The log tells what was, files that are gone too.
 NAMED = re.compile(r"`((?:app|benchmarks|docs|locks|pipelines|samples|tests|training)/[\w/.-]+\.\w+)(?:::([\w.]+))?`")
 LINK = re.compile(r"\]\(([^)#\s]+)?(?:#([^)\s]+))?\)")
+SHOWN = re.compile(r'\bsrc(?:set)?="([^"]+)"')  # pictures for light and dark pages
 
 
 @cache
@@ -44,6 +45,8 @@ def test_its_links_lead_somewhere(document):
             target = (document.parent / path).resolve() if path else document
             assert target.exists(), path
             assert not heading or target.suffix != ".md" or heading in headings(target), f"{path}#{heading}"
+    for path in SHOWN.findall(document.read_text(encoding="utf-8")):
+        assert (document.parent / path).exists(), path
 
 
 def test_every_formula_of_the_methods_has_a_function_and_a_test():

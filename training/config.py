@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import tomllib
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -32,13 +33,23 @@ from training.optimizers.settings import DEFAULT, OPTIMIZERS, RATES, Optimizer, 
 from training.recognise import Base, recognise
 from training.treatments import TREATMENTS
 
-HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/emoji" is found from any folder
+HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/..." is found from any folder
 
-# What differs from the defaults below, which suit the embedded base (64 px pictures, 11 M parameters). The learning
-# rates of the large bases are the paper's 1e-4, divided by what the frozen factors are larger here; not tried yet.
-PRESETS: dict[str, dict[str, Any]] = {"emoji": {}} | {family.preset: family.settings for family in FAMILIES.values()}
+# What suits the embedded base (64 px pictures, 11 M parameters) beside the defaults below, as cells say (docs/log.md,
+# 2026-11-30). The learning rates of the large bases are the paper's 1e-4, divided by what the frozen
+# factors are larger here; not tried yet.
+EMBEDDED: dict[str, Any] = {
+    "content": {"prior_weight": 1.0, "variants": {"blueprint style": "blueprint", "sepia style": "sepia"}},
+    "style": {"prior_weight": 0.1},
+    "adapter": {"content_in": "words", "style_in": "not words"},
+    "optimizer": {"lr": 2e-3, "rank": 0.5},
+    "steps": {"break": 600, "make": 0},
+    "samples": {"guidance_scale": 3.0, "every": 100},
+}
+PRESETS = {"emoji": EMBEDDED} | {family.preset: family.settings for family in FAMILIES.values()}
 
 
+PLACES = ("content_in", "style_in")
 CONCEPTS = ("content", "style")  # tables that a preset adds to and does not bring
 
 
@@ -76,7 +87,7 @@ class Concept(Strict):
         (0.0, 1.0), description="stretch of the noise schedule on which it is learned, 1 the noisiest"
     )
     rate: float = Field(1.0, gt=0, le=100, description="factor of the optimizer's rates for it")
-    steps: int | None = Field(None, ge=1, le=100_000, description="of its break run; empty: steps.break")
+    steps: int = Field(0, ge=0, le=100_000, description="of its break run; 0: steps.break")
     prior_weight: float = Field(
         0.0,
         ge=0,
@@ -275,7 +286,7 @@ class Customization(Strict):
         description="gigabytes of the GPU, cpu, or auto for what is found; fills in what fits. Empty: as the preset",
     )
     base: Annotated[str, AfterValidator(_without_nul)] = Field(
-        "models/emoji", min_length=1, description="a diffusers folder, one safetensors file, or a hub id"
+        "models/emoji-composing", min_length=1, description="a diffusers folder, one safetensors file, or a hub id"
     )
     prediction: Literal["epsilon", "v_prediction", "sample"] | None = Field(
         None, description="what the base predicts: the noise, the velocity or the picture. Empty: as its files say"
@@ -325,19 +336,22 @@ class Customization(Strict):
         if isinstance(memory, int | str) and memory in (*BUDGETS, "auto") and preset != "emoji":  # which fits anywhere
             data = data | {"memory": found_budget() if memory == "auto" else memory}
             method = method_of(_table_in(data, "adapter").get("method"))
-            fitting = settings_for(preset, method.name, data["memory"])
-            name = fitting["optimizer"]["name"]
-            if _table_in(data, "optimizer").get("name", name) != name:
-                del fitting["optimizer"]  # another's settings are its own
-            defaults = _merge(defaults, fitting)
-        whole = _merge(defaults, data)
-        name = _table_in(whole, "optimizer").get("name", DEFAULT)
+            defaults = _merge(defaults, settings_for(preset, method.name, data["memory"]))
+
+        # What is set for one optimizer or one method is not another's.
+        own = _table_in(defaults, "optimizer")
+        suited = own.get("name", DEFAULT)
+        name = _table_in(data, "optimizer").get("name", suited)
+        if name != suited:
+            own = {key: value for key, value in own.items() if key in RATES}
         if not shares_rates(name):
-            suits = {key: value for key, value in defaults.get("optimizer", {}).items() if key not in RATES}
-            whole = _merge(defaults | {"optimizer": suits}, data)
-        method = method_of(_table_in(whole, "adapter").get("method"))
-        suits = method.optimizer_defaults(name)
-        return _merge({"optimizer": suits}, whole) if suits else whole
+            own = {key: value for key, value in own.items() if key not in RATES}
+        method = method_of(_table_in(_merge(defaults, data), "adapter").get("method"))
+        own = method.optimizer_defaults(name) | own
+        adapter = _table_in(defaults, "adapter")
+        if not method.splits:
+            adapter = {key: value for key, value in adapter.items() if key not in PLACES}
+        return _merge(defaults | {"optimizer": own, "adapter": adapter}, data)
 
     @property
     def concepts(self) -> dict[str, Content | Style]:
@@ -382,9 +396,12 @@ class Customization(Strict):
         return f"{thing}, {words['style']} style" if "style" in words else thing
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, later: Mapping[str, tuple[str, ...]] | None = None) -> Self:
         """Read a TOML file; relative paths in it start at its own folder.
 
+        Args:
+            later: keys by table that a file of a run may lack since it is older than they are. They are at their
+                defaults then, whatever the preset says by now.
         Raises:
             UserError: no such file, not TOML, an unknown key, a value out of range.
         """
@@ -397,6 +414,11 @@ class Customization(Strict):
             raise UserError(f"{path} cannot be read ({error.strerror})", "Name an existing project file") from None
         except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of too many digits, a list too deep
             raise UserError(f"{path} is not valid TOML ({error})", "Mend that line") from None
+        kinds = {"content": Content, "style": Style, "others": Others, "adapter": AdapterSettings, "steps": Steps}
+        for table, keys in (later or {}).items():
+            if table in kinds and isinstance(data.get(table), dict):
+                defaults = {key: kinds[table].model_fields[key].default for key in keys}
+                data[table] = defaults | data[table]
         folder = path.resolve().parent
         if isinstance(data.get("base"), str):
             data["base"] = find_base(data["base"], [folder]) or data["base"]

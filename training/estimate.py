@@ -64,7 +64,7 @@ def estimate(config: Customization) -> Estimate:
     steps = config.steps.model_copy(
         update={"break_": PROBE, "make": PROBE if config.steps.make else 0, "checkpoint_every": 100_000}
     )
-    concepts = {name: concept.model_copy(update={"steps": None}) for name, concept in config.concepts.items()}
+    concepts = {name: concept.model_copy(update={"steps": 0}) for name, concept in config.concepts.items()}
     probe = config.model_copy(update={"steps": steps} | concepts)
     stages = plan(probe)
     last = sum(stage.steps for stage in stages) - 1  # the last step would end in an export

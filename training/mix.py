@@ -58,7 +58,7 @@ def further(run: Path, steps: int, make: int) -> Customization:
     data = config.model_dump(by_alias=True, exclude={"name", "preset", "memory"})
     data["steps"] |= {"make": make} | ({"break": steps} if steps else {})
     for kind in config.concepts:
-        data[kind] |= {"run": run.resolve(), "further": steps > 0, "steps": None}
+        data[kind] |= {"run": run.resolve(), "further": steps > 0, "steps": 0}
     return Customization(name=f"{config.name} further", preset=config.preset, **data)
 
 

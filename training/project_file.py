@@ -4,6 +4,7 @@ All of it is read off the models of `config.py`. `python -m training new` writes
 `python -m training.project_file` makes docs/projects.md anew.
 """
 
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,7 +102,8 @@ def _allowed(key: str, field: FieldInfo) -> str:
 def _toml(value: Any) -> str:
     """A value in one line."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+        names = (key if re.fullmatch(r"[\w-]+", key, re.ASCII) else _toml(key) for key in value)
+        return "{" + ", ".join(f"{name} = {_toml(one)}" for name, one in zip(names, value.values(), strict=True)) + "}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return tomli_w.dumps({"": value}).removeprefix('"" = ').strip()

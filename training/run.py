@@ -105,7 +105,7 @@ class Run:
         if not os.path.exists(self.config):
             raise UserError(f"{self.folder} is no run folder: it has no {self.config.name}", "Name the folder of a run")
         try:
-            return Customization.load(self.config)
+            return Customization.load(self.config, LATER)
         except UserError as error:
             what = f"The run {self.folder.name} cannot be read, since another version wrote it or it was damaged"
             raise UserError(f"{what}: {error.what}", error.remedy) from None
@@ -189,7 +189,7 @@ class Run:
             text = self.config.read_bytes()
         except FileNotFoundError:
             return None
-        return Customization.load(self.config) if text.strip(b"\0 \n") else None
+        return Customization.load(self.config, LATER) if text.strip(b"\0 \n") else None
 
     def ask_to_stop(self) -> None:
         """Ask who works on the run, on whatever machine, to end it after the step it is in."""

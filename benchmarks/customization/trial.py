@@ -82,10 +82,10 @@ def main(name: str, *changes: str) -> None:
     run = customize(changed(changes), folder)
     row = {"name": name, "changes": changes, "model": export.read(run.adapter)[1].base_hash[:12]}
     row |= {"seconds": round(time.monotonic() - began), "rows": score(run.folder)}
-    row["losses"] = {
-        stage: round(float(np.mean([e["loss"] for e in run.read_metrics() if e["stage"] == stage][-20:])), 4)
-        for stage in ("content", "style", "make")
-    }
+    losses: dict[str, list[float]] = {}
+    for entry in run.read_metrics():
+        losses.setdefault(entry["stage"], []).append(entry["loss"])
+    row["losses"] = {stage: round(float(np.mean(found[-20:])), 4) for stage, found in losses.items()}
     results = HERE / "results" / "trials.jsonl"
     results.parent.mkdir(exist_ok=True)
     with open(results, "a", encoding="utf-8") as file:

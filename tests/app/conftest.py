@@ -20,9 +20,11 @@ pictures = "content"
 class_word = "koala"
 short_captions = true
 others = "other_contents"
+steps = 0
 [style]
 pictures = "style"
 others = "other_styles"
+steps = 0
 [adapter]
 rank = 4
 [make]

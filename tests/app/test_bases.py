@@ -24,7 +24,7 @@ def test_the_list_has_what_is_here_and_what_was_used(library, config, tmp_path, 
     offered = bases.offered(library, config)
     listed = list(offered)
     # What lies outside the house has its own name, and never a path.
-    assert listed[:4] == ["base", "models/emoji", "mine", "one.safetensors"]
+    assert listed[:4] == ["base", "models/emoji-composing", "mine", "one.safetensors"]
     assert [offered[name] for name in ("base", "mine")] == [config.base, str(folder / "mine")]
     assert {"someone/used-before", "stable-diffusion-v1-5/stable-diffusion-v1-5"} <= set(listed)
     assert not any("no-model" in name or "notes" in name for name in listed)

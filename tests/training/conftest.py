@@ -8,6 +8,7 @@ from tests.tiny import tiny_pipeline, write_pictures
 from training import Customization, Run, customize
 from training.optimizers.settings import OPTIMIZERS
 
+# What the embedded base's preset sets is left out: a test that is about it says so.
 PROJECT = """
 base = "base"
 resolution = 32
@@ -17,11 +18,22 @@ pictures = "content"
 class_word = "koala"
 short_captions = true
 others = "other_contents"
+prior_weight = 0.0
+variants = {}
+steps = 0
 [style]
 pictures = "style"
 others = "other_styles"
+prior_weight = 0.0
+steps = 0
 [adapter]
 rank = 4
+layers = "attention"
+content_in = "everywhere"
+style_in = "everywhere"
+[optimizer]
+lr = 3e-3
+rank = 0.25
 [make]
 precondition = true
 [steps]

@@ -68,7 +68,7 @@ BAD_INPUT = {
     "The base model 'nowhere' is neither a folder, .* Set base to": lambda project: project.write_text(
         'base = "nowhere"' + project.read_text()[project.read_text().index("\nresolution") :]
     ),
-    "optimizer.name is 'sgd'. Set it to one of": edit("[steps]", '[optimizer]\nname = "sgd"\n[steps]'),
+    "optimizer.name is 'sgd'. Set it to one of": edit("[optimizer]", '[optimizer]\nname = "sgd"'),
     "project.toml is not valid TOML": edit("[steps]", "[steps"),
 }
 

@@ -12,6 +12,7 @@ from training.adapters import METHODS
 from training.config import HOUSE, PRESETS, AdapterSettings, Customization
 from training.memory import BUDGETS, ROWS
 from training.optimizers.settings import OPTIMIZERS
+from training.run import Run
 
 OK = {"content": {"pictures": "c"}, "style": {"pictures": ["s/a.png", "s/b.png"]}}
 
@@ -251,3 +252,43 @@ def test_a_base_of_the_house_keeps_its_name_and_a_hub_id_its_own(tmp_path, monke
 def test_each_preset_has_its_guidance():
     """A base is drawn with the guidance of its preset: one without would train and then not be drawn."""
     assert guidance.PRESETS.keys() >= PRESETS.keys()
+
+
+BOTH_GIVEN = {"content": {"pictures": "c"}, "style": {"pictures": "s"}}
+
+
+def test_the_embedded_base_s_preset_splits_by_layers_and_adds_to_what_is_given_alone():
+    config = Customization(**BOTH_GIVEN)
+    assert (config.adapter.content_in, config.adapter.style_in) == ("words", "not words") and config.adapter.apart
+    assert config.content.variants and config.content.prior_weight > config.style.prior_weight > 0
+    assert Customization(style={"pictures": "s"}).content is None
+    assert Customization(content={"pictures": "c", "variants": {}}).content.variants == {}
+    assert Customization(**BOTH_GIVEN, preset="sdxl").adapter.content_in == "everywhere"
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_another_optimizer_takes_a_preset_s_rates_and_nothing_else(name):
+    own = Customization(**BOTH_GIVEN).optimizer
+    chosen = Customization(**BOTH_GIVEN, optimizer={"name": name}).optimizer
+    rates = {} if name == "prodigy" else {"lr": own.lr, "make_lr": own.make_lr}
+    assert chosen == (own if name == own.name else OPTIMIZERS[name](**rates))
+
+
+def test_a_method_that_cannot_split_leaves_the_preset_s_split_out():
+    config = Customization(**BOTH_GIVEN, adapter={"method": "full"})
+    assert (config.adapter.content_in, config.adapter.style_in) == ("everywhere", "everywhere")
+    with pytest.raises(UserError, match="content_in and style_in are for the halves"):
+        Customization(**BOTH_GIVEN, adapter={"method": "full", "content_in": "words"})
+
+
+def test_a_run_that_is_older_than_a_key_has_its_default_whatever_the_preset_says(tmp_path):
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    Customization(**BOTH_GIVEN).save(run.config)
+    keys = ("prior_weight", "content_in", "style_in", "variants", '"blueprint style"', '"sepia style"')
+    lines = [line for line in run.config.read_text().splitlines() if not line.startswith(keys)]
+    run.config.write_text("\n".join(line for line in lines if line != "[content.variants]"))
+    assert Customization.load(run.config).content.variants  # a project file, which may leave out what it likes
+    old = run.customization()
+    assert old.content.variants == {} and old.content.prior_weight == old.style.prior_weight == 0
+    assert old.adapter.content_in == old.adapter.style_in == "everywhere"

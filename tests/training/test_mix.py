@@ -115,7 +115,7 @@ def test_what_does_not_go_together_is_told_before_anything_is_learned(config, tm
         elif what == "no style":
             mixed(content, content)
         else:
-            value = {"rank": 2, "seed": 7, "layers": "attention"}[what]
+            value = {"rank": 2, "seed": 7, "layers": "cross-attention"}[what]
             data = config.model_dump(by_alias=True)
             data["adapter"][what] = value
             data["style"]["run"] = style
@@ -133,7 +133,8 @@ def test_the_command_line_joins(tmp_path, runs, monkeypatch, capsys):
 
 @pytest.mark.parametrize("method", ["plp", "full"])
 def test_a_finished_run_goes_further_from_its_end(config, tmp_path, method):
-    config = Customization(**config.model_dump(by_alias=True) | {"adapter": {"method": method, "rank": 4}})
+    data = config.model_dump(by_alias=True)
+    config = Customization(**data | {"adapter": data["adapter"] | {"method": method}})
     first = learned_alone(config, "content", tmp_path / "first")
     more = further(first.folder, steps=2, make=0)
     more.optimizer.lr = 1e-12  # so that it stays where it starts

@@ -424,7 +424,7 @@ def test_preset_resolution_rates_and_words_follow_from_the_base(tmp_path):
 
 def test_a_project_file_s_base_is_found_from_its_folder_before_it_is_followed(project, tmp_path):
     folder(tmp_path / "mine", unet={"cross_attention_dim": 1024, "sample_size": 96}, vae=LARGE_VAE)
-    lines = [line for line in project.read_text().splitlines() if not line.startswith(("base", "resolution"))]
+    lines = [line for line in project.read_text().splitlines() if not line.startswith(("base", "resolution", "lr"))]
     project.write_text("\n".join(['base = "mine"', *lines]))
     config = Customization.load(project)
     assert (config.preset, config.resolution, config.optimizer.lr) == ("sd15", 768, PRESETS["sd15"]["optimizer"]["lr"])

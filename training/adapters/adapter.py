@@ -27,6 +27,7 @@ class Adapter(ABC):
     name: ClassVar[str]  # in project files
     title: ClassVar[str]  # what learns, in words
     steps_in_backward: ClassVar[bool] = False  # whether a gradient may be used up before the others are there
+    splits: ClassVar[bool] = False  # whether content and style may have layers of their own
     truncates: ClassVar[bool] = False  # whether an adapter file holds what was learned only as far as its rank does
 
     @classmethod

@@ -77,6 +77,7 @@ class PartlyLearnable(Adapter):
 
     name: ClassVar[str] = "plp"
     title: ClassVar[str] = "partly learnable projections"
+    splits: ClassVar[bool] = True
 
     @classmethod
     def stages(cls, config: Customization) -> list[Stage]:

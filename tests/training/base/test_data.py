@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks.common.pictures import reference_pictures
 from pipelines import UserError
+from training import treatments
 from training.base import data, join, npm
 
 REAL = reference_pictures()
@@ -154,17 +155,17 @@ def test_blueprint_draws_edges_on_blue():
     picture = np.full((64, 64, 4), 255, dtype=np.uint8)
     picture[16:48, 16:48, :3] = 0
     drawn = data.blueprint(picture)
-    edges = (drawn == data.CHALK).all(-1)
+    edges = (drawn == treatments.CHALK).all(-1)
     # Above and left of the square's first pixels, and of the first pixels after it.
     assert edges[16, 16:48].all() and edges[48, 16:48].all() and edges[16:48, 16].all() and edges[16:48, 48].all()
-    assert edges.sum() == 4 * 32 - 1 and (drawn[~edges] == data.PAPER).all()
+    assert edges.sum() == 4 * 32 - 1 and (drawn[~edges] == treatments.PAPER).all()
 
 
 def test_sepia_has_six_tones_that_rise_with_brightness():
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, 2)
     drawn = data.sepia(np.concatenate([ramp, np.full((256, 1, 1), 255, np.uint8)], 2))
-    assert len(np.unique(drawn[:, 0], axis=0)) == data.TONES + 1
-    assert (drawn[0, 0] == data.SHADOW).all() and (drawn[-1, 0] == data.LIGHT).all()
+    assert len(np.unique(drawn[:, 0], axis=0)) == treatments.TONES + 1
+    assert (drawn[0, 0] == treatments.SHADOW).all() and (drawn[-1, 0] == treatments.LIGHT).all()
     assert (np.diff(drawn[:, 0].astype(int), axis=0) >= 0).all()
 
 
