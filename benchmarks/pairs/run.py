@@ -56,11 +56,12 @@ def main(
     model = fingerprint(opened(tables).unet)[:12]
     for one in [Cell(*name.split(",")) for name in cell] or cells(part):
         key = {"method": method, "changes": list(changes), "content": one.content, "style": one.style, "seed": seed}
+        key |= {"model": model}
         if any(key.items() <= line.items() for line in lines()):
             continue
         began = time.monotonic()
         ready = METHODS[method](one, seed, tables)
-        row = key | {"model": model, "learned in": round(time.monotonic() - began)}
+        row = key | {"learned in": round(time.monotonic() - began)}
         judges = judges_of(one.style)
         figures, drawn = score(one, drawer(ready.pipe, scale), ready.set_scales, judges, ready.prompt)
         row |= rounded(figures) | {"seconds": round(time.monotonic() - began)}

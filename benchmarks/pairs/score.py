@@ -12,11 +12,12 @@ from training import sheet
 from training.base import data
 from training.base.data import SPLIT
 from training.base.judge import Judge
+from training.config import PRESETS
 from training.draws import keyed
 
 SEEDS = tuple(range(16))
 STYLE_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-GUIDANCE, STEPS = 7.0, 15  # as the product samples
+GUIDANCE, STEPS = PRESETS["emoji"]["samples"]["guidance_scale"], 15  # as the product samples
 Draw = Callable[[list[str], tuple[int, ...]], Tensor]  # prompts and seeds -> uint8 (n, 64, 64, 3)
 
 
