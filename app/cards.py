@@ -3,11 +3,11 @@
 import re
 from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
 from PIL import Image
 
 from app.checks import Finding
+from app.copies import address
 from app.given import Given
 from training import captions
 
@@ -72,10 +72,7 @@ def _square(given: Given, copy: Path, name: str) -> str:
     with Image.open(copy) as image:
         width, height = image.size
     place, ends = f"{100 * given.crop:g}%", "left to right" if width > height else "top to bottom"
-    shown = (
-        f'<img src="gradio_api/file={escape(quote(str(copy)))}" alt="What is learned of {name}" '
-        f'style="object-position: {place} {place};">'
-    )
+    shown = f'<img src="{address(copy)}" alt="What is learned of {name}" style="object-position: {place} {place};">'
     slider = (
         f'<input type="range" name="crop" min="0" max="1" step="0.01" value="{given.crop:g}" '
         f'title="Which part is learned, from {ends}" aria-label="Which part of {name} is learned, from {ends}">'

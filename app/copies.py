@@ -4,7 +4,9 @@ import hashlib
 import io
 import os
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from training import checkpoint
 from training.pictures import open_picture
@@ -45,3 +47,8 @@ class Copies:
         if not copy.exists():
             checkpoint.write_bytes(copy, data, lasting=False)
         return copy
+
+
+def address(copy: Path) -> str:
+    """Where a page finds a copy, as an attribute of HTML."""
+    return f"gradio_api/file={escape(quote(str(copy)))}"

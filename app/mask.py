@@ -3,12 +3,11 @@
 import base64
 import binascii
 import io
-from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
 from PIL import Image
 
+from app.copies import address
 from pipelines.errors import UserError
 
 SIDE = 256  # pixels of the canvas, whatever the picture has
@@ -81,9 +80,9 @@ def canvas(picture: Path | None, mask: Path | None = None) -> str:
     """
     if picture is None:
         return ""
-    source = f' data-mask="{_address(mask)}"' if mask else ""
+    source = f' data-mask="{address(mask)}"' if mask else ""
     return (
-        f'<div class="paint"><img src="{_address(picture)}" alt="The picture to start from">'
+        f'<div class="paint"><img src="{address(picture)}" alt="The picture to start from">'
         f'<canvas name="canvas" width="{SIDE}" height="{SIDE}"{source} role="img" '
         'aria-label="Paint over what is to change"></canvas></div>'
         '<div class="brush"><label>Brush <input type="range" name="size" min="4" max="96" value="32"></label>'
@@ -107,7 +106,3 @@ def read(sent: object) -> Image.Image:
             return image.getchannel("A")
     except (ValueError, OSError, SyntaxError, binascii.Error, Image.DecompressionBombError):
         raise UserError("What was painted over the picture cannot be read", "Clear it, and paint it again") from None
-
-
-def _address(copy: Path) -> str:
-    return f"gradio_api/file={escape(quote(str(copy)))}"

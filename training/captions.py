@@ -52,6 +52,11 @@ def file_name(picture: Path) -> str:
     return re.sub(r"^\d+ ", "", _spaced(picture.stem))
 
 
+def shortened(caption: str) -> str:
+    """A caption up to its first comma."""
+    return caption.split(",")[0]
+
+
 def fill(caption: str, picture: Path, words: Mapping[str, str]) -> str:
     """A caption with what its words in braces stand for; an empty one is the picture's whole name."""
     text = caption or _spaced(picture.stem)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pipelines.errors import UserError
 from training import checkpoint
+from training.captions import shortened
 from training.config import Concept, Customization
 from training.families import denoiser_of, family_of
 from training.formats import shown
@@ -83,7 +84,7 @@ def read_all_pictures(config: Customization) -> dict[str, list[Picture]]:
                 found[name] = own + [varied(one, *how) for one in own for how in concept.variants.items()]
             if concept.short_captions:
                 # In make the full captions alone, so that what they say of a style is not taken for the content's own.
-                short = [replace(one, caption=_first(one.caption)) for one in own if "," in one.caption]
+                short = [replace(one, caption=shortened(one.caption)) for one in own if "," in one.caption]
                 found[SHORT] = found[name] + short
         if concept.others:
             found[f"other {name}s"] = read_pictures(concept.others, config.resolution, None)
@@ -93,12 +94,7 @@ def read_all_pictures(config: Customization) -> dict[str, list[Picture]]:
 def varied(picture: Picture, words: str, treatment: str) -> Picture:
     """A picture drawn anew, under its caption up to the first comma and the words for such pictures."""
     drawn = Image.fromarray(TREATMENTS[treatment](np.asarray(picture.image)))
-    return replace(picture, image=drawn, caption=f"{_first(picture.caption)}, {words}")
-
-
-def _first(caption: str) -> str:
-    """A caption up to its first comma."""
-    return caption.split(",")[0]
+    return replace(picture, image=drawn, caption=f"{shortened(picture.caption)}, {words}")
 
 
 def _check_masks(name: str, pictures: list[Picture]) -> None:

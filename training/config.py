@@ -333,9 +333,9 @@ class Customization(Strict):
         if not isinstance(preset, str) or preset not in PRESETS:
             return data
         defaults = {k: v for k, v in PRESETS[preset].items() if k not in CONCEPTS or data.get(k)} | follows
+        method = method_of(_table_in(_merge(defaults, data), "adapter").get("method"))
         if isinstance(memory, int | str) and memory in (*BUDGETS, "auto") and preset != "emoji":  # which fits anywhere
             data = data | {"memory": found_budget() if memory == "auto" else memory}
-            method = method_of(_table_in(data, "adapter").get("method"))
             defaults = _merge(defaults, settings_for(preset, method.name, data["memory"]))
 
         # What is set for one optimizer or one method is not another's.
@@ -346,7 +346,6 @@ class Customization(Strict):
             own = {key: value for key, value in own.items() if key in RATES}
         if not shares_rates(name):
             own = {key: value for key, value in own.items() if key not in RATES}
-        method = method_of(_table_in(_merge(defaults, data), "adapter").get("method"))
         own = method.optimizer_defaults(name) | own
         adapter = _table_in(defaults, "adapter")
         if not method.splits:
@@ -414,11 +413,10 @@ class Customization(Strict):
             raise UserError(f"{path} cannot be read ({error.strerror})", "Name an existing project file") from None
         except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of too many digits, a list too deep
             raise UserError(f"{path} is not valid TOML ({error})", "Mend that line") from None
-        kinds = {"content": Content, "style": Style, "others": Others, "adapter": AdapterSettings, "steps": Steps}
         for table, keys in (later or {}).items():
-            if table in kinds and isinstance(data.get(table), dict):
-                defaults = {key: kinds[table].model_fields[key].default for key in keys}
-                data[table] = defaults | data[table]
+            if isinstance(data.get(table), dict):
+                fields = _table(cls.model_fields[table]).model_fields
+                data[table] = {key: fields[key].default for key in keys} | data[table]
         folder = path.resolve().parent
         if isinstance(data.get("base"), str):
             data["base"] = find_base(data["base"], [folder]) or data["base"]

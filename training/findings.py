@@ -74,7 +74,9 @@ def of_captions(concept: Concept, given: Captions, tokenizers: Sequence[Tokenize
     elif without:
         found.append(f"the placeholder {word} is missing in the captions of {_list(without)}; {remedy}")
     if isinstance(concept, Content) and concept.short_captions:
-        cut = [path for path, text in full if path not in without and not captions.holds(text.split(",")[0], word)]
+        cut = [
+            path for path, text in full if path not in without and not captions.holds(captions.shortened(text), word)
+        ]
         if cut:
             found.append(f"short_captions leave the placeholder {word} out of {_list(cut)}; write it before the comma")
 

@@ -52,6 +52,11 @@ class Stage:
         return BOTH if self.joins else (self.name,)
 
 
+def end_of(stages: list[Stage]) -> int:
+    """The run's step after the last of some stages, with which the next begins."""
+    return stages[-1].end if stages else 0
+
+
 def own_part(config: Customization, concept: str) -> Part:
     """The loss of a concept's own pictures, which moves its own learned factors."""
     short = SHORT if concept == "content" and config.content.short_captions else ""

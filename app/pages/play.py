@@ -169,11 +169,11 @@ def build(
 
         return handler
 
-    def kept(image: list | None, painted: str, resolution: int) -> dict[str, str]:
+    def kept(image: list | None, painted: Image.Image | None, resolution: int) -> dict[str, str]:
         """The picture to start from and the part of it that changes, by the names that recipes have for them."""
         if not image:
             return {"image": "", "mask": ""}
-        part = starts.add_mask(starts.get(painted), resolution) if painted else ""
+        part = starts.add_mask(painted, resolution) if painted else ""
         return {"image": starts.add(_last(image), resolution), "mask": part}
 
     def compared(recipe: Recipe, learned: dict, values: dict) -> dict[str, Recipe]:
@@ -301,20 +301,20 @@ def build(
             begun, said = None, figures.note(str(error).replace(readable(path), readable(path.name)), "error")
         return to_paint(begun) | {image: _shown(begun), note: said}
 
-    def to_paint(begun: Path | None, painted: str = "") -> dict:
-        """A picture to start from, to be painted over where it is to change, and the name of what was painted before.
+    def to_paint(begun: Path | None, name: str = "") -> dict:
+        """A picture to start from, to be painted over where it is to change, and what was painted before, by its name.
 
         Raises:
             UserError: that is gone.
         """
-        shown = mask.canvas(begun, copies.of(starts.path(painted)) if painted else None)
-        part = gr.Accordion(visible=begun is not None, open=bool(painted))
-        return {start.view: shown, start.painted: painted, start.part: part}
+        shown = mask.canvas(begun, copies.of(starts.path(name)) if name else None)
+        part = gr.Accordion(visible=begun is not None, open=bool(name))
+        return {start.view: shown, start.painted: starts.get(name) if name else None, start.part: part}
 
     def paint(event: gr.EventData) -> dict:
-        """What was painted is kept with each stroke."""
+        """What was painted so far, with each stroke."""
         try:
-            return {start.painted: starts.add_mask(mask.read(event._data["mask"]), mask.SIDE)}
+            return {start.painted: mask.read(event._data["mask"])}
         except UserError as error:
             return {note: figures.note(str(error), "error")}
 

@@ -21,7 +21,7 @@ class Start:
     folded: gr.Accordion
     part: gr.Accordion  # which is there with a picture alone
     view: gr.HTML  # of what is painted over
-    painted: gr.State  # the name of what was painted, as `Starts` has it; empty for nothing
+    painted: gr.State  # a picture that is white where that was
 
 
 def settings(fields: Fields, sample: Customization) -> Start:
@@ -57,7 +57,7 @@ def settings(fields: Fields, sample: Customization) -> Start:
         with gr.Accordion("Change only a part of it", open=False, visible=False) as part:
             gr.Markdown("Paint over what is to change; all else stays as it is.")
             view = gr.HTML(js_on_load=mask.SCRIPT, apply_default_css=False, padding=False, elem_id="painted")
-        painted = gr.State("")
+        painted = gr.State(None)
     known = drawing.looks(sample.preset, sample.samples.guidance_scale)
     said = "How closely the prompt is followed. Punchy has more contrast."
     look = gr.Radio(list(known), value="Balanced", label="Guidance", info=said, elem_id="look")

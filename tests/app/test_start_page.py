@@ -11,7 +11,7 @@ from app.album import Album
 from app.recipe import file_hash
 from app.starts import Starts
 from benchmarks.screenshot import studio as open_studio
-from tests.app.browser import watched
+from tests.app.browser import PATIENCE, watched
 from tests.app.test_recipe import RECIPE
 
 
@@ -93,7 +93,7 @@ def paint_over(page):
 
 
 def until(page, true):
-    for _ in range(100):
+    for _ in range(PATIENCE // 200):
         if true():
             return
         page.wait_for_timeout(200)

@@ -19,7 +19,7 @@ from pipelines.errors import UserError
 from training.adapters.adapter import Adapter
 from training.families import family_of_denoiser
 from training.optimizers.settings import NARROW
-from training.stages import BOTH, Stage, others_parts, own_part, steps_of
+from training.stages import BOTH, Stage, end_of, others_parts, own_part, steps_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,7 +51,7 @@ class FullWeights(Adapter):
         """One concept after the other, with others beside it where they are to teach it too."""
         stages: list[Stage] = []
         for concept, own in config.to_learn.items():
-            first, steps = sum(stage.steps for stage in stages), steps_of(config, concept)
+            first, steps = end_of(stages), steps_of(config, concept)
             moves = (concept,) * cls.learns_from_others(config, concept)
             parts = (own_part(config, concept), *others_parts(config, concept, moves))
             stages.append(Stage(concept, first, steps, parts, {concept: config.optimizer.lr * own.rate}))

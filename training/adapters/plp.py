@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pipelines.errors import UserError
 from training.adapters.adapter import Adapter
 from training.families import family_of_denoiser
-from training.stages import BOTH, Part, Stage, others_parts, own_part, partner_of, steps_of
+from training.stages import BOTH, Part, Stage, end_of, others_parts, own_part, partner_of, steps_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -88,7 +88,7 @@ class PartlyLearnable(Adapter):
         settings, up = config.optimizer, "content" if config.adapter.content_half == "up" else "style"
         stages: list[Stage] = []
         for own, concept in config.to_learn.items():
-            first, steps = sum(stage.steps for stage in stages), steps_of(config, own)
+            first, steps = end_of(stages), steps_of(config, own)
             partner, weak = partner_of(own), settings.lr * settings.weak
             stand_in = weak > 0 and not config.adapter.apart
             moves = (own,) * cls.learns_from_others(config, own) + (partner,) * stand_in
@@ -102,8 +102,7 @@ class PartlyLearnable(Adapter):
             for own in BOTH:
                 parts += others_parts(config, own, (own,) * cls.learns_from_others(config, own))
             rates = {own: settings.make_lr * concept.rate for own, concept in config.concepts.items()}
-            first = sum(stage.steps for stage in stages)
-            stages.append(Stage("make", first, config.steps.make, parts, settings.rates(rates, up)))
+            stages.append(Stage("make", end_of(stages), config.steps.make, parts, settings.rates(rates, up)))
         return stages
 
     @classmethod
