@@ -248,10 +248,14 @@ def _check_parent(path: Path) -> None:
 
 
 def _customize(config: "Customization", folder: Path | None) -> int:
+    from training import processes
     from training.loop import customize
     from training.run import Run, runs_folder
 
     folder = folder or runs_folder() / config.name
+    if not processes.leads():
+        customize(config, folder)
+        return 0
     with _Stop(Run(folder)) as stop:
         run = customize(config, folder, progress=_print_status, should_stop=stop)
     if run.status == "cancelled":

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
-from training import checkpoint, export, findings
+from training import checkpoint, export, findings, processes
 from training.adapters import METHODS, Adapter
 from training.concepts import EncodedConcept, prepare, read_all_pictures
 from training.config import Customization
@@ -39,7 +39,7 @@ from training.others import draw_others
 from training.packages import require
 from training.plan import plan
 from training.previews import Previews
-from training.run import Run, decisive, runs_folder
+from training.run import Onlooker, Run, decisive, runs_folder
 from training.sampling import guided_pipeline
 from training.sheet import Stopped
 from training.stages import BOTH, SHORT, Part, Stage
@@ -81,10 +81,12 @@ def customize(
     Raises:
         UserError: for everything in pictures, configuration, base model, disk or run folder that a user can mend.
     """
-    run = Run(Path(run_dir) if run_dir else runs_folder() / (config.name or "customization"))
+    folder = Path(run_dir) if run_dir else runs_folder() / (config.name or "customization")
+    run = Run(folder) if processes.leads() else Onlooker(folder)
     threads = torch.get_num_threads()
     with run.writing():
-        run.begin(config)
+        with processes.leader_first():
+            run.begin(config)
         try:
             _train(config, run, progress, lambda: should_stop() or run.stop_asked)
         except BaseException as error:
@@ -145,6 +147,8 @@ def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool
     """Read pictures, open the base, encode, and put an adapter on."""
     # What the base is and pictures first: they are quick to read, and a base model is not quick to open.
     stages, method = plan(config), METHODS[config.adapter.method]
+    parts = [part for stage in stages if stage.steps for part in stage.parts]
+    processes.check_shares({part.concept: part.count for part in parts})
     require(config.optimizer.name)
     base = config.recognised_base()
     FAMILIES[base.family].check_loss(config.loss)
@@ -164,11 +168,12 @@ def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool
     # What is learned from.
     for finding in findings.of_words(config, findings.given_captions(config, pictures), tokenizers(pipe)):
         log.warning(finding)
-    for missing in {part.concept for stage in stages if stage.steps for part in stage.parts} - pictures.keys():
-        pictures[missing] = draw_others(pipe, config, runs_folder().parent / "cache")
-    run.write_state(device=f"{place}, attention by {pipe.kernels}")
-    own = config.concepts | {SHORT: config.content}
-    concepts = {name: prepare(pipe, found, run.cache, own.get(name)) for name, found in pictures.items()}
+    own, needed = config.concepts | {SHORT: config.content}, {part.concept for part in parts}
+    with processes.leader_first():
+        for missing in needed - pictures.keys():
+            pictures[missing] = draw_others(pipe, config, runs_folder().parent / "cache")
+        run.write_state(device=f"{place}, attention by {pipe.kernels}")
+        concepts = {name: prepare(pipe, found, run.cache, own.get(name)) for name, found in pictures.items()}
 
     # What learns.
     adapter = method.attach(denoiser, config.adapter)
@@ -207,8 +212,8 @@ def train_stage(work: Work, state: State, stage: Stage, report: "Report", should
     if state.step > stage.first:  # taken up where its strip may have been stopped
         draw_strip(work, state, stage)
     while state.step < stage.end:
-        if should_stop():
-            state.save(work.run.checkpoints, work.adapter, work.identity)
+        if processes.as_leader(should_stop):
+            save(work, state)
             raise Stopped
 
         # Step
@@ -227,7 +232,7 @@ def train_stage(work: Work, state: State, stage: Stage, report: "Report", should
 
         # Checkpoint
         if state.step % config.steps.checkpoint_every == 0 or state.step == stage.end:
-            state.save(work.run.checkpoints, work.adapter, work.identity)
+            save(work, state)
     if state.in_backward:
         state.in_backward.remove()
 
@@ -239,15 +244,27 @@ def draw_strip(work: Work, state: State, stage: Stage) -> None:
         Stopped: the drawing was stopped, with a checkpoint.
     """
     every = work.config.samples.every
-    due = every and state.step % every == 0 and state.step < work.steps
-    if not due or work.previews.strip(state.step).exists():
+    if not every or state.step % every or state.step == work.steps:
         return
-    try:
-        with at_rest(state.optimizer):
-            work.previews.draw(stage, state.step, state.done)
-    except Stopped:
+
+    def stopped() -> bool:
+        try:
+            if not work.previews.strip(state.step).exists():
+                with at_rest(state.optimizer):
+                    work.previews.draw(stage, state.step, state.done)
+        except Stopped:
+            return True
+        return False
+
+    if processes.as_leader(stopped):
+        save(work, state)
+        raise Stopped
+
+
+def save(work: Work, state: State) -> None:
+    """Write a checkpoint, if this is the process that writes."""
+    if processes.leads():
         state.save(work.run.checkpoints, work.adapter, work.identity)
-        raise
 
 
 def begin_stage(work: Work, state: State, stage: Stage) -> None:
@@ -264,7 +281,8 @@ def begin_stage(work: Work, state: State, stage: Stage) -> None:
     state.sampler = layer_sampler(config, work.pipe, stage, work.concepts, state.optimizer) if owlore else None
     # Of the base's own weights one gradient at a time is enough; an adapter's gradients are changed between.
     alone = adapter.steps_in_backward and own.independent and config.steps.accumulation == 1
-    alone = alone and not config.steps.max_grad_norm  # which needs all gradients at once
+    # Both a limit and other processes need all gradients at once.
+    alone = alone and not config.steps.max_grad_norm and processes.count() == 1
     state.in_backward = StepInBackward(state.optimizer, losses=len(stage.parts)) if alone else None
     state.load_optimizer(stage)
 
@@ -290,12 +308,15 @@ def train_step(work: Work, state: State, stage: Stage) -> dict[str, float]:
         # Accumulation: a mean over batches.
         for batch in batches(work, stage, part, k):
             loss = denoising_loss(work.pipe, *batch)
-            losses[part.concept] += loss.item() / config.steps.accumulation
+            losses[part.concept] += processes.mean(loss.item()) / config.steps.accumulation
             _check_finite("loss", [loss], work, stage, part, state.step)
             (part.weight * loss / config.steps.accumulation).backward(inputs=moved)
         gradients = [state.in_backward.largest()] if state.in_backward else [p.grad for p in moved]
         gradients = [gradient for gradient in gradients if gradient is not None]
         _check_finite("gradient", gradients, work, stage, part, state.step)
+
+    # Several processes.
+    processes.average([p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None])
 
     # Optimizer, unless it has stepped in the backward pass.
     if limit := config.steps.max_grad_norm:
@@ -307,7 +328,7 @@ def train_step(work: Work, state: State, stage: Stage) -> dict[str, float]:
 
 
 def batches(work: Work, stage: Stage, part: Part, k: int) -> Iterator[Batch]:
-    """The batches of one loss of a stage's step k, functions of (seed, k) alone.
+    """The batches of one loss of a stage's step k, or this process's part of each: functions of (seed, k) alone.
 
     Yields:
         latents (n, c, h, w), conditions with n rows each, noise like the latents, noise levels (n,), and weights
@@ -334,14 +355,16 @@ def batches(work: Work, stage: Stage, part: Part, k: int) -> Iterator[Batch]:
     if config.loss.min_snr:
         by_level = family.min_snr_weights(work.pipe, levels, config.loss.min_snr).view(-1, 1, 1, 1)
         weights = by_level if weights is None else weights * by_level
-    for some in torch.arange(count, device=device).split(part.count):
+    for some in map(processes.share, torch.arange(count, device=device).split(part.count)):
         of_some = None if weights is None else weights[some]
         said = concept.said(index[some], rows[some])
         yield concept.latents[index[some]], said, noise[some], levels[some], of_some
 
 
 def finish(work: Work, state: State) -> None:
-    """Write the adapter file, and the sheet of what it does."""
+    """Write the adapter file, and the sheet of what it does, if this is the process that writes."""
+    if not processes.leads():
+        return
     config, adapter, run = work.config, work.adapter, work.run
     run.write_state(stage="export", step=work.steps, steps=work.steps, time_left=0)
     for concept in BOTH:
@@ -401,7 +424,7 @@ class Report:
 
 def _check_finite(what: str, values: list[Tensor], work: Work, stage: Stage, part: Part, step: int) -> None:
     """Before a number that is none reaches the optimizer, or what is saved: what was saved before stays good."""
-    if all_finite(values):
+    if processes.all_agree(all_finite(values)):
         return
     count = part.count * work.config.steps.accumulation
     concept = work.concepts[part.pictures or part.concept]

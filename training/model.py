@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError, first_line
+from training import processes
 from training.families import FAMILIES, Family, denoiser_of, family_of
 from training.families.family import PARTS
 from training.recognise import Base, read_json, recognise, variant
@@ -30,7 +30,7 @@ UNDECIDING = ("dtype", "torch_dtype", "transformers_version", "architectures", "
 
 def device() -> torch.device:
     """Where accelerate computes: the GPU if there is one."""
-    return PartialState().device
+    return processes.state().device
 
 
 def dtype(precision: str) -> torch.dtype:

@@ -244,6 +244,29 @@ class Run:
         checkpoint.write_bytes(self.metrics, "".join(kept).encode())
 
 
+class Onlooker(Run):
+    """A run as one of several processes sees it that computes and does not write."""
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        yield
+
+    def begin(self, config: Customization) -> None:
+        """The first process has."""
+
+    def forget_stop(self) -> None:
+        """The first process does."""
+
+    def write_state(self, **changes: Any) -> None:
+        """The first process does."""
+
+    def append_metrics(self, **values: Any) -> None:
+        """The first process does."""
+
+    def rewind_metrics(self, step: int) -> None:
+        """The first process does."""
+
+
 def _is_ours(entry: Any) -> bool:
     """Whether a line of the metrics is an entry that this version reads."""
     if not isinstance(entry, dict) or not entry.keys() >= METRICS.keys():
