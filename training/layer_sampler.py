@@ -31,7 +31,7 @@ def layer_sampler(
         config: with OwLore's settings as its optimizer.
     """
     own, learned = config.optimizer, {p for group in optimizer.param_groups for p in group["params"]}
-    family = family_of(pipe)
+    family, device = family_of(pipe), denoiser_of(pipe).device
     blocks = {
         name: block
         for name, block in blocks_of(denoiser_of(pipe), config.adapter.layers == "all", family.blocks).items()
@@ -41,9 +41,9 @@ def layer_sampler(
     def calibrate() -> None:
         generator = keyed(config.seed, "calibration")
         for concept in (concepts[part.pictures or part.concept] for part in stage.parts):
-            noise = torch.randn(concept.latents.shape, generator=generator).to(pipe.device)
-            levels = family.levels(pipe, stratified(len(concept), generator)).to(pipe.device)
-            for one in torch.arange(len(concept), device=pipe.device).split(config.steps.batch_size):
+            noise = torch.randn(concept.latents.shape, generator=generator).to(device)
+            levels = family.levels(pipe, stratified(len(concept), generator)).to(device)
+            for one in torch.arange(len(concept), device=device).split(config.steps.batch_size):
                 denoising_loss(pipe, *concept[one], noise[one], levels[one])
 
     even = dict.fromkeys(blocks, 1.0)

@@ -30,7 +30,7 @@ from training.draws import choose, keyed, stratified
 from training.families import FAMILIES, denoiser_of, family_of
 from training.layer_sampler import layer_sampler
 from training.mix import digest, read_taken
-from training.model import denoising_loss, open_base, tokenizers
+from training.model import denoising_loss, open_base, rest_encoders, tokenizers
 from training.optimizers.backward import StepInBackward
 from training.optimizers.projected import ProjectedAdamW
 from training.optimizers.registry import make_optimizer
@@ -174,6 +174,7 @@ def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool
             pictures[missing] = draw_others(pipe, config, runs_folder().parent / "cache")
         run.write_state(device=f"{place}, attention by {pipe.kernels}")
         concepts = {name: prepare(pipe, found, run.cache, own.get(name)) for name, found in pictures.items()}
+    rest_encoders(pipe)
 
     # What learns.
     adapter = method.attach(denoiser, config.adapter)
@@ -334,7 +335,7 @@ def batches(work: Work, stage: Stage, part: Part, k: int) -> Iterator[Batch]:
         latents (n, c, h, w), conditions with n rows each, noise like the latents, noise levels (n,), and weights
         (n, 1, h, w) or (n, 1, 1, 1), or None.
     """
-    config, device, seed = work.config, work.pipe.device, work.config.seed
+    config, device, seed = work.config, denoiser_of(work.pipe).device, work.config.seed
     concept = work.concepts[part.pictures or part.concept]
     count = part.count * config.steps.accumulation
     generator = keyed(seed, stage.name, part.concept, k)

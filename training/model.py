@@ -6,6 +6,8 @@ What differs between families of bases lies in `training.families`.
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -166,6 +168,32 @@ def encode_pictures(pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
     family, vae = family_of(pipe), pipe.vae
     latents = [family.encode_picture(pipe, one[None].to(vae.device, vae.dtype)) for one in pixels]
     return torch.cat(latents).cpu().contiguous()
+
+
+def rest_encoders(pipe: DiffusionPipeline) -> None:
+    """Send all networks but the denoiser to ordinary memory: a step needs only what they have made."""
+    for module in _beside_denoiser(pipe):
+        module.to("cpu")
+    if device().type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def encoders_at_hand(pipe: DiffusionPipeline) -> Iterator[None]:
+    """All networks where the denoiser is, inside the block, for drawing; after it those that rested rest again."""
+    resting = [module for module in _beside_denoiser(pipe) if module.device != denoiser_of(pipe).device]
+    for module in resting:
+        module.to(denoiser_of(pipe).device)
+    try:
+        yield
+    finally:
+        if resting:
+            rest_encoders(pipe)
+
+
+def _beside_denoiser(pipe: DiffusionPipeline) -> list[nn.Module]:
+    modules = [module for module in pipe.components.values() if isinstance(module, nn.Module)]
+    return [module for module in modules if module is not denoiser_of(pipe)]
 
 
 def encoders(pipe: DiffusionPipeline) -> list:

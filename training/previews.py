@@ -9,6 +9,7 @@ from PIL import Image
 from pipelines import CFG, GuidanceRule
 from training.adapters import Adapter
 from training.config import Customization
+from training.model import encoders_at_hand
 from training.plan import SCALES, prompt_of
 from training.run import Run
 from training.sheet import compose, draw, save, stack
@@ -96,7 +97,8 @@ class Previews:
         self, prompt: str, seeds: tuple[int, ...], scale: float, rule: GuidanceRule | None = None
     ) -> list[Image.Image]:
         resolution, steps = self.config.resolution, self.config.samples.inference_steps
-        return draw(self.pipe, prompt, seeds, resolution, scale, steps, rule, should_stop=self.should_stop)
+        with encoders_at_hand(self.pipe):
+            return draw(self.pipe, prompt, seeds, resolution, scale, steps, rule, should_stop=self.should_stop)
 
     def _compose(self, title: str) -> Image.Image:
         columns = [column for column in SCALES if column in self.columns]
