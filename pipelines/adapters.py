@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipelines.adapter_file import Factors, find_layers, read_file, read_metadata, unwrapped
 from pipelines.errors import UserError, first_line
-from pipelines.fingerprint import fingerprint, is_quantized, resting_weight
+from pipelines.fingerprint import fingerprint, is_known, resting_weight
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -162,7 +162,7 @@ def trained_on(path: str | Path, denoiser: nn.Module) -> str:
     """
     path = Path(path)
     card = _card(read_metadata(path), path)
-    known = card and not is_quantized(denoiser)
+    known = card and is_known(denoiser)
     return card["base"] if known and card["base_hash"] != fingerprint(denoiser) else ""
 
 
@@ -175,7 +175,7 @@ def _check_sizes(layers: dict[str, Factors], card: dict, path: Path) -> None:
 
 
 def _check_base(card: dict, denoiser: nn.Module, path: Path, unknown: list[str]) -> None:
-    if is_quantized(denoiser):
+    if not is_known(denoiser):
         log.warning("This base is quantized: whether %s was trained on it (%s) cannot be told", path, card["base"])
     elif card["base_hash"] == fingerprint(denoiser):
         return

@@ -16,14 +16,29 @@ def fingerprint(module: nn.Module) -> str:
     The signs of some sixty elements of each tensor stand for all. Rounding leaves them, and hashing every byte of a
     large base takes longer than opening it. Training turns some of them, but not in its first steps: two bases with one
     fingerprint are the same, or one of them has hardly been trained since. Quantized weights have signs of their own
-    (`is_quantized`).
+    (`is_known`), unless it was kept before.
     """
+    if told := getattr(module, TOLD, ""):
+        return told
     digest = hashlib.sha256()
     for name, tensor in sorted(_own_weights(getattr(module, "_orig_mod", module))):
         sample = tensor.detach().flatten()
         signs = ~torch.signbit(sample[:: max(1, sample.numel() // 64)].float()).cpu()  # a small one may round to -0
         digest.update(f"{name}{tuple(tensor.shape)}".encode() + signs.numpy().tobytes())
     return digest.hexdigest()
+
+
+TOLD = "_fingerprint_told"  # on a module: what it was before its weights were quantized
+
+
+def keep_fingerprint(module: nn.Module) -> None:
+    """Let a module have the same fingerprint after its weights are quantized."""
+    setattr(module, TOLD, fingerprint(module))
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether its fingerprint says which base it is."""
+    return hasattr(module, TOLD) or not is_quantized(module)
 
 
 def is_quantized(module: nn.Module) -> bool:

@@ -304,10 +304,10 @@ class Customization(Strict):
     make: Make = Make()
     samples: Samples = Samples()
     seed: int = Field(0, ge=0, lt=2**63, description="of everything that is drawn by chance while learning")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "nf4"] = Field(
         "auto",
         description="of the base; adapters stay fp32. auto: bf16 on a GPU that has it, else fp32, as where its own "
-        "weights learn",
+        "weights learn. nf4: likewise, and the large linear layers rest in four bits (pip install bitsandbytes)",
     )
     resolution: int = Field(
         64,

@@ -21,9 +21,12 @@ from transformers import PreTrainedTokenizerBase
 
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError, first_line
+from pipelines.fingerprint import is_quantized
 from training import processes
 from training.families import FAMILIES, Family, denoiser_of, family_of
 from training.families.family import PARTS
+from training.four_bits import quantize
+from training.optimizers.outlier import blocks_of
 from training.recognise import Base, read_json, recognise, variant
 from training.state import all_finite
 
@@ -36,11 +39,11 @@ def device() -> torch.device:
 
 
 def dtype(precision: str) -> torch.dtype:
-    """Of the frozen base: "auto" is bf16 on a GPU that computes in it, and float32 elsewhere.
+    """In which the frozen base computes: "auto" and "nf4" in bf16 on a GPU that has it, and in float32 elsewhere.
 
     Not fp16: gradients of a small loss vanish in it, and SDXL's autoencoder overflows.
     """
-    narrow = precision == "bf16" or (precision == "auto" and device().type == "cuda" and _computes_bf16())
+    narrow = precision == "bf16" or (precision in ("auto", "nf4") and device().type == "cuda" and _computes_bf16())
     return torch.bfloat16 if narrow else torch.float32
 
 
@@ -99,6 +102,9 @@ def open_base(
     for module in pipe.components.values():
         if isinstance(module, nn.Module):
             module.requires_grad_(False).eval()
+    if precision == "nf4":
+        denoiser = denoiser_of(pipe)
+        quantize(denoiser, blocks_of(denoiser, blocks=family.blocks).values(), device())
     return pipe.to(device())
 
 
@@ -215,7 +221,8 @@ def sampler(pipe: DiffusionPipeline) -> list:
     scheduler = {key: value for key, value in pipe.scheduler.config.items() if key[0] != "_"}
     empty = pipe.config.get("force_zeros_for_empty_prompt")  # what guidance leads away from, in SDXL
     denoiser = denoiser_of(pipe)
-    return [*_decisive(denoiser), str(denoiser.dtype), type(pipe.scheduler).__name__, scheduler, empty]
+    narrow = ["nf4"] * is_quantized(denoiser)
+    return [*_decisive(denoiser), str(denoiser.dtype), *narrow, type(pipe.scheduler).__name__, scheduler, empty]
 
 
 def _decisive(module: nn.Module) -> tuple[str, dict[str, Any]]:

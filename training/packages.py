@@ -14,9 +14,15 @@ def installed(name: str) -> bool:
 
 def require(name: str) -> None:
     """Raise a UserError if an optimizer needs a package that is not installed."""
-    if not installed(name):
-        package = PACKAGES[name]
-        raise UserError(
-            f"optimizer.name is {name!r}, which needs the package {package}",
-            f"Run: pip install {package}, or choose another optimizer",
-        )
+    if name in PACKAGES:
+        require_package(PACKAGES[name], f"optimizer.name is {name!r}")
+
+
+def require_package(package: str, why: str) -> None:
+    """Raise a UserError if a package is not installed that a setting needs.
+
+    Args:
+        why: the setting and its value.
+    """
+    if find_spec(package) is None:
+        raise UserError(f"{why}, which needs the package {package}", f"Run: pip install {package}, or choose another")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipelines.errors import UserError
+from training.four_bits import whole
 
 THRESHOLDS = (13.0, 10.0, 7.0, 5.0, 4.0, 3.0)  # M of the authors' runs first; near-Gaussian weights need less
 BLOCK_LISTS = ("transformer_blocks", "single_transformer_blocks")
@@ -72,7 +73,7 @@ def outlier_shares(blocks: dict[str, nn.Module], calibrate: Callable[[], object]
             handle.remove()
     shares: dict[float, dict[str, float]] = {threshold: {} for threshold in THRESHOLDS}
     for name, layers in scored.items():
-        reached = [layer.weight.abs().double() * squares[layer].sqrt() for layer in layers if layer in squares]
+        reached = [whole(layer.weight).abs().double() * squares[layer].sqrt() for layer in layers if layer in squares]
         if not reached:
             raise UserError(f"The calibration reached no layer of {name}", "Calibrate with the whole model")
         count, mean = sum(A.numel() for A in reached), sum(A.sum() for A in reached)
