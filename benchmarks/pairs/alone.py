@@ -19,8 +19,8 @@ from benchmarks.common.drawing import rounded
 from benchmarks.common.environment import environment
 from benchmarks.pairs.cells import CONTENTS, PLACEHOLDERS, STYLES, shown
 from benchmarks.pairs.judges import judges_of, shipped
-from benchmarks.pairs.methods.joined import learned, of_one
-from benchmarks.pairs.methods.ready import folder, opened
+from benchmarks.pairs.methods.joined import learned, loaded, of_one
+from benchmarks.pairs.methods.ready import folder
 from benchmarks.pairs.run import file_name
 from benchmarks.pairs.score import GUIDANCE, both_right, drawer, kept_pairs
 from pipelines.adapters import fingerprint
@@ -58,9 +58,8 @@ def main(
     guidance_scale = tables.pop("samples", {}).get("guidance_scale", GUIDANCE)
     run = learned(of_one(kind, name, seed, tables))
     taken = round(time.monotonic() - began)
-    pipe = opened(tables)
-    pipe.load_adapter(run.adapter)
-    pipe.set_scales(**{kind: scale})
+    pipe, set_scales = loaded(run, tables)
+    set_scales(**{kind: scale})
     draw, judges = drawer(pipe, guidance_scale), judges_of(name) if kind == "style" else shipped()
     row = {"kind": kind, "name": name, "changes": list(changes), "scale": scale, "seed": seed}
     row |= {"model": fingerprint(pipe.unet)[:12], "learned in": taken}

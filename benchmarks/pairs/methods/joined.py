@@ -2,14 +2,20 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+
+from diffusers import DiffusionPipeline
 
 from benchmarks.pairs.cells import Cell, customization
+from benchmarks.pairs.methods.prompted import without_prompt
 from benchmarks.pairs.methods.ready import OWN, Ready, folder, opened, over, own, project
 from training import Run, customize, mixed
+from training.base.data import SIZE
 from training.config import Customization, Steps
 
-# Tables of the project for the run of one concept alone, for example apart.style.optimizer.name=adamw.
-OWN["apart"] = {"content": {}, "style": {}}
+# Tables of the project for the run of one concept alone, for example apart.style.optimizer.name=adamw; bare: the adapter
+# is off in the unconditional half of guidance.
+OWN["apart"] = {"content": {}, "style": {}, "bare": False}
 
 
 def learned(config: Customization) -> Run:
@@ -41,14 +47,30 @@ def join(cell: Cell, seed: int, changes: dict, make: int) -> Ready:
     Args:
         make: steps of fine-tuning after joining.
     """
+    apart = own("apart", changes)
     runs = {
         kind: learned(of_one(kind, getattr(cell, kind), seed, over(changes, tables)))
-        for kind, tables in vars(own("apart", changes)).items()
+        for kind, tables in (("content", apart.content), ("style", apart.style))
     }
     run = learned(mixed(runs["content"].folder, runs["style"].folder, make))
-    pipe = opened(changes)
+    pipe, set_scales = loaded(run, changes)
+    return Ready(pipe, cell.prompt, lambda content, style: set_scales(content=content, style=style))
+
+
+def loaded(run: Run, changes: dict) -> tuple[DiffusionPipeline, Callable[..., None]]:
+    """The base with a run's adapter, and what sets its scales by name."""
+    pipe, scales = opened(changes), {}
     pipe.load_adapter(run.adapter)
-    return Ready(pipe, cell.prompt, lambda content, style: pipe.set_scales(content=content, style=style))
+
+    def set_scales(**found: float) -> None:
+        scales.update(found)
+        pipe.set_scales(**found)
+
+    set_scales(**dict.fromkeys(run.customization().concepts, 1.0))
+    if own("apart", changes).bare:
+        off = dict.fromkeys(scales, 0.0)
+        without_prompt(pipe, changes.get("resolution", SIZE), lambda on: pipe.set_scales(**scales if on else off))
+    return pipe, set_scales
 
 
 def of_one(kind: str, name: str, seed: int, changes: dict) -> Customization:
