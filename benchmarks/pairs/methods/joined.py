@@ -13,8 +13,8 @@ from training import Run, customize, mixed
 from training.base.data import SIZE
 from training.config import Customization, Steps
 
-# Tables of the project for the run of one concept alone, for example apart.style.optimizer.name=adamw; bare: the adapter
-# is off in the unconditional half of guidance.
+# Tables of the project for the run of one concept alone, for example apart.style.optimizer.name=adamw; and "bare": the
+# adapter is off in the unconditional half of guidance.
 OWN["apart"] = {"content": {}, "style": {}, "bare": False}
 
 
