@@ -22,42 +22,54 @@ const say = (part) => {
 };
 element.addEventListener("input", ({ target }) => {
   const place = `${100 * target.value}%`;
-  if (target.name === "crop") card(target).querySelector("img").style.objectPosition = `${place} ${place}`;
+  if (target.name === "crop")
+    for (const shown of card(target).querySelectorAll("img")) shown.style.objectPosition = `${place} ${place}`;
   clearTimeout(target.waiting);
   target.waiting = setTimeout(say, 400, target);
 });
 element.addEventListener("change", ({ target }) => { if (target.name === "caption") say(target); });
-element.addEventListener("click", ({ target }) => { if (target.name === "remove") send(target, { remove: true }); });
+element.addEventListener("click", ({ target }) => {
+  if (target.name === "remove") send(target, { remove: true });
+  if (target.name === "unmask") send(target, { mask: false });
+});
 watch("value", () => {
   for (const text of element.querySelectorAll("textarea:not(:focus)")) text.value = text.defaultValue;
 });
 """
 
 
-def cards(pictures: list[tuple[Given, Path | None]], found: list[Finding], caption: str, words: dict[str, str]) -> str:
+def cards(
+    pictures: list[tuple[Given, Path | None, Path | None]], found: list[Finding], caption: str, words: dict[str, str]
+) -> str:
     """All of them.
 
     Args:
-        pictures: each with a copy that may be served, or None where there is none.
+        pictures: each with copies of it and of its mask that may be served, or None where there is none.
         found: of those with the number of a picture.
         caption: that of pictures without one of their own.
         words: what {placeholder} and {class_word} stand for in captions.
     """
     every = (
-        _card(number, given, copy, [one for one in found if one.number == number], caption, words)
-        for number, (given, copy) in enumerate(pictures)
+        _card(number, given, copy, mask, [one for one in found if one.number == number], caption, words)
+        for number, (given, copy, mask) in enumerate(pictures)
     )
     return f'<div class="cards">{"".join(every)}</div>' if pictures else ""
 
 
 def _card(
-    number: int, given: Given, copy: Path | None, found: list[Finding], caption: str, words: dict[str, str]
+    number: int,
+    given: Given,
+    copy: Path | None,
+    mask: Path | None,
+    found: list[Finding],
+    caption: str,
+    words: dict[str, str],
 ) -> str:
     name = escape(given.path.name)
     learned = captions.fill(given.caption or caption, given.path, words)
     return (
         f'<article class="card" data-number="{number}" data-name="{name}">'
-        f'<div class="square">{_square(given, copy, name) if copy else ""}</div>'
+        f'<div class="square">{_square(given, copy, mask, name) if copy else ""}</div>'
         f'<header><span title="{name}">{name}</span>'
         f'<button type="button" name="remove" aria-label="Remove {name}" title="Remove">×</button></header>'
         f'<textarea name="caption" rows="2" aria-label="Caption of {name}" placeholder="{escape(caption)}">'
@@ -67,12 +79,19 @@ def _card(
     )
 
 
-def _square(given: Given, copy: Path, name: str) -> str:
-    """The square that is learned; of a picture that is none, with a slider that moves it."""
+def _square(given: Given, copy: Path, mask: Path | None, name: str) -> str:
+    """The square that is learned, dark outside its mask; of a picture that is none, with a slider that moves it."""
     with Image.open(copy) as image:
         width, height = image.size
     place, ends = f"{100 * given.crop:g}%", "left to right" if width > height else "top to bottom"
-    shown = f'<img src="{address(copy)}" alt="What is learned of {name}" style="object-position: {place} {place};">'
+    at = f'style="object-position: {place} {place};"'
+    shown = f'<img src="{address(copy)}" alt="What is learned of {name}" {at}>'
+    if mask:
+        shown = (
+            f'<div class="masked">{shown}<img class="mask" src="{address(mask)}" alt="Its mask" {at}>'
+            f'<button type="button" name="unmask" aria-label="Take the mask of {name} out" title="Take the mask out">'
+            "×</button></div>"
+        )
     slider = (
         f'<input type="range" name="crop" min="0" max="1" step="0.01" value="{given.crop:g}" '
         f'title="Which part is learned, from {ends}" aria-label="Which part of {name} is learned, from {ends}">'

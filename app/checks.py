@@ -17,7 +17,7 @@ from training.captions import local_tokenizers
 from training.config import Concept
 from training.findings import of_prompt, of_words
 from training.formats import shown
-from training.pictures import ALIKE, cropped, look_at, notes_of, seen_small
+from training.pictures import ALIKE, cropped, look_at, notes_of, read_mask, seen_small
 from training.stages import partner_of
 
 FEWEST = {"content": 3, "style": 1}  # fewer work, but not well
@@ -37,11 +37,16 @@ def check(concept: str, pictures: Sequence[Given], resolution: int) -> list[Find
         other = partner_of(concept)
         return [Finding(f"There are no pictures of the {concept}, so the {other} will be learned alone.", False)]
     findings, seen, small = [], {}, {}
-    for number, (path, _, crop) in enumerate(pictures):
+    for number, (path, _, crop, mask) in enumerate(pictures):
         try:
             digest, notes, one = _look(path, path.stat().st_mtime_ns if path.exists() else 0, resolution, crop)
+            if mask:
+                read_mask(mask, look_at(path))
         except UserError as error:
-            findings.append(Finding(str(error).replace(shown(path), shown(path.name)), True, number))
+            said = str(error)
+            for file in filter(None, (path, mask)):
+                said = said.replace(shown(file), shown(file.name))
+            findings.append(Finding(said, True, number))
             continue
         if digest in seen:
             same = f"{path.name} and {seen[digest]} are the same picture; one will be used."

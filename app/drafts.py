@@ -109,28 +109,35 @@ class Drafts:
                 for key, shown in values.items()}  # fmt: skip
         data = json.dumps({"version": 1, "values": kept}, indent=1)
         checkpoint.write_bytes(folder / FILE, data.encode())
-        used = {place for shown in kept.values() if isinstance(shown, list) for place, *_ in shown}
+        entries = [entry for shown in kept.values() if isinstance(shown, list) for entry in shown]
+        used = {place for name, _, _, mask in entries for place in (name, mask)}
         for path in folder.glob("pictures/*/*"):
             if str(path.relative_to(folder)) not in used and _lies_in(path, folder):
                 path.unlink(missing_ok=True)
 
-    def _take_in(self, folder: Path, pictures: list[Given]) -> list[tuple[str, str | None, float]]:
+    def _take_in(self, folder: Path, pictures: list[Given]) -> list[tuple[str, str | None, float, str | None]]:
         """Pictures as they stand in the file: under a folder named by their bytes, so that equal names do not clash."""
-        kept = []
-        for path, caption, crop in pictures:
+
+        def place(path: Path) -> str:
             if folder not in Path(path).parents:
                 data = Path(path).read_bytes()
                 copy = folder / "pictures" / hashlib.sha256(data).hexdigest()[:16] / Path(path).name
                 if not copy.exists():
                     checkpoint.write_bytes(copy, data)
                 path = copy
-            kept.append((str(Path(path).relative_to(folder)), caption, crop))
-        return kept
+            return str(Path(path).relative_to(folder))
+
+        return [(place(path), caption, crop, place(mask) if mask else None) for path, caption, crop, mask in pictures]
 
     def _found(self, name: str, shown: list) -> list[Given]:
         folder = self.folder / name
-        pictures = [Given(folder / place, *others) for place, *others in shown]
-        return [one for one in pictures if os.path.isfile(one.path) and _lies_in(one.path, folder)]
+
+        def there(place: str | None) -> Path | None:
+            path = folder / place if place else None
+            return path if path and os.path.isfile(path) and _lies_in(path, folder) else None
+
+        pictures = [Given(there(place), *others) for place, *others in shown]
+        return [one._replace(mask=there(one.mask)) for one in pictures if one.path]
 
     def _file(self, name: str) -> Path:
         if not name.isdecimal():  # a name from outside reaches no other folder
@@ -149,7 +156,9 @@ def _sound(value: Any) -> bool:
 
 def _is_picture(entry: Any) -> bool:
     match entry:
-        case [str(), str() | None] | [str(), str() | None, int() | float()]:  # the crop came later
+        case [str(), str() | None] | [str(), str() | None, int() | float()]:  # the crop and the mask came later
+            return True
+        case [str(), str() | None, int() | float(), str() | None]:
             return True
     return False
 

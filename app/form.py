@@ -18,6 +18,7 @@ CONCEPTS = {"content": Content, "style": Style}
 OF_THE_BASE = ("resolution", "prediction", "zero_snr")
 FILES = {"pictures", "crops", "others"}  # of a concept, what names files
 SHOWN = ("class_word", "placeholder", "caption")  # of a concept, as text
+OUTSIDE = "unmasked_weight"
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,13 @@ class ProjectForm:
         self, data: dict, concept: str, values: Mapping[Hashable, Any], pictures: list[Given]
     ) -> dict[str, Any]:
         sample = self.concept(concept)
-        shown = {name: (values[f"{concept}.{name}"] or "").strip() for name in SHOWN}
+        shown: dict[str, Any] = {name: (values[f"{concept}.{name}"] or "").strip() for name in SHOWN}
         own = shown["class_word"] != sample.class_word  # what suits the sample's concept may not suit another
         if own or shown["placeholder"] != sample.placeholder:
             data.get("samples", {}).pop("prompt", None)  # the sample project's prompt names its own
         kept = sample.model_dump(exclude={"mirror", "short_captions"} if own else None)
         crops = {one.path.name: one.crop for one in pictures if one.crop != MIDDLE}
+        shown[OUTSIDE] = values[f"{concept}.{OUTSIDE}"]
         return kept | {"pictures": [one.path for one in pictures], "crops": crops} | shown
 
     def write(self, config: Customization) -> dict[str, Any]:

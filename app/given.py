@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pipelines.errors import UserError
 from training import captions
 from training.config import Concept
-from training.formats import find_pictures, sorted_out
+from training.formats import find_pictures, is_mask, mask_beside, masked_stem, sorted_out
 from training.pictures import MIDDLE
 
 # What cameras, telephones, scanners and websites call their files.
@@ -23,18 +23,24 @@ class Given(NamedTuple):
     path: Path
     caption: str | None = None  # the one that is its own
     crop: float = MIDDLE  # where on its longer side the square lies that is learned
+    mask: Path | None = None  # white where the subject is
 
 
 def pictures_of(concept: Concept) -> list[Given]:
     """The pictures that a concept of a project file has."""
-    found = find_pictures(concept.pictures)
-    return [Given(path, captions.beside(path) or None, concept.crops.get(path.name, MIDDLE)) for path in found]
+    return [
+        Given(
+            path, captions.beside(path) or None, concept.crops.get(path.name, MIDDLE), mask if mask.exists() else None
+        )
+        for path in find_pictures(concept.pictures)
+        for mask in [mask_beside(path)]
+    ]
 
 
 def added(before: list[Given], files: Sequence[Path], caption: str) -> tuple[list[Given], dict[Path, str]]:
     """Pictures with more of them, each captioned by the text file of its name, or else by its own name.
 
-    A text file may also come after its picture.
+    A text file or a mask may also come after its picture.
 
     Args:
         caption: that of pictures without one of their own; words of a file's name join it.
@@ -49,10 +55,17 @@ def added(before: list[Given], files: Sequence[Path], caption: str) -> tuple[lis
                 texts[path.stem] = captions.read(path)
             except UserError:
                 left_out[path] = "it cannot be read; save it as UTF-8 text"
+    masks = {masked_stem(path): path for path in files if is_mask(path)}
     new = [Given(path, _from_name(path, caption)) for path in found.pictures]
     known = {one.path.stem for one in before}
-    left_out = {path: why for path, why in left_out.items() if not (path.stem in texts and path.stem in known)}
-    return [one._replace(caption=texts.get(one.path.stem) or one.caption) for one in before + new], left_out
+
+    def late(path: Path) -> bool:
+        """Whether it has come after its picture, and is of use all the same."""
+        return masked_stem(path) in known if is_mask(path) else path.stem in known & texts.keys()
+
+    every, left_out = before + new, {path: why for path, why in left_out.items() if not late(path)}
+    every = [one._replace(caption=texts.get(one.path.stem) or one.caption) for one in every]
+    return [one._replace(mask=masks.get(one.path.stem) or one.mask) for one in every], left_out
 
 
 def _from_name(path: Path, caption: str) -> str | None:

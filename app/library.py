@@ -13,7 +13,7 @@ from app.recipe import file_hash
 from app.trash import to_trash
 from pipelines.errors import UserError
 from training import Customization, Run, captions
-from training.formats import find_pictures, shown
+from training.formats import find_pictures, mask_beside, shown
 from training.pictures import MIDDLE
 from training.plan import plan
 
@@ -126,13 +126,15 @@ class Library:
             concept, folder = getattr(config, name), run.folder / "pictures" / name
             folder.mkdir(parents=True)
             concept.crops = {}
-            for number, (path, caption, crop) in enumerate(files, 1):
+            for number, (path, caption, crop, mask) in enumerate(files, 1):
                 copy = folder / f"{number:02d}-{_slug(path.stem)}{path.suffix.lower()}"
                 shutil.copyfile(path, copy)
                 if crop != MIDDLE:
                     concept.crops[copy.name] = crop
                 if caption:
                     copy.with_suffix(".txt").write_text(caption, encoding="utf-8")
+                if mask:
+                    shutil.copyfile(mask, mask_beside(copy))
             concept.pictures = [folder]
             concept.others = [_copy_others(path, run.folder / "pictures" / f"other-{name}s") for path in concept.others]
         config.save(run.config)

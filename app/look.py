@@ -57,6 +57,9 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700) !important;
   border: 1px solid var(--border-color-primary); background: var(--block-background-fill); font-size: 0.85rem; }
 .card .square { display: flex; flex-direction: column; gap: 4px; }
 .card img { width: 100%; aspect-ratio: 1; object-fit: cover; margin: 0; border-radius: 6px; }
+.card .masked { position: relative; }
+.card .masked .mask { position: absolute; inset: 0; mix-blend-mode: multiply; opacity: 0.75; pointer-events: none; }
+.card .masked button { position: absolute; top: 4px; right: 4px; background: var(--background-fill-primary); }
 .card input[type="range"] { width: 100%; margin: 0; accent-color: var(--primary-600); }
 .card header { display: flex; align-items: center; gap: 4px; }
 .card header span { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }

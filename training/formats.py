@@ -116,7 +116,7 @@ def names(found: list[str], most: int = 5) -> str:
 def sorted_out(items: Iterable[Path]) -> Survey:
     """What lies in one folder: which of it are pictures, and what is not used."""
     left_out, items = {}, [item for item in items if not _is_companion(item)]
-    found = [item for item in items if not item.is_dir() and not why_not(item) and not _is_mask(item)]
+    found = [item for item in items if not item.is_dir() and not why_not(item) and not is_mask(item)]
     stems = {item.stem for item in found}
     for item in items:
         if item.is_dir():
@@ -125,16 +125,27 @@ def sorted_out(items: Iterable[Path]) -> Survey:
         elif item.suffix.lower() == ".txt":
             if item.stem not in stems:
                 left_out[item] = "no picture there has this name"
-        elif _is_mask(item):
-            if item.name[: -len(MASK)] not in stems:
+        elif is_mask(item):
+            if masked_stem(item) not in stems:
                 left_out[item] = "a mask, and no picture there has this name"
         elif reason := why_not(item):
             left_out[item] = reason
     return Survey(found, left_out)
 
 
-def _is_mask(item: Path) -> bool:
+def is_mask(item: Path) -> bool:
+    """Whether a file's name is that of a picture's mask."""
     return item.name.lower().endswith(MASK)
+
+
+def masked_stem(item: Path) -> str:
+    """The stem of the picture that a mask is of."""
+    return item.name[: -len(MASK)]
+
+
+def mask_beside(path: Path) -> Path:
+    """Where a picture's mask lies if it has one."""
+    return path.with_name(path.stem + MASK)
 
 
 def _is_companion(item: Path) -> bool:

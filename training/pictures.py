@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipelines.errors import UserError
 from training import captions
 from training.colours import Frame, as_seen
-from training.formats import FORMATS, MASK, READ, SAVE_ANEW, find_pictures, shown, why_not
+from training.formats import FORMATS, READ, SAVE_ANEW, find_pictures, mask_beside, shown, why_not
 
 SMALLEST, LARGEST = 16, 100_000_000  # pixels on the shorter side; pixels in all
 MOVING = ("PNG", "WEBP", "AVIF", "GIF")  # formats whose frames follow each other in time
@@ -157,20 +157,25 @@ def mask_of(path: Path, frame: Frame) -> Image.Image | None:
     Raises:
         UserError: the mask cannot be opened, has another shape than the picture, or is black all over.
     """
-    beside = path.with_name(path.stem + MASK)
-    if not beside.exists():
-        return frame.opaque
-    mask = look_at(beside).image.convert("L")
+    beside = mask_beside(path)
+    return read_mask(beside, frame) if beside.exists() else frame.opaque
+
+
+def read_mask(path: Path, frame: Frame) -> Image.Image:
+    """A picture's mask, grey, of the picture's size.
+
+    Raises:
+        UserError: as `mask_of`.
+    """
+    mask = look_at(path).image.convert("L")
     (width, height), (own_width, own_height) = mask.size, frame.image.size
     if abs(width * own_height - height * own_width) > 0.02 * height * own_width:
         raise UserError(
-            f"The mask {shown(beside)} is {width} x {height} pixels, and its picture {own_width} x {own_height}",
+            f"The mask {shown(path)} is {width} x {height} pixels, and its picture {own_width} x {own_height}",
             "Save the mask in the picture's shape, or take it out",
         )
     if mask.getextrema()[1] == 0:
-        raise UserError(
-            f"The mask {shown(beside)} is black all over", "Paint white where the subject is, or take it out"
-        )
+        raise UserError(f"The mask {shown(path)} is black all over", "Paint white where the subject is, or take it out")
     return mask.resize(frame.image.size, Image.Resampling.LANCZOS)
 
 

@@ -25,6 +25,7 @@ WHAT = {
     "style": "How it is shown. 1 to 10 pictures in that style.",
 }
 LARGEST = 480  # pixels of a card's copy
+MASKED = 0.1  # weight of what lies outside, once there are masks
 EVERY = {"trigger_mode": "multiple"} | QUICK  # none of many edits is left out
 
 
@@ -42,6 +43,7 @@ class Column:
     view: gr.HTML
     found: gr.HTML
     asked: gr.HTML
+    outside: gr.Slider  # how much counts what lies outside the masks
 
     @property
     def key(self) -> str:
@@ -49,7 +51,7 @@ class Column:
 
     @property
     def shown(self) -> list[Component]:
-        return [self.view, self.found]
+        return [self.view, self.found, self.outside]
 
     def pictures(self, draft: str) -> list[Given]:
         return self.drafts.read(draft).get(self.key, self.begin)
@@ -67,10 +69,11 @@ class Column:
         findings = check(self.concept, pictures, self.form.resolution(values["preset"]))
         words = {name: (values[f"{self.concept}.{name}"] or "").strip() for name in ("placeholder", "class_word")}
         caption = (values[f"{self.concept}.caption"] or "").strip()
-        copied = [(one, self._copy(one.path)) for one in pictures]
+        copied = [(one, self._copy(one.path), self._copy(one.mask)) for one in pictures]
         of_all = [one for one in findings if one.number is None] + [Finding(f"{line}.", False) for line in left_out]
         said = figures.warnings(of_all) if findings or left_out else figures.findings([])
-        return {self.view: cards(copied, findings, caption, words), self.found: said}
+        masked = gr.update(visible=any(one.mask for one in pictures))
+        return {self.view: cards(copied, findings, caption, words), self.found: said, self.outside: masked}
 
     def listen(self, fields: Fields, draft: gr.Textbox, preset: gr.Radio, note: gr.HTML) -> None:
         """Wire what changes the pictures, and what changes how they are seen.
@@ -79,7 +82,7 @@ class Column:
             note: goes with any change.
         """
         words = [fields[f"{self.concept}.{name}"] for name in ("class_word", "placeholder", "caption")]
-        seen = {draft, preset, *words}
+        seen = {draft, preset, self.outside, *words}
         changed = [*self.shown, note]
 
         def look(given: dict) -> dict:
@@ -93,8 +96,12 @@ class Column:
                 left_out.update(others)
                 return every
 
+            had = any(one.mask for one in self.pictures(given[draft]))
             self.drafts.change(given[draft], self.key, add, self.begin)
-            return self.show(given[draft], values, listed(left_out)) | {note: "", self.zone: None}
+            shown = self.show(given[draft], values, listed(left_out)) | {note: "", self.zone: None}
+            if not had and any(one.mask for one in self.pictures(given[draft])) and given[self.outside] == 1:
+                shown[self.outside] = gr.update(value=MASKED, visible=True)  # or the masks would not count
+            return shown
 
         def take_pictures(given: dict) -> dict:
             return take(given, [Path(path) for path, _ in given[self.zone] or []])
@@ -112,9 +119,9 @@ class Column:
         events = [field.change for field in (preset, *words)]
         gr.on(events, look, seen, self.shown, trigger_mode="always_last", **QUICK)
 
-    def _copy(self, path: Path) -> Path | None:
+    def _copy(self, path: Path | None) -> Path | None:
         try:
-            return self.copies.of(path, LARGEST)
+            return self.copies.of(path, LARGEST) if path else None
         except UserError:  # the checks say why
             return None
 
@@ -131,6 +138,8 @@ def edited(pictures: list[Given], sent: Any) -> list[Given]:
     match change:
         case {"remove": True}:
             new = []
+        case {"mask": False}:
+            new = [pictures[at]._replace(mask=None)]
         case {"caption": str(text)}:
             new = [pictures[at]._replace(caption=" ".join(text.split()) or None)]
         case {"crop": int(place) | float(place)} if 0 <= place <= 1:
@@ -172,4 +181,14 @@ def build(form: ProjectForm, drafts: Drafts, copies: Copies, concept: str, field
             add("placeholder", gr.Textbox, "Placeholder", "Stands for it in prompts.", max_lines=1, min_width=120)
         asked = gr.HTML(padding=False, elem_id=f"{concept}-word")
         add("caption", gr.Textbox, "Caption", "For pictures that bring no caption of their own.", max_lines=2)
-    return Column(concept, form, drafts, copies, begin, zone, folder, view, found, asked)
+        outside = {"minimum": 0, "maximum": 1, "step": 0.05, "visible": any(one.mask for one in begin)}
+        add(
+            "unmasked_weight",
+            gr.Slider,
+            "Outside the masks",
+            "How much of it is learned; 1: masks do not count.",
+            **outside,
+        )
+    return Column(
+        concept, form, drafts, copies, begin, zone, folder, view, found, asked, fields[f"{concept}.unmasked_weight"]
+    )

@@ -38,7 +38,7 @@ def test_pictures_are_kept_as_they_were_given_and_go_when_nothing_shows_them(dra
     name = drafts.make({"content.pictures": given})
     bytes_given = [one.path.read_bytes() for one in given]
     kept = drafts.read(name)["content.pictures"]
-    assert [(path.name, path.read_bytes(), caption, crop) for path, caption, crop in kept] == [
+    assert [(path.name, path.read_bytes(), caption, crop) for path, caption, crop, _ in kept] == [
         ("x.png", bytes_given[0], "a red one", 0.25),
         ("x.png", bytes_given[1], None, 0.5),
     ]
@@ -47,6 +47,15 @@ def test_pictures_are_kept_as_they_were_given_and_go_when_nothing_shows_them(dra
     assert drafts.read(name)["content.pictures"] == kept[1:]
     assert not kept[0].path.exists() and kept[1].path.exists()
     assert [one.path.read_bytes() for one in drafts.read(copy)["content.pictures"]] == bytes_given
+
+
+def test_a_mask_is_kept_with_its_picture_and_goes_with_it(drafts, tmp_path):
+    given = Given(picture(tmp_path / "x.png"), mask=picture(tmp_path / "x.mask.png", "white"))
+    name = drafts.make({"content.pictures": [given]})
+    [kept] = drafts.read(name)["content.pictures"]
+    assert kept.mask.read_bytes() == given.mask.read_bytes() and kept.mask != given.mask
+    drafts.change(name, "content.pictures", lambda pictures: [pictures[0]._replace(mask=None)], [])
+    assert drafts.read(name)["content.pictures"] == [kept._replace(mask=None)] and not kept.mask.exists()
 
 
 def test_what_is_removed_lies_in_the_trash(drafts, tmp_path):

@@ -43,12 +43,22 @@ def test_a_text_may_come_later_and_what_is_no_picture_is_named(tmp_path):
     }
 
 
+def test_a_mask_goes_with_the_picture_of_its_name_whenever_it_comes(tmp_path):
+    first, second, mask, late, stray = files(tmp_path, "a.png", "b.png", "a.mask.png", "b.mask.png", "c.mask.png")
+    pictures, left_out = added([], [mask, first, second, stray], "x")
+    assert [one.mask for one in pictures] == [mask, None]
+    assert left_out == {stray: "a mask, and no picture there has this name"}
+    pictures, left_out = added(pictures, [late], "x")
+    assert ([one.mask for one in pictures], left_out) == ([mask, late], {})
+
+
 def test_what_a_card_sends_changes_one_picture(tmp_path):
-    before = [Given(tmp_path / "a.png"), Given(tmp_path / "b.png", "b")]
+    before = [Given(tmp_path / "a.png"), Given(tmp_path / "b.png", "b", mask=tmp_path / "b.mask.png")]
     card = {"number": "1", "name": "b.png"}
     assert edited(before, card | {"caption": " a\n dog "})[1].caption == "a dog"
     assert edited(before, card | {"caption": " "})[1].caption is None
     assert edited(before, card | {"crop": 0})[1].crop == 0
+    assert edited(before, card | {"mask": False}) == [before[0], Given(tmp_path / "b.png", "b")]
     assert edited(before, card | {"remove": True}) == before[:1]
 
 
@@ -74,5 +84,5 @@ def test_what_no_card_sends_changes_nothing(tmp_path, sent):
 def test_a_card_escapes_all_that_comes_from_outside(tmp_path):
     evil = '"><script>x</script>'
     given = Given(tmp_path / f"{evil.replace('/', '')}.png", f"{evil} sks")
-    html = cards([(given, None)], [Finding(evil, True, 0)], evil, {"placeholder": "sks", "class_word": evil})
+    html = cards([(given, None, None)], [Finding(evil, True, 0)], evil, {"placeholder": "sks", "class_word": evil})
     assert "<script" not in html and "<mark>sks</mark>" in html and "<img" not in html

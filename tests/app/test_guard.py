@@ -79,7 +79,7 @@ def test_a_script_among_a_project_s_pictures_is_shown_to_nobody(tmp_path, config
     (given,) = pictures_of(config.content)
     (finding,) = [one for one in check("content", [given], 64) if one.number == 0]
     assert "evil.svg cannot be opened" in finding.text and finding.blocks
-    assert "<img" not in cards([(given, None)], [finding], "", {"placeholder": "sks", "class_word": ""})
+    assert "<img" not in cards([(given, None, None)], [finding], "", {"placeholder": "sks", "class_word": ""})
 
 
 @pytest.mark.parametrize(

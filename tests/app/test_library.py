@@ -10,20 +10,24 @@ from pipelines.errors import UserError
 from tests.app.conftest import pictures_of
 from training import Customization, Run
 from training.config import HOUSE
+from training.formats import find_pictures
 
 
 def test_a_new_run_holds_everything_it_needs(library, config):
     pictures = pictures_of(config)
-    pictures["content"][0] = Given(pictures["content"][0].path, "a {placeholder} of its own", 0.25)
+    first, mask = pictures["content"][0].path, config.content.pictures[0].parent / "its.mask.png"
+    Image.new("L", Image.open(first).size, 255).save(mask)
+    pictures["content"][0] = Given(first, "a {placeholder} of its own", 0.25, mask)
     run = library.create(config, pictures)
     assert run.folder.name == "red-on-blue"
     stored = Customization.load(run.config)
     for concept in (stored.content, stored.style):
         for path in (*concept.pictures, *concept.others):
             assert path.resolve().is_relative_to(run.folder.resolve())
-            assert len(list(path.glob("*.png"))) == 3
+            assert len(find_pictures([path])) == 3
     assert (run.folder / "pictures/content/01-picture-0.txt").read_text() == "a {placeholder} of its own"
     assert stored.content.crops == {"01-picture-0.png": 0.25} and stored.style.crops == {}
+    assert (run.folder / "pictures/content/01-picture-0.mask.png").read_bytes() == mask.read_bytes()
     assert stored.steps == config.steps and stored.content.class_word == "koala"
 
 
@@ -108,3 +112,11 @@ def test_pictures_that_hardly_differ_are_named(tmp_path):
     wide.save(tmp_path / "wide.png")
     halves = [Given(tmp_path / "wide.png", None, place) for place in (0.0, 1.0, 0.5)]
     assert not any("same" in finding.text for finding in check("style", halves, 64))
+
+
+def test_a_mask_that_does_not_fit_its_picture_is_named(tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    Image.new("L", (64, 32), "white").save(tmp_path / "a.mask.png")
+    (found,) = check("style", [Given(tmp_path / "a.png", mask=tmp_path / "a.mask.png")], 64)
+    assert found.blocks and found.number == 0
+    assert found.text.startswith("The mask a.mask.png is 64 x 32 pixels, and its picture 64 x 64")

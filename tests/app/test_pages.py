@@ -58,6 +58,17 @@ def test_a_project_is_kept_from_the_first_keystroke_in_every_tab(project, browse
         expect(card.locator("li")).to_have_count(0)
         expect(card.locator("img")).to_have_css("object-position", "0% 0%")
 
+        # A mask that comes after its picture darkens what lies outside, which then counts little.
+        Image.linear_gradient("L").resize(wide.size).save(tmp_path / "IMG_1.mask.png")
+        page.locator("#content-pictures input[type=file]").first.set_input_files([tmp_path / "IMG_1.mask.png"])
+        expect(card.locator("img.mask")).to_have_css("object-position", "0% 0%")
+        outside = page.get_by_label("number input for Outside the masks").first
+        expect(outside).to_have_value("0.1")
+        wait_for("content.unmasked_weight", lambda kept: kept == 0.1)
+        card.get_by_label("Take the mask of IMG_1.png out").click()
+        expect(card.locator("img")).to_have_count(1)
+        expect(outside).to_be_hidden()
+
         # A caption that was typed goes with its picture.
         page.get_by_label("Caption of picture-1.png").first.fill("the second")
         page.get_by_label("Caption of picture-2.png").first.fill("the third")
