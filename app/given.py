@@ -74,4 +74,4 @@ def _from_name(path: Path, caption: str) -> str | None:
     parts = words.split()
     if not parts or not all(map(str.isalpha, parts)) or NO_WORDS.search(words) or "{file_name}" in caption:
         return None
-    return f"{words}, {caption}" if caption.endswith("style") else f"{caption}, {words}"
+    return captions.with_words(words, caption)

@@ -12,9 +12,20 @@ from diffusers import (
 )
 from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    BertTokenizer,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipImageProcessor,
+    BlipProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 TEXT_WIDTH = 32
+CAPTION_WORDS = ["[DEC]", "a", "red", "cat", "on", "the", "table"]
 COLOURS = {"content": "red", "style": "blue", "other_contents": "green", "other_styles": "orange"}
 
 
@@ -51,6 +62,20 @@ def tiny_text_encoder(tokenizer: CLIPTokenizer, cls=CLIPTextModel, width: int = 
             pad_token_id=tokenizer.pad_token_id,
         )
     ).eval()
+
+
+def tiny_captioner(folder: Path) -> Path:
+    """A BLIP in a folder, which says some of `CAPTION_WORDS` of any picture."""
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CAPTION_WORDS]
+    ends = {"bos_token_id": 5, "pad_token_id": 0, "eos_token_id": 3, "sep_token_id": 3}
+    text = small | ends | {"vocab_size": len(words), "encoder_hidden_size": 16}
+    config = BlipConfig(text_config=text, vision_config=small | {"image_size": 32, "patch_size": 16})
+    BlipForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer = BertTokenizer({word: i for i, word in enumerate(words)})
+    BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+    return folder
 
 
 def tiny_autoencoder(channels: int = 4) -> AutoencoderKL:

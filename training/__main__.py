@@ -1,4 +1,4 @@
-"""The command line: new, customize, join, further, estimate, sample, export."""
+"""The command line: new, customize, join, further, estimate, sample, caption, export."""
 
 import _thread
 import itertools
@@ -201,6 +201,43 @@ class Sample:
 
 
 @dataclass
+class Caption:
+    """Describe pictures by a captioning model: a .txt beside each picture that has none."""
+
+    pictures: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders and files."""
+    model: Path
+    """The model's folder, as transformers writes it, with safetensors: BLIP, GIT, or one that chats about pictures."""
+    caption: str = "{placeholder} {class_word}"
+    """What the description joins: before it if it ends in "style", else after it."""
+    say: bool = False
+    """Print a line of JSON for each picture and write nothing."""
+
+    def __call__(self) -> int:
+        import json
+
+        from training import captions, checkpoint
+        from training.formats import find_pictures
+        from training.pictures import look_at
+
+        files = [path for path in find_pictures(list(self.pictures)) if self.say or not captions.beside(path)]
+        frames = {path: look_at(path).image for path in files}
+        if not frames:
+            say("Every picture has a caption already")
+            return 0
+        _quiet()
+        from training.captioner import Captioner
+
+        describe = Captioner(self.model)
+        for path, picture in frames.items():
+            text = captions.with_words(describe(picture), self.caption)
+            if not self.say:
+                checkpoint.write_bytes(path.with_suffix(".txt"), text.encode())
+            say(json.dumps({"picture": str(path), "caption": text}) if self.say else f"{path}: {text}")
+        return 0
+
+
+@dataclass
 class Export:
     """Write a run's adapter in the format that another program wants."""
 
@@ -357,7 +394,9 @@ def main() -> int:
             say(f"{option} is empty. Name something, or leave it out.", to=sys.stderr)
             return INVALID
     command = tyro.cli(
-        New | Customize | Join | Further | Estimate | Sample | Export, prog="python -m training", description=__doc__
+        New | Customize | Join | Further | Estimate | Sample | Caption | Export,
+        prog="python -m training",
+        description=__doc__,
     )
     return in_words(command)
 

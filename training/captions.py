@@ -52,6 +52,11 @@ def file_name(picture: Path) -> str:
     return re.sub(r"^\d+ ", "", _spaced(picture.stem))
 
 
+def with_words(words: str, caption: str) -> str:
+    """A caption with what else the picture shows: before that of a style, after that of a content."""
+    return f"{words}, {caption}" if caption.endswith("style") else f"{caption}, {words}"
+
+
 def shortened(caption: str) -> str:
     """A caption up to its first comma."""
     return caption.split(",")[0]

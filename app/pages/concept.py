@@ -1,6 +1,6 @@
 """A column of the project page: the pictures of a content or a style as cards, and their words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,12 @@ import gradio as gr
 from gradio.components import Component
 
 from app import bases, figures
+from app.bases import models_folder
 from app.cards import SCRIPT, cards
 from app.checks import Finding, check
 from app.copies import Copies
+from app.describing import captioner
+from app.describing import describe as described
 from app.drafts import Drafts
 from app.fields import Fields
 from app.form import ProjectForm
@@ -43,6 +46,7 @@ class Column:
     view: gr.HTML
     found: gr.HTML
     asked: gr.HTML
+    describe: gr.Button
     outside: gr.Slider  # how much counts what lies outside the masks
 
     @property
@@ -109,6 +113,25 @@ class Column:
         def take_folder(given: dict) -> dict:
             return take(given, sorted(map(Path, given[self.folder] or []), key=lambda path: path.name))
 
+        def describe(given: dict) -> Iterator[dict]:
+            name, values = given[draft], fields.read(given)
+            model, bare = captioner(), [one.path for one in self.pictures(name) if not one.caption]
+            if not model:
+                raise UserError("There is no captioning model", f"Put one into {models_folder().name} and reload")
+            if not bare:
+                raise UserError("Every picture has a caption", "Take out those that a model is to write")
+            yield {note: figures.note(f"{model.name} looks at {len(bare)} pictures")}
+            words = (values[f"{self.concept}.caption"] or "").strip()
+            for done, (path, text) in enumerate(described(model, bare, words), 1):
+
+                def put(pictures: list[Given], path: Path = path, text: str = text) -> list[Given]:
+                    return [
+                        one._replace(caption=text) if one.path == path and not one.caption else one for one in pictures
+                    ]
+
+                self.drafts.change(name, self.key, put, self.begin)
+                yield self.show(name, values) | {note: figures.note(f"{done} of {len(bare)} described")}
+
         def edit(given: dict, event: gr.EventData) -> dict:
             self.drafts.change(given[draft], self.key, lambda pictures: edited(pictures, event._data), self.begin)
             return look(given) | {note: ""}
@@ -116,6 +139,7 @@ class Column:
         self.zone.upload(take_pictures, seen | {self.zone}, [*changed, self.zone], **EVERY)
         self.folder.upload(take_folder, seen | {self.folder}, [*changed, self.zone], **EVERY)
         self.view.input(edit, seen, changed, **EVERY)
+        self.describe.click(describe, seen, changed, api_visibility="private", show_progress="hidden")
         events = [field.change for field in (preset, *words)]
         gr.on(events, look, seen, self.shown, trigger_mode="always_last", **QUICK)
 
@@ -169,7 +193,11 @@ def build(form: ProjectForm, drafts: Drafts, copies: Copies, concept: str, field
                 elem_classes="zone",
                 elem_id=f"{concept}-pictures",
             )
-        folder = gr.UploadButton("Add a whole folder", file_count="directory", size="sm", elem_id=f"{concept}-folder")
+        with gr.Row():
+            whole = {"file_count": "directory", "size": "sm", "min_width": 120, "elem_id": f"{concept}-folder"}
+            folder = gr.UploadButton("Add a whole folder", **whole)
+            own = {"size": "sm", "min_width": 120, "visible": captioner() is not None}
+            ask = gr.Button("Describe the pictures", elem_id=f"{concept}-describe", **own)
 
         def add(name: str, kind: type[Component], label: str, info: str, **shown: Any) -> None:
             field = kind(value=getattr(settings, name), label=label, info=info, **shown)
@@ -190,5 +218,16 @@ def build(form: ProjectForm, drafts: Drafts, copies: Copies, concept: str, field
             **outside,
         )
     return Column(
-        concept, form, drafts, copies, begin, zone, folder, view, found, asked, fields[f"{concept}.unmasked_weight"]
+        concept,
+        form,
+        drafts,
+        copies,
+        begin,
+        zone,
+        folder,
+        view,
+        found,
+        asked,
+        ask,
+        fields[f"{concept}.unmasked_weight"],
     )
