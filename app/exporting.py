@@ -16,7 +16,7 @@ SCALE = Field(1.0, ge=0, le=2)
 class Export(BaseModel):
     """As it was trained, unless something else is asked for."""
 
-    format: Literal["kohya", "peft"] = "kohya"
+    format: Literal["kohya", "peft"] | None = None  # the usual one of its base
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     content: float = SCALE
     style: float = SCALE

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,9 +21,25 @@ NO_LIMIT = 10**6  # tokens
 class Tokenizer(Protocol):
     """What is asked of a base's tokenizers."""
 
-    model_max_length: int
+    @property
+    def model_max_length(self) -> int: ...
 
     def __call__(self, text: str, **options: bool) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A tokenizer that a base lets read no more than so many tokens, whatever it could read by itself."""
+
+    tokenizer: Tokenizer
+    longest: int
+
+    @property
+    def model_max_length(self) -> int:
+        return min(self.tokenizer.model_max_length, self.longest)
+
+    def __call__(self, text: str, **options: bool) -> Any:
+        return self.tokenizer(text, **options)
 
 
 def beside(picture: Path) -> str:
@@ -119,10 +136,12 @@ def local_tokenizers(base: str) -> tuple[Tokenizer, ...]:
     found = []
     with suppress(UserError, OSError, ValueError):  # opening the base says what is wrong with it
         known = recognise(base, fetch=False)
-        for part in FAMILIES[known.family].readers if known and known.family in FAMILIES else ():
-            found.append(AutoTokenizer.from_pretrained(base, subfolder=part, local_files_only=True))
-    # Of files that are not there transformers makes a tokenizer without words and without a limit.
-    return tuple(tokenizer for tokenizer in found if tokenizer.model_max_length < NO_LIMIT)
+        family = FAMILIES.get(known.family) if known else None
+        for part in family.readers if family else ():
+            tokenizer = AutoTokenizer.from_pretrained(base, subfolder=part, local_files_only=True)
+            if tokenizer.model_max_length < NO_LIMIT:  # else it may be one without words, of files that are not there
+                found.append(Reader(tokenizer, family.longest))
+    return tuple(found)
 
 
 def _spaced(name: str) -> str:

@@ -23,6 +23,7 @@ from pipelines.adapters import fingerprint
 from pipelines.errors import UserError, first_line
 from pipelines.fingerprint import is_quantized
 from training import processes
+from training.captions import Reader
 from training.families import FAMILIES, Family, denoiser_of, family_of
 from training.families.family import PARTS
 from training.four_bits import quantize
@@ -238,9 +239,10 @@ def encode_prompts(pipe: DiffusionPipeline, prompts: list[str], resolution: int)
     return {key: value.cpu().contiguous() for key, value in conditions.items()}
 
 
-def tokenizers(pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
+def tokenizers(pipe: DiffusionPipeline) -> list[Reader]:
     """A base's tokenizers that know how many tokens of a prompt it reads."""
-    return _tokenizers(pipe, family_of(pipe).readers)
+    family = family_of(pipe)
+    return [Reader(tokenizer, family.longest) for tokenizer in _tokenizers(pipe, family.readers)]
 
 
 def _tokenizers(pipe: DiffusionPipeline, parts: tuple[str, ...]) -> list[PreTrainedTokenizerBase]:

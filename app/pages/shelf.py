@@ -14,7 +14,7 @@ from app.pages.project import ProjectPage
 from pipelines.errors import UserError
 from training.plan import plan
 
-FORMATS = [("Web UIs (kohya)", "kohya"), ("PEFT", "peft")]
+FORMATS = [("What is usual for its base", ""), ("Web UIs (kohya)", "kohya"), ("PEFT", "peft")]
 PRECISIONS = [("16 bits (fp16)", "float16"), ("16 bits (bf16)", "bfloat16"), ("32 bits", "float32")]
 
 
@@ -109,7 +109,7 @@ def _export() -> Fields:
     """What an exported file may differ in, named as the address of an adapter takes it."""
     fields = Fields()
     with gr.Row():
-        fields.add("format", gr.Dropdown(FORMATS, value="kohya", label="For", min_width=150, elem_id="export-format"))
+        fields.add("format", gr.Dropdown(FORMATS, value="", label="For", min_width=150, elem_id="export-format"))
         fields.add("precision", gr.Dropdown(PRECISIONS, value="float16", label="Precision", min_width=150))
     with gr.Row():
         for kind in ("content", "style"):

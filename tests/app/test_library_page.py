@@ -8,11 +8,13 @@ import urllib.request
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 from playwright.sync_api import expect
 from safetensors import safe_open
 
 from app.album import Album
+from app.exporting import Export
 from app.library import Library
 from app.recipe import file_hash
 from benchmarks.screenshot import studio as open_studio
@@ -21,6 +23,7 @@ from tests.app.browser import watched
 from tests.app.conftest import pictures_of
 from tests.app.test_album import WEB_UI, plain
 from tests.app.test_recipe import RECIPE
+from training import Run, export
 
 
 @pytest.mark.slow
@@ -114,6 +117,18 @@ def test_pictures_and_runs_are_used_again(tmp_path_factory, project, finished, b
         assert library.runs() == [] and len([*(runs / ".trash").iterdir()]) == 1
 
 
+def test_an_adapter_of_a_transformer_is_exported_as_is_usual_for_it(tmp_path):
+    run = Run(tmp_path / "run")
+    pair = torch.ones(4, 2), torch.ones(2, 4)
+    card = export.Card("mine", "0", 2, 0, "zero", {"style": "zwx"}, ("blocks.0.to_q",), component="transformer")
+    export.write(run.adapter, {"blocks.0.to_q": pair}, card)
+    asked = Export(precision="float16").of(run, tmp_path)
+    with safe_open(asked, "pt") as file:
+        assert {key.partition(".")[0] for key in file.keys()} == {"transformer"}  # noqa: SIM118
+    with pytest.raises(UserError, match="no names in kohya's format"):
+        Export(format="kohya").of(run, tmp_path)
+
+
 def test_an_adapter_s_address_says_how_it_is_wanted(tmp_path_factory, project, finished):
     runs = tmp_path_factory.mktemp("shelf")
     shutil.copytree(finished.folder, runs / "one")
@@ -125,7 +140,7 @@ def test_an_adapter_s_address_says_how_it_is_wanted(tmp_path_factory, project, f
         (runs / "got").write_bytes(get("precision=bfloat16&content=0.5&trigger=sks"))
         with safe_open(runs / "got", "pt") as file:
             assert json.loads(file.metadata()["joinery"])["scales"] == {"content": 0.5, "style": 1.0}
-        assert get("format=kohya") == finished.adapter.read_bytes()
+        assert get("") == get("format=kohya") == finished.adapter.read_bytes()
         for query, code in (("content=0&style=0", 404), ("format=zip", 422), ("content=9", 422)):
             with pytest.raises(urllib.error.HTTPError) as refused:
                 get(query)

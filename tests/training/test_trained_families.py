@@ -18,12 +18,12 @@ from pipelines.families import family_of as stock_family
 from tests.tiny import write_pictures
 from tests.training.bases import BASES, made
 from tests.training.test_loop import StopAfter, same
-from training import Customization, customize, export, sheet
+from training import Customization, captions, customize, export, sheet
 from training.adapters import PartlyLearnable
 from training.config import AdapterSettings
 from training.draws import keyed
 from training.families import FAMILIES, denoiser_of, family_of
-from training.model import denoising_loss, encode_prompts, open_base
+from training.model import denoising_loss, encode_prompts, open_base, tokenizers
 from training.sampling import guided_pipeline, open_run
 
 PROMPTS = ["sks koala", "a longer caption of some koala", "koala"]
@@ -311,6 +311,14 @@ def test_half_of_each_matrix_in_a_fused_layer_is_learned(name):
 SHARES = {
     name: lambda u: torch.special.ndtr(u.logit()) for name in ("sd3", "sana")
 }  # below u, where u is not drawn evenly
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_caption_is_said_to_be_cut_where_the_pipeline_cuts_it(name):
+    pipe = made(name)
+    longest = inspect.signature(pipe.encode_prompt).parameters["max_sequence_length"].default
+    assert family_of(pipe).longest == longest
+    assert captions.cut_from(" ".join(["word"] * 5 * longest), tokenizers(pipe)) == "word"
 
 
 @pytest.mark.parametrize("name", FLOWS)

@@ -83,6 +83,10 @@ class Family(ABC):
     # `adapter.method` -> gigabytes or "cpu" -> a row of `training.memory`; empty where nobody has measured.
     memory: ClassVar[dict[str, dict[int | str, tuple]]] = {}
 
+    longest: ClassVar[int] = (
+        10**6
+    )  # tokens of a prompt that the pipeline lets through, however many its tokenizer reads
+
     # What drawing may begin with beside noise: a whole picture ("image"), or one of which a part changes ("inpaint").
     starts: ClassVar[tuple[str, ...]] = ("image", "inpaint")
 

@@ -42,6 +42,7 @@ class Flux1(Flow):
     preset: ClassVar[str] = "flux1"
     settings: ClassVar[dict[str, Any]] = settings_of(origin, 1.0)
     others_scale: ClassVar[float] = 1.0
+    longest: ClassVar[int] = 512
     network: ClassVar[str] = "FluxTransformer2DModel"
     layers: ClassVar[dict[str, str]] = {
         "cross-attention": JOINT,  # where two streams meet

@@ -24,6 +24,7 @@ class Flux2Klein(Flow):
     preset: ClassVar[str] = "flux2-klein"
     starts: ClassVar[tuple[str, ...]] = ("inpaint",)
     settings: ClassVar[dict[str, Any]] = settings_of(origin, 4.0)
+    longest: ClassVar[int] = 512
     network: ClassVar[str] = "Flux2Transformer2DModel"
     layers: ClassVar[dict[str, str]] = {
         "cross-attention": rf"transformer_blocks\.\d+\.{JOINT}",  # where two streams meet

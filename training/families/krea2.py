@@ -27,6 +27,7 @@ class Krea2(QwenImage):
     preset: ClassVar[str] = "krea2"
     starts: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[dict[str, Any]] = settings_of(origin, 5.5)
+    longest: ClassVar[int] = 512
     network: ClassVar[str] = "Krea2Transformer2DModel"
     layers: ClassVar[dict[str, str]] = {
         "cross-attention": rf"{BLOCK}\.{ATTENTION}",  # where text and picture meet

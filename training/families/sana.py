@@ -26,6 +26,7 @@ class Sana(Flow):
     preset: ClassVar[str] = "sana"
     starts: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[dict[str, Any]] = settings_of(origin, 4.5)
+    longest: ClassVar[int] = 300
     network: ClassVar[str] = "SanaTransformer2DModel"
     layers: ClassVar[dict[str, str]] = {
         "cross-attention": rf"{BLOCK}\.attn2\.{PROJECTIONS}",

@@ -36,6 +36,7 @@ class StableDiffusion3(Flow):
     readers: ClassVar[tuple[str, ...]] = ("tokenizer_3",)  # T5's, which reads on where CLIP's end
     preset: ClassVar[str] = "sd3"
     settings: ClassVar[dict[str, Any]] = settings_of(origin, 4.5)
+    longest: ClassVar[int] = 256
     network: ClassVar[str] = "SD3Transformer2DModel"
     layers: ClassVar[dict[str, str]] = {
         "cross-attention": rf"{BLOCK}\.attn\.({TEXT})",  # the text's side of what both attend to

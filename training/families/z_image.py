@@ -22,6 +22,7 @@ class ZImage(Flow):
     pipeline: ClassVar[str] = "ZImagePipeline"
     preset: ClassVar[str] = "z-image"
     settings: ClassVar[dict[str, Any]] = settings_of(origin, 5.0)
+    longest: ClassVar[int] = 512
     network: ClassVar[str] = "ZImageTransformer2DModel"
     layers: ClassVar[dict[str, str]] = {
         "cross-attention": rf"layers\.\d+\.attention\.{PROJECTIONS}",  # where text and picture meet
