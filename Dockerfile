@@ -1,19 +1,21 @@
 # The studio in a container:
 #   docker build -t joinery . && docker run --init -e JOINERY_PASSWORD=... -p 127.0.0.1:7860:7860 -v joinery:/data joinery
-# docs/deploy.md says more. With a GPU: --build-arg REQUIREMENTS=requirements-gpu.txt, and `docker run --gpus all`.
-# Without one, a far smaller image: --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# docs/deploy.md says more. With a GPU: --build-arg REQUIREMENTS=requirements-gpu.txt --build-arg CPU_INDEX=, and
+# `docker run --gpus all`.
 ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS packages
 ARG REQUIREMENTS=requirements.txt
-ARG PIP_EXTRA_INDEX_URL
+# PyTorch's own build for a CPU: PyPI's brings gigabytes of CUDA, which an image without a GPU has no use for.
+ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /opt/joinery
 COPY requirements.txt requirements-gpu.txt ./
 COPY locks locks
 # All but PyTorch comes from the lock, with hashes; locks/renew.py says why PyTorch does not.
 RUN python3 -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r "locks/${REQUIREMENTS}" \
-    && /opt/venv/bin/pip install --no-cache-dir -r "${REQUIREMENTS}" -c "locks/cuda-${REQUIREMENTS}"
+    && PIP_EXTRA_INDEX_URL="${CPU_INDEX}" \
+        /opt/venv/bin/pip install --no-cache-dir -r "${REQUIREMENTS}" -c "locks/cuda-${REQUIREMENTS}"
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="Joinery" \

@@ -9,6 +9,9 @@ PIP = $(PY) -m pip install -q --no-compile
 # "-gpu" where an NVIDIA GPU answers.
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo -gpu)
 REQUIREMENTS ?= requirements$(GPU).txt
+# Where no GPU answers, PyTorch's own build for a CPU, if its index does; PyPI's brings gigabytes of CUDA on Linux.
+CPU_INDEX ?= $(if $(GPU),,https://download.pytorch.org/whl/cpu)
+ANSWERS = import sys, urllib.request as web; web.urlopen(sys.argv[1], timeout=10); print("--extra-index-url", sys.argv[1])
 ARGS ?=
 
 # Threads that wait by spinning lose a hundredfold as soon as anything else wants a core.
@@ -58,7 +61,7 @@ $(VENV)/.installed: $(REQUIREMENTS) locks/$(REQUIREMENTS) locks/cuda-$(REQUIREME
 			"(Debian and Ubuntu: sudo apt-get install python3-venv), or name one: make PYTHON=/path/to/python3.11"; exit 2; }
 	"$(PYTHON)" -m venv $(VENV)
 	$(PIP) --no-deps --require-hashes -r locks/$(REQUIREMENTS)
-	$(PIP) -r $(REQUIREMENTS) -c locks/cuda-$(REQUIREMENTS)
+	$(PIP) $$("$(PYTHON)" -c '$(ANSWERS)' $(CPU_INDEX) 2>/dev/null) -r $(REQUIREMENTS) -c locks/cuda-$(REQUIREMENTS)
 	@touch $@
 
 $(VENV)/.installed-dev: locks/requirements-dev.txt $(VENV)/.installed

@@ -168,6 +168,6 @@ def test_compose_starts_the_image_with_all_that_is_written_in_its_volume():
     written = re.search(r"^VOLUME (.*)", (ROOT / "Dockerfile").read_text(), re.M)[1]
     for service in services.values():
         assert service["read_only"] and service["volumes"] == [f"joinery:{written}"]
-        for name in service["build"]["args"].keys() & {"REQUIREMENTS"}:
+        for name in service["build"].get("args", {}).keys() & {"REQUIREMENTS"}:
             assert (ROOT / service["build"]["args"][name]).exists()
     assert {profile for service in services.values() for profile in service["profiles"]} == {"cpu", "gpu"}

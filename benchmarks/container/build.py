@@ -108,7 +108,7 @@ def pip_volumes(folder: Path) -> list[str]:
 
 def build(store: Store, index: str) -> float:
     """Build the image; the seconds that it took."""
-    arguments = ["--build-arg", f"PIP_EXTRA_INDEX_URL={index}"] if index else []
+    arguments = ["--build-arg", f"CPU_INDEX={index}"]
     began = time.monotonic()
     options = ["--isolation", "chroot", "--pull-never", "--format", "docker", "--tag", IMAGE]
     with tempfile.TemporaryDirectory() as folder:
