@@ -149,6 +149,8 @@ class Sample:
     """1: no guidance; the run's own if not given."""
     negative_prompt: str = ""
     """What the pictures are led away from."""
+    base: str = ""
+    """A relative of the run's base to draw on in its place, with the same layers: its Turbo, for example."""
     out: Path = Path("sheet.png")
     """The PNG to write, all pictures side by side. The pictures themselves go into a folder of its name beside it."""
 
@@ -176,7 +178,7 @@ class Sample:
         from training.model import tokenizers
         from training.sampling import open_run
 
-        pipe, config = open_run(self.folder)
+        pipe, config = open_run(self.folder, self.base)
         pipe.set_scales(content=self.content, style=self.style)
         prompt = self.prompt or config.sample_prompt
         words = [c.placeholder for name, c in config.concepts.items() if getattr(self, name)]

@@ -14,8 +14,8 @@ from pipelines.adapters import trained_on
 from pipelines.guided_pipeline import stock_class
 from training import checkpoint
 from training.adapters import METHODS
-from training.config import Customization
-from training.families import denoiser_of, family_of
+from training.config import HOUSE, Customization, find_base
+from training.families import FAMILIES, denoiser_of, family_of
 from training.model import open_base
 from training.run import Run
 from training.stages import BOTH
@@ -23,19 +23,29 @@ from training.stages import BOTH
 LARGE = 512  # pixels, from which an autoencoder decodes one picture at a time: four at once take more than training
 
 
-def open_run(folder: Path) -> tuple[DiffusionPipeline, Customization]:
+def open_run(folder: Path, relative: str = "") -> tuple[DiffusionPipeline, Customization]:
     """Open the base of a finished run with its adapter.
 
+    Args:
+        relative: a base to draw on in its place, with the same layers: a Turbo of it, for example.
     Raises:
-        UserError: there is no such run, it has no adapter yet, or its base has changed.
+        UserError: there is no such run, it has no adapter yet, its base has changed, or the relative is none.
     """
     run = Run(folder)
     config = run.customization()
     if not run.adapter.exists():
         raise UserError(f"The run {folder} has no adapter yet", "Start its customization again and let it end")
-    opened = open_base(config.resolved_base(), config.precision, config.prediction, config.zero_snr)
+    if relative:
+        opened = open_base(find_base(relative, [Path.cwd(), HOUSE]) or relative, config.precision)
+        if (found := type(denoiser_of(opened)).__name__) != (own := FAMILIES[config.recognised_base().family].network):
+            raise UserError(f"--base {relative} has a {found}, and the run's base a {own}", "Name one of its family")
+    else:
+        opened = open_base(config.resolved_base(), config.precision, config.prediction, config.zero_snr)
     pipe = guided_pipeline(opened, config.preset)
-    load_adapter_of(run, pipe)
+    if relative:
+        pipe.load_adapter(run.adapter)
+    else:
+        load_adapter_of(run, pipe)
     return pipe, config
 
 

@@ -122,6 +122,15 @@ def test_web_uis_can_tell_the_base(tmp_path, family, prediction, version, v2, ar
     assert export.read(tmp_path / "b.safetensors")[1].labels == card.labels
 
 
+@pytest.mark.parametrize(
+    "family, architecture",
+    [("flux1", "flux-1-dev"), ("chroma", "chroma"), ("sd3", "stable-diffusion-3"), ("qwen-image", "Qwen-Image")],
+)
+def test_an_adapter_of_a_transformer_says_its_base_in_the_usual_words(family, architecture):
+    labels = FAMILIES[family].labels("flow")
+    assert labels["modelspec.architecture"] == f"{architecture}/lora" and FAMILIES["sana"].labels("flow") == {}
+
+
 def make_card(path, **more) -> export.Card:
     """The card of a file with one layer."""
     factors = {"mid.to_q": (torch.rand(6, 2), torch.rand(2, 4))}

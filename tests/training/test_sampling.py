@@ -5,11 +5,12 @@ import torch
 from PIL import Image
 
 from pipelines import UserError
+from tests.tiny import tiny_pipeline
 from tests.training.bases import BASES, made
 from training import sheet
 from training.families import FAMILIES
 from training.model import open_base
-from training.sampling import LARGE, from_picture, guided_pipeline, starting_from
+from training.sampling import LARGE, from_picture, guided_pipeline, open_run, starting_from
 
 
 def test_large_pictures_are_decoded_one_at_a_time(base):
@@ -20,6 +21,20 @@ def test_large_pictures_are_decoded_one_at_a_time(base):
         pipe.vae.register_to_config(sample_size=size)
         sheet.draw(guided_pipeline(pipe, "emoji"), "fox", (0, 1, 2), 32, 4.0, 1)
     assert counts == [3, 1, 1, 1]
+
+
+def test_a_run_is_drawn_on_a_relative_of_its_base_and_on_no_stranger(finished, tmp_path, caplog):
+    tiny_pipeline(prediction_type="v_prediction", seed=1).save_pretrained(tmp_path / "turbo")
+    pipe, _ = open_run(finished.folder, str(tmp_path / "turbo"))
+    assert "a relative" in caplog.text
+    own, relative = (
+        sheet.draw(one, "sks koala", (0,), 32, 4.0, 2)[0].tobytes() for one in (open_run(finished.folder)[0], pipe)
+    )
+    pipe.set_scales(content=0.0, style=0.0)
+    assert len({own, relative, sheet.draw(pipe, "sks koala", (0,), 32, 4.0, 2)[0].tobytes()}) == 3
+    made("flux1").save_pretrained(tmp_path / "stranger")
+    with pytest.raises(UserError, match="has a FluxTransformer2DModel, and the run's base a UNet2DConditionModel"):
+        open_run(finished.folder, str(tmp_path / "stranger"))
 
 
 WITH_A_START = [(name, kind) for name in BASES for kind in FAMILIES[name].starts]

@@ -25,6 +25,7 @@ class Chroma(Flux1):
     settings: ClassVar[dict[str, Any]] = settings_of(origin, 3.0)
     others_scale: ClassVar[float] = Flow.others_scale
     longest: ClassVar[int] = 512
+    architecture: ClassVar[str] = "chroma"
     network: ClassVar[str] = "ChromaTransformer2DModel"
 
     def distilled(self, denoiser: dict[str, Any], scheduler: dict[str, Any]) -> str:

@@ -24,9 +24,20 @@ class Flow(Family):
     parts: ClassVar[tuple[str, ...]] = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     predictions: ClassVar[tuple[str, ...]] = ("flow",)
     multiple: ClassVar[int] = 16  # the autoencoder's factor of 8, and patches of 2 x 2
+    architecture: ClassVar[str] = ""  # what trainers call it in ModelSpec 1.0.0; none of a family without a usual name
 
     def of_folder(self, kind: str, index: dict[str, Any], denoiser: dict[str, Any]) -> bool:
         return kind == self.pipeline or kind in self.relatives
+
+    def labels(self, prediction: str) -> dict[str, str]:
+        """As kohya's scripts write them for these bases; web UIs sort by them."""
+        if not self.architecture:
+            return {}
+        return {
+            "modelspec.sai_model_spec": "1.0.0",
+            "modelspec.architecture": f"{self.architecture}/lora",
+            "modelspec.implementation": "diffusers",
+        }
 
     def side(self, denoiser: dict[str, Any], vae: dict[str, Any]) -> int:
         return vae.get("sample_size", 0)

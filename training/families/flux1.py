@@ -43,6 +43,7 @@ class Flux1(Flow):
     settings: ClassVar[dict[str, Any]] = settings_of(origin, 1.0)
     others_scale: ClassVar[float] = 1.0
     longest: ClassVar[int] = 512
+    architecture: ClassVar[str] = "flux-1-dev"
     network: ClassVar[str] = "FluxTransformer2DModel"
     layers: ClassVar[dict[str, str]] = {
         "cross-attention": JOINT,  # where two streams meet

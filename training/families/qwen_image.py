@@ -24,6 +24,7 @@ class QwenImage(Flow):
     preset: ClassVar[str] = "qwen-image"
     settings: ClassVar[dict[str, Any]] = settings_of(origin, 4.0)
     longest: ClassVar[int] = 1024
+    architecture: ClassVar[str] = "Qwen-Image"
     network: ClassVar[str] = "QwenImageTransformer2DModel"
     layers: ClassVar[dict[str, str]] = {
         "cross-attention": rf"{BLOCK}\.attn\.({TEXT})",  # the text's side of what both attend to

@@ -37,6 +37,7 @@ class StableDiffusion3(Flow):
     preset: ClassVar[str] = "sd3"
     settings: ClassVar[dict[str, Any]] = settings_of(origin, 4.5)
     longest: ClassVar[int] = 256
+    architecture: ClassVar[str] = "stable-diffusion-3"
     network: ClassVar[str] = "SD3Transformer2DModel"
     layers: ClassVar[dict[str, str]] = {
         "cross-attention": rf"{BLOCK}\.attn\.({TEXT})",  # the text's side of what both attend to

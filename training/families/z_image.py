@@ -23,6 +23,7 @@ class ZImage(Flow):
     preset: ClassVar[str] = "z-image"
     settings: ClassVar[dict[str, Any]] = settings_of(origin, 5.0)
     longest: ClassVar[int] = 512
+    architecture: ClassVar[str] = "Z-Image"
     network: ClassVar[str] = "ZImageTransformer2DModel"
     layers: ClassVar[dict[str, str]] = {
         "cross-attention": rf"layers\.\d+\.attention\.{PROJECTIONS}",  # where text and picture meet
