@@ -70,8 +70,10 @@ class Studio:
         from training.run import make_temporary_place, runs_folder
 
         make_temporary_place()  # Gradio looks for it when it is imported
+        from app import jobs
         from app.studio import serve
 
+        jobs.said_aloud = self.stop_training  # who ends training with the studio reads of it in the studio's own log
         # A page that is still open keeps connections; they must not keep the studio from closing.
         runs = self.runs or runs_folder()
         application = serve(runs, self.project, password, self.names)

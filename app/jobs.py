@@ -9,6 +9,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ KINDS = {"step": int, "steps": int, "loss": float, "time_left": float | int} | d
 SPEAKS_WITHIN = 120  # seconds, in which a child opens its libraries and takes its run's lock
 
 _children: dict[Path, subprocess.Popen] = {}  # by run folder; ended ones must be waited for
+said_aloud = False  # whether the studio prints what its children write into their logs
 
 
 @dataclass(frozen=True)
@@ -221,10 +223,13 @@ def _start(run: Run) -> None:
     else:
         apart = {"start_new_session": True}
     with open(log_path(run), "ab") as log:
+        begins = log.tell()
         child = subprocess.Popen(
             list(map(str, command)), cwd=HOUSE, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **apart
         )
     _children[run.folder.resolve()] = child
+    if said_aloud:
+        threading.Thread(target=say_aloud, args=(run, child, begins), daemon=True).start()
     # The child needs seconds before it can speak for itself; a page opened meanwhile should see it all the same.
     run.write_state(status="preparing", message="", time_left=None)
 
@@ -237,6 +242,26 @@ def cancel(run: Run) -> None:
             run.ask_to_stop()
         elif job.status == QUEUED:
             run.write_state(status="cancelled")
+
+
+def say_aloud(run: Run, child: subprocess.Popen, begins: int) -> None:
+    """Print what a child writes into its run's log, line by line, until it has ended.
+
+    Args:
+        begins: bytes of the log before it.
+    """
+    with open(log_path(run), "rb") as log:
+        log.seek(begins)
+        line, ended = b"", False
+        while not ended:
+            ended = child.poll() is not None  # asked first: what it wrote at last is still to be read
+            while part := log.readline():
+                line += part
+                if line.endswith(b"\n"):
+                    print(f"{run.folder.name}: {line.decode(errors='replace')}", end="", flush=True)
+                    line = b""
+            if not ended:
+                time.sleep(0.5)
 
 
 def log_path(run: Run) -> Path:

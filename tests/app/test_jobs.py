@@ -196,3 +196,14 @@ def test_what_the_optimizer_projects_is_said_in_plain_words(library, config):
     # A word that is not known is shown as it is, and never as markup.
     assert "4 &lt;b&gt;odd" in figures.progress("x", jobs.Job("running", matrices="4 <b>odd"))
     assert "Matrices" not in figures.progress("x", jobs.Job("running"))
+
+
+def test_what_a_child_writes_is_said_aloud_line_by_line_and_nothing_of_an_earlier_one(library, config, capfd):
+    run = library.create(config, pictures_of(config))
+    path = jobs.log_path(run)
+    path.write_bytes(b"before\n")
+    write = "import sys, time; print('one', flush=True); time.sleep(1); sys.stdout.write('two\\nno end')"
+    with open(path, "ab") as log:
+        child = subprocess.Popen([sys.executable, "-c", write], stdout=log)
+        jobs.say_aloud(run, child, len(b"before\n"))
+    assert capfd.readouterr().out == "red-on-blue: one\nred-on-blue: two\n"
