@@ -131,6 +131,7 @@ def prepare(
         encoders(pipe),
         str(denoiser_of(pipe).dtype),
     ]
+    identity += ["latents in float32"] * (pipe.vae.dtype != torch.float32)
     framing = family_of(pipe).framing(pictures)
     identity += [{key: value.tolist() for key, value in framing.items()}] * bool(framing)
     identity += [dropped] * bool(dropped)

@@ -171,9 +171,23 @@ def _incomplete(base: str, part: str, tensor: str, what: str) -> UserError:
 
 @torch.no_grad()
 def encode_pictures(pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
-    """Pictures, (n, 3, h, w) in [-1, 1], to latents, (n, c, h / f, w / f), float32, contiguous, on the CPU."""
-    family, vae = family_of(pipe), pipe.vae
-    latents = [family.encode_picture(pipe, one[None].to(vae.device, vae.dtype)) for one in pixels]
+    """Pictures, (n, 3, h, w) in [-1, 1], to latents, (n, c, h / f, w / f), float32, contiguous, on the CPU.
+
+    The autoencoder computes in float32, whatever the base was opened in: every step learns from what it makes once. That
+    takes more of a GPU's memory than a step, so it has the GPU to itself.
+    """
+    family, vae, own = family_of(pipe), pipe.vae, pipe.vae.dtype
+    others = [] if vae.device.type == "cpu" else [module for module in _networks(pipe) if module is not vae]
+    places = [module.device for module in others]
+    for module in others:
+        module.to("cpu")
+    vae.to(torch.float32)
+    try:
+        latents = [family.encode_picture(pipe, one[None].to(vae.device)) for one in pixels]
+    finally:
+        vae.to(own)  # its weights are what they were
+        for module, place in zip(others, places, strict=True):
+            module.to(place)
     return torch.cat(latents).cpu().contiguous()
 
 
@@ -199,8 +213,11 @@ def encoders_at_hand(pipe: DiffusionPipeline) -> Iterator[None]:
 
 
 def _beside_denoiser(pipe: DiffusionPipeline) -> list[nn.Module]:
-    modules = [module for module in pipe.components.values() if isinstance(module, nn.Module)]
-    return [module for module in modules if module is not denoiser_of(pipe)]
+    return [module for module in _networks(pipe) if module is not denoiser_of(pipe)]
+
+
+def _networks(pipe: DiffusionPipeline) -> list[nn.Module]:
+    return [module for module in pipe.components.values() if isinstance(module, nn.Module)]
 
 
 def encoders(pipe: DiffusionPipeline) -> list:

@@ -3,7 +3,7 @@
 import torch
 
 from tests.tiny import tiny_pipeline
-from training.model import encoders_at_hand, rest_encoders
+from training.model import encode_pictures, encoders_at_hand, rest_encoders
 
 
 def test_encoders_rest_while_the_denoiser_learns_and_come_back_to_draw(monkeypatch):
@@ -18,6 +18,15 @@ def test_encoders_rest_while_the_denoiser_learns_and_come_back_to_draw(monkeypat
         assert sorted(moves) == [(name, "meta") for name, _ in resting]
         moves.clear()
     assert sorted(moves) == resting
+
+
+def test_pictures_are_encoded_in_float32_in_whatever_the_base_was_opened():
+    pipe, pixels = tiny_pipeline(), torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    pipe.vae.to(torch.bfloat16)
+    found = encode_pictures(pipe, pixels)
+    assert pipe.vae.dtype == torch.bfloat16
+    pipe.vae.to(torch.float32)
+    assert torch.equal(found, encode_pictures(pipe, pixels))
 
 
 def test_encoders_that_are_beside_the_denoiser_stay(monkeypatch):
