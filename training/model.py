@@ -173,8 +173,8 @@ def _incomplete(base: str, part: str, tensor: str, what: str) -> UserError:
 def encode_pictures(pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
     """Pictures, (n, 3, h, w) in [-1, 1], to latents, (n, c, h / f, w / f), float32, contiguous, on the CPU.
 
-    The autoencoder computes in float32, whatever the base was opened in: every step learns from what it makes once. That
-    takes more of a GPU's memory than a step, so it has the GPU to itself.
+    The autoencoder computes in float32, whatever the base was opened in: every step learns from what it makes once.
+    That takes more of a GPU's memory than a step, so it has the GPU to itself.
     """
     family, vae, own = family_of(pipe), pipe.vae, pipe.vae.dtype
     others = [] if vae.device.type == "cpu" else [module for module in _networks(pipe) if module is not vae]
