@@ -71,7 +71,7 @@ class ProjectForm:
             data.get("samples", {}).pop("prompt", None)  # the sample project's prompt names its own
         kept = sample.model_dump(exclude={"mirror", "short_captions"} if own else None)
         crops = {one.path.name: one.crop for one in pictures if one.crop != MIDDLE}
-        shown[OUTSIDE] = values[f"{concept}.{OUTSIDE}"]
+        shown[OUTSIDE] = values.get(f"{concept}.{OUTSIDE}", sample.unmasked_weight)
         return kept | {"pictures": [one.path for one in pictures], "crops": crops} | shown
 
     def write(self, config: Customization) -> dict[str, Any]:

@@ -139,7 +139,9 @@ class Column:
         self.zone.upload(take_pictures, seen | {self.zone}, [*changed, self.zone], **EVERY)
         self.folder.upload(take_folder, seen | {self.folder}, [*changed, self.zone], **EVERY)
         self.view.input(edit, seen, changed, **EVERY)
-        self.describe.click(describe, seen, changed, api_visibility="private", show_progress="hidden")
+        # It needs the device as drawing does, so it waits in the same line.
+        line = {"concurrency_id": "device", "concurrency_limit": 1}
+        self.describe.click(describe, seen, changed, api_visibility="private", show_progress="hidden", **line)
         events = [field.change for field in (preset, *words)]
         gr.on(events, look, seen, self.shown, trigger_mode="always_last", **QUICK)
 
