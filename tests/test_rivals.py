@@ -295,6 +295,7 @@ def test_what_is_learned_of_a_content_serves_all_its_cells(changes):
     assert len(files()) == len(before) + 4
 
 
+@pytest.mark.slow
 def test_a_plain_lora_takes_the_product_s_steps(changes, monkeypatch):
     """The same draws as a break run: the first loss, before anything has been learned, is that run's."""
     pipe, losses, step = opened(changes), [], lora.train_step

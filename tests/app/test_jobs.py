@@ -29,6 +29,7 @@ def wait_for(run, reached) -> jobs.Job:
     raise AssertionError(f"{jobs.look(run)}\n{jobs.log_path(run).read_text()}")
 
 
+@pytest.mark.slow
 def test_a_job_starts_reports_is_cancelled_and_resumes_to_the_end(library, config):
     config.steps.break_ = 200  # long enough to be caught at it
     run = library.create(config, pictures_of(config))

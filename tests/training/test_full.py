@@ -92,6 +92,7 @@ def test_both_concepts_are_learned_from_the_base_and_nothing_else_moves(config, 
     assert [entry["stage"] for entry in run.read_metrics()] == ["content"] * 3 + ["style"] * 3
 
 
+@pytest.mark.slow
 def test_steps_inside_the_backward_pass_change_nothing(config, run, tmp_path, monkeypatch):
     gradients = []
     step = GradNormLoRP.step

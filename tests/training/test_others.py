@@ -41,6 +41,7 @@ def test_the_base_draws_them_once_and_always_the_same(alone, tmp_path):
     assert pixels(draw_others(pipe, alone, tmp_path / "a")) == pixels(drawn)
 
 
+@pytest.mark.slow
 def test_they_are_shared_by_runs_of_one_base_and_found_by_all_that_decides_them(alone, tmp_path):
     """Another autoencoder, tokenizer, scheduler, precision or denoiser draws others; another seed or rank does not."""
     alone.others.count = 1

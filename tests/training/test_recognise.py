@@ -496,6 +496,7 @@ print(recognise("someone/half", fetch=False).family)
 """
 
 
+@pytest.mark.slow
 def test_a_hub_id_is_recognised_before_a_weight_is_fetched(tmp_path):
     """Of a model that is refused only small files are fetched; one with nothing but half precision is opened."""
     models = tmp_path / "models"

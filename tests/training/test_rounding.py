@@ -60,6 +60,7 @@ def test_a_seed_gives_the_same_weights():
     assert not torch.equal(learned(0), learned(1))
 
 
+@pytest.mark.slow
 def test_a_base_in_bf16_learns_its_own_weights_and_goes_on_to_the_same_bits(config, tmp_path):
     project = whole(config, precision="bf16")
     run = customize(project, tmp_path / "whole")
