@@ -181,11 +181,11 @@ def encode_pictures(pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
     places = [module.device for module in others]
     for module in others:
         module.to("cpu")
-    vae.to(torch.float32)
+    nn.Module.to(vae, torch.float32)  # diffusers' own warns of layers that are in float32 anyway
     try:
         latents = [family.encode_picture(pipe, one[None].to(vae.device)) for one in pixels]
     finally:
-        vae.to(own)  # its weights are what they were
+        nn.Module.to(vae, own)  # its weights are what they were
         for module, place in zip(others, places, strict=True):
             module.to(place)
     return torch.cat(latents).cpu().contiguous()
