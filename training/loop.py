@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ from training.previews import Previews
 from training.run import Onlooker, Run, decisive, runs_folder
 from training.sampling import guided_pipeline
 from training.sheet import Stopped
-from training.stages import BOTH, SHORT, Part, Stage
+from training.stages import BOTH, SHORT, Part, Stage, in_one_pass
 from training.state import State, all_finite, check_finite
 
 # Parameters of a denoiser whose layers are too small to share: two that spin are a sixth faster on an idle
@@ -284,7 +284,7 @@ def begin_stage(work: Work, state: State, stage: Stage) -> None:
     alone = adapter.steps_in_backward and own.independent and config.steps.accumulation == 1
     # Both a limit and other processes need all gradients at once.
     alone = alone and not config.steps.max_grad_norm and processes.count() == 1
-    state.in_backward = StepInBackward(state.optimizer, losses=len(stage.parts)) if alone else None
+    state.in_backward = StepInBackward(state.optimizer, losses=len(passes(work, stage))) if alone else None
     state.load_optimizer(stage)
 
 
@@ -302,19 +302,21 @@ def train_step(work: Work, state: State, stage: Stage) -> dict[str, float]:
 
     # Multi-correspondence: each loss has its own pictures and moves its own learned factors (`inputs`). A pass for each
     # gives the same gradients as one batched pass with two backward passes through all of it, for less work.
-    for part in stage.parts:
-        moved = [p for concept in part.moves for p in adapter.parameters(concept) if p.requires_grad]
-        losses[part.concept] = 0.0
+    # Parts that move the same factors go through in one pass.
+    for parts in passes(work, stage):
+        moved = [p for concept in parts[0].moves for p in adapter.parameters(concept) if p.requires_grad]
+        losses |= dict.fromkeys((part.concept for part in parts), 0.0)
 
         # Accumulation: a mean over batches.
-        for batch in batches(work, stage, part, k):
-            loss = denoising_loss(work.pipe, *batch)
-            losses[part.concept] += processes.mean(loss.item()) / config.steps.accumulation
-            _check_finite("loss", [loss], work, stage, part, state.step)
-            (part.weight * loss / config.steps.accumulation).backward(inputs=moved)
+        for together in zip(*(batches(work, stage, part, k) for part in parts), strict=True):
+            found = denoising_loss(work.pipe, *joined(together), len(parts))
+            for part, loss in zip(parts, found.view(-1), strict=True):
+                losses[part.concept] += processes.mean(loss.item()) / config.steps.accumulation
+                _check_finite("loss", [loss], work, stage, part, state.step)
+            (parts[0].weight * found.sum() / config.steps.accumulation).backward(inputs=moved)
         gradients = [state.in_backward.largest()] if state.in_backward else [p.grad for p in moved]
         gradients = [gradient for gradient in gradients if gradient is not None]
-        _check_finite("gradient", gradients, work, stage, part, state.step)
+        _check_finite("gradient", gradients, work, stage, parts[0], state.step)
 
     # Several processes.
     processes.average([p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None])
@@ -326,6 +328,31 @@ def train_step(work: Work, state: State, stage: Stage) -> dict[str, float]:
         with adapter.stepping(stage, config.make):
             state.optimizer.step()
     return losses
+
+
+def passes(work: Work, stage: Stage) -> list[tuple[Part, ...]]:
+    """The parts of a step that go through the denoiser together: whose prompts have embeddings of one shape too."""
+
+    def shapes(part: Part) -> dict[str, torch.Size]:
+        concept = work.concepts[part.pictures or part.concept]
+        return {key: value.shape[1:] for key, value in (concept.conditions | concept.framing).items()}
+
+    found = in_one_pass(stage.parts, work.config.steps.batch_size)
+    alike = [all(shapes(part) == shapes(parts[0]) for part in parts) for parts in found]
+    return [one for parts, same in zip(found, alike, strict=True) for one in ([parts] if same else zip(parts))]
+
+
+def joined(together: Sequence[Batch]) -> Batch:
+    """Batches one after the other as one."""
+    if len(together) == 1:
+        return together[0]
+    latents, conditions, noise, levels, weights = zip(*together, strict=True)
+    if any(some is not None for some in weights):
+        ones = [torch.ones_like(one[:, :1]) for one in latents]
+        weights = [one if some is None else some.expand_as(one) for some, one in zip(weights, ones, strict=True)]
+    said = {key: torch.cat([one[key] for one in conditions]) for key in conditions[0]}
+    weighed = torch.cat(weights) if weights[0] is not None else None
+    return torch.cat(latents), said, torch.cat(noise), torch.cat(levels), weighed
 
 
 def batches(work: Work, stage: Stage, part: Part, k: int) -> Iterator[Batch]:

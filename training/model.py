@@ -273,8 +273,9 @@ def denoising_loss(
     noise: Tensor,
     levels: Tensor,
     weights: Tensor | None = None,
+    groups: int = 1,
 ) -> Tensor:
-    """The base's own training loss, a mean over the batch.
+    """The base's own training loss, a mean over the batch, or (groups,) of equal stretches of it.
 
     Args:
         latents, noise: (n, c, h, w), float32.
@@ -282,7 +283,7 @@ def denoising_loss(
         levels: (n,), of its family's `levels`.
         weights: of the squared errors, of a shape that spreads to theirs; None: one each.
     """
-    return family_of(pipe).loss(pipe, latents, conditions, noise, levels, weights)
+    return family_of(pipe).loss(pipe, latents, conditions, noise, levels, weights, groups)
 
 
 def timestep_count(pipe: DiffusionPipeline) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,19 @@ class Stage:
     def teaches(self) -> tuple[str, ...]:
         """The concepts whose learned factors are kept when it ends."""
         return BOTH if self.joins else (self.name,)
+
+
+def in_one_pass(parts: Sequence[Part], most: int) -> list[tuple[Part, ...]]:
+    """Parts that move the same learned factors alike, together as far as they are no more than so many pictures."""
+    found: list[tuple[Part, ...]] = []
+    for part in parts:
+        last = found[-1] if found else ()
+        alike = {(one.moves, one.weight, one.count) for one in (*last, part)}
+        if last and len(alike) == 1 and sum(one.count for one in (*last, part)) <= most:
+            found[-1] = (*last, part)
+        else:
+            found.append((part,))
+    return found
 
 
 def end_of(stages: list[Stage]) -> int:

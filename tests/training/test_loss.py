@@ -10,13 +10,14 @@ from PIL import Image
 from pipelines import UserError
 from tests.tiny import tiny_pipeline
 from tests.training.conftest import write_project
-from training import Customization, formats, pictures
+from training import Customization, formats, loop, pictures
 from training.concepts import read_all_pictures, weights_of
 from training.families import FAMILIES, family_of
 from training.loop import batches, begin_stage, learning_rate_factor, prepare_work, train_step
 from training.model import denoising_loss
 from training.plan import plan
 from training.run import Run, decisive
+from training.stages import BOTH, Part, in_one_pass
 from training.state import State
 
 
@@ -217,3 +218,29 @@ def test_a_mask_outside_the_square_that_is_used_is_refused_where_masks_count(con
     moved = changed(asked, content={"crops": {"a.png": 0.0}})
     assert read_all_pictures(moved)["content"][0].mask.getbbox()
     assert read_all_pictures(changed(asked, content={"unmasked_weight": 1.0}))
+
+
+@pytest.mark.parametrize("asked", [{}, {"loss": {"min_snr": 2.0}}], ids=["plain", "weighed"])
+def test_one_pass_of_make_gives_the_gradients_of_one_pass_for_each_concept(config, tmp_path, monkeypatch, asked):
+    work, found = work_of(config, tmp_path / "run", **asked), []
+    make = next(stage for stage in work.stages if stage.joins)
+    assert [len(parts) for parts in loop.passes(work, make)] == [2]
+    for apart in (False, True):
+        if apart:
+            monkeypatch.setattr(loop, "passes", lambda work, stage: [(part,) for part in stage.parts])
+        state = State(step=make.first, done={concept: work.adapter.fresh() for concept in BOTH})
+        begin_stage(work, state, make)
+        losses = train_step(work, state, make)
+        found.append((losses, [p.grad.clone() for concept in BOTH for p in work.adapter.parameters(concept)]))
+    (together, ours), (each, theirs) = found
+    assert together == pytest.approx(each, rel=1e-5) and together.keys() == {"content", "style"}
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+
+
+def test_only_what_moves_the_same_factors_goes_through_together_and_not_too_much_of_it():
+    both, other = Part("content", 4, BOTH), Part("style", 4, BOTH)
+    others = Part("other styles", 4, ("content",))
+    assert in_one_pass((both, other, others), 8) == [(both, other), (others,)]
+    assert in_one_pass((both, other), 7) == [(both,), (other,)]
+    assert in_one_pass((both, replace(other, weight=0.5)), 8) == [(both,), (replace(other, weight=0.5),)]

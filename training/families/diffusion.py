@@ -61,6 +61,7 @@ class Diffusion(Family):
         noise: Tensor,
         levels: Tensor,
         weights: Tensor | None = None,
+        groups: int = 1,
     ) -> Tensor:
         """The squared error of what the network predicts.
 
@@ -77,7 +78,7 @@ class Diffusion(Family):
                 target = latents
         output = unet(noisy.to(unet.dtype), levels, **self.inputs(conditions), return_dict=False)[0]
         # Learned-variance networks have more channels than they are trained to predict here.
-        return mean_square(output[:, : target.shape[1]].float() - target, weights)
+        return mean_square(output[:, : target.shape[1]].float() - target, weights, groups)
 
     def min_snr_weights(self, pipe: DiffusionPipeline, levels: Tensor, gamma: float) -> Tensor:
         """min(SNR, gamma) of the latents' error, told by the error of what the network predicts."""

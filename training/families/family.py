@@ -199,6 +199,7 @@ class Family(ABC):
         noise: Tensor,
         levels: Tensor,
         weights: Tensor | None = None,
+        groups: int = 1,
     ) -> Tensor:
         """The family's training loss, a mean over the batch.
 
@@ -207,6 +208,7 @@ class Family(ABC):
             conditions: of `encode_prompts`, n rows each.
             levels: (n,), of `levels`.
             weights: of the squared errors, of a shape that spreads to theirs; None: one each.
+            groups: equal stretches of the batch, each with a mean of its own if there are more than one.
         """
 
     def check_loss(self, settings: Loss) -> None:  # noqa: B027 (most fit all)
@@ -236,6 +238,7 @@ def fast_name(names: Sequence[str]) -> str:
     return f"its name has {found[0]!r}" if found else ""
 
 
-def mean_square(error: Tensor, weights: Tensor | None) -> Tensor:
-    """The mean of an error's squares, weighed where there are weights."""
-    return error.square().mean() if weights is None else (weights * error.square()).mean()
+def mean_square(error: Tensor, weights: Tensor | None, groups: int = 1) -> Tensor:
+    """The mean of an error's squares, weighed where there are weights; of more than one group (groups,)."""
+    squares = error.square() if weights is None else weights * error.square()
+    return squares.mean() if groups == 1 else squares.view(groups, -1).mean(1)

@@ -76,12 +76,13 @@ class Flow(Family):
         noise: Tensor,
         levels: Tensor,
         weights: Tensor | None = None,
+        groups: int = 1,
     ) -> Tensor:
         """The squared error of the velocity."""
         s = levels.view(-1, 1, 1, 1)
         noisy = (1 - s) * latents + s * noise
         velocity = self.velocity(pipe, noisy.to(pipe.transformer.dtype), conditions, levels)
-        return mean_square(velocity.float() - (noise - latents), weights)
+        return mean_square(velocity.float() - (noise - latents), weights, groups)
 
     @abstractmethod
     def velocity(self, pipe: DiffusionPipeline, noisy: Tensor, conditions: dict[str, Tensor], levels: Tensor) -> Tensor:
