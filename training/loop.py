@@ -129,6 +129,7 @@ class Work:
     run: Run
     stages: list[Stage]
     pipe: DiffusionPipeline  # the guided base, with the adapter on
+    device: torch.device  # of its denoiser
     adapter: Adapter
     concepts: dict[str, EncodedConcept]  # by what the stages call them
     taken: dict[str, dict[str, Tensor]]  # concept -> what finished runs have learned
@@ -192,6 +193,7 @@ def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool
         run=run,
         stages=stages,
         pipe=pipe,
+        device=device,
         adapter=adapter,
         concepts={name: concept.to(device) for name, concept in concepts.items()},
         taken={name: adapter.learned_in(factors, name) for name, factors in files.items()},
@@ -362,7 +364,7 @@ def batches(work: Work, stage: Stage, part: Part, k: int) -> Iterator[Batch]:
         latents (n, c, h, w), conditions with n rows each, noise like the latents, noise levels (n,), and weights
         (n, 1, h, w) or (n, 1, 1, 1), or None.
     """
-    config, device, seed = work.config, denoiser_of(work.pipe).device, work.config.seed
+    config, device, seed = work.config, work.device, work.config.seed
     concept = work.concepts[part.pictures or part.concept]
     count = part.count * config.steps.accumulation
     generator = keyed(seed, stage.name, part.concept, k)

@@ -6,7 +6,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from training.families.family import Family, mean_square
+from training.families.family import Family, dtype_of, mean_square
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
@@ -76,7 +76,7 @@ class Diffusion(Family):
                 target = schedule.get_velocity(latents, noise, levels)
             case "sample":
                 target = latents
-        output = unet(noisy.to(unet.dtype), levels, **self.inputs(conditions), return_dict=False)[0]
+        output = unet(noisy.to(dtype_of(unet)), levels, **self.inputs(conditions), return_dict=False)[0]
         # Learned-variance networks have more channels than they are trained to predict here.
         return mean_square(output[:, : target.shape[1]].float() - target, weights, groups)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
 
 from pipelines.errors import UserError
 
@@ -236,6 +237,18 @@ def fast_name(names: Sequence[str]) -> str:
     """The word in one of the names that only models for a few steps have; of a path the last part counts."""
     found = next(filter(None, (FAST.search(Path(name).name) for name in names)), None)
     return f"its name has {found[0]!r}" if found else ""
+
+
+_dtypes: WeakKeyDictionary[nn.Module, tuple[torch.dtype, torch.dtype]] = WeakKeyDictionary()
+
+
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """A network's `dtype`, for which diffusers goes through all its modules: a twentieth of a small base's step."""
+    first = next(network.parameters()).dtype
+    known = _dtypes.get(network)
+    if known is None or known[0] != first:  # it was moved to another one
+        known = _dtypes[network] = first, network.dtype
+    return known[1]
 
 
 def mean_square(error: Tensor, weights: Tensor | None, groups: int = 1) -> Tensor:

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.errors import UserError
-from training.families.family import PHOTOGRAPHED, Family, mean_square
+from training.families.family import PHOTOGRAPHED, Family, dtype_of, mean_square
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -81,7 +81,7 @@ class Flow(Family):
         """The squared error of the velocity."""
         s = levels.view(-1, 1, 1, 1)
         noisy = (1 - s) * latents + s * noise
-        velocity = self.velocity(pipe, noisy.to(pipe.transformer.dtype), conditions, levels)
+        velocity = self.velocity(pipe, noisy.to(dtype_of(pipe.transformer)), conditions, levels)
         return mean_square(velocity.float() - (noise - latents), weights, groups)
 
     @abstractmethod

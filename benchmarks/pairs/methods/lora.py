@@ -64,6 +64,10 @@ class Task:
     def adapter(self) -> "Task":
         return self
 
+    @property
+    def device(self) -> torch.device:
+        return self.pipe.device
+
     def parameters(self, concept: str) -> list[nn.Parameter]:
         return self.learned
 
