@@ -44,7 +44,11 @@ def import_tools() -> None:
 
 
 class Stopped(Exception):
-    """The person asked for it: not an error."""
+    """The person asked for it: not an error. What was drawn before comes with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[tuple[Image.Image, Recipe]] = []
 
 
 @dataclass(frozen=True)
@@ -141,9 +145,14 @@ class Painter:
                         preview(decode(pipe, now))
                     return tensors
 
-                with guesses(pipe.scheduler) as guess:
-                    pictures += self._draw_batch(pipe, recipe, start, mask, chunk, after_step)
-            return [(picture, replace(recipe, seed=seed)) for picture, seed in zip(pictures, seeds, strict=True)]
+                try:
+                    with guesses(pipe.scheduler) as guess:
+                        drawn = self._draw_batch(pipe, recipe, start, mask, chunk, after_step)
+                except Stopped as stopped:
+                    stopped.drawn = pictures
+                    raise
+                pictures += [(one, replace(recipe, seed=seed)) for one, seed in zip(drawn, chunk, strict=True)]
+            return pictures
 
     def base_hash(self, model: Model) -> str:
         """The hash of a model's base, if it is the one that is open; else empty."""

@@ -12,7 +12,6 @@ import psutil
 import torch
 from torch import Tensor
 
-from pipelines.errors import UserError, first_line
 from training import checkpoint
 from training.config import Customization
 from training.families import FAMILIES
@@ -91,13 +90,7 @@ def estimate(config: Customization) -> Estimate:
     run = Run(runs_folder().parent / "estimates" / str(os.getpid()))
     clean(run.folder.parent)
     try:
-        try:
-            customize(probe, run.folder, progress, should_stop)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise UserError(
-                f"The first steps do not fit into memory ({first_line(error)})",
-                'Set memory = "auto" or steps.gradient_checkpointing = true, or lower steps.batch_size or resolution',
-            ) from None
+        customize(probe, run.folder, progress, should_stop)
         state = checkpoint.read_last(run.checkpoints)
         saved, cached = _size(run.checkpoints), _size(run.cache)
     finally:

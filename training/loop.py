@@ -21,7 +21,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from pipelines.adapters import fingerprint
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
 from training import checkpoint, export, findings, processes
 from training.adapters import METHODS, Adapter
 from training.concepts import EncodedConcept, prepare, read_all_pictures
@@ -79,7 +79,8 @@ def customize(
         should_stop: asked before every step and within drawings; True ends the run with a checkpoint and the status
             "cancelled".
     Raises:
-        UserError: for everything in pictures, configuration, base model, disk or run folder that a user can mend.
+        UserError: for everything in pictures, configuration, base model, memory, disk or run folder that a user can
+            mend.
     """
     folder = Path(run_dir) if run_dir else runs_folder() / (config.name or "customization")
     run = Run(folder) if processes.leads() else Onlooker(folder)
@@ -91,14 +92,25 @@ def customize(
             _train(config, run, progress, lambda: should_stop() or run.stop_asked)
         except BaseException as error:
             cancelled = isinstance(error, KeyboardInterrupt)
+            if isinstance(error, torch.OutOfMemoryError | MemoryError):
+                error = out_of_memory(error)
             message = CANCELLED if cancelled else str(error) or type(error).__name__
             with suppress(UserError):  # a disk that is full takes no last word either
                 run.write_state(status="cancelled" if cancelled else "failed", message=message, time_left=None)
-            raise
+            raise error
         finally:
             run.forget_stop()
             torch.set_num_threads(threads)
     return run
+
+
+def out_of_memory(error: BaseException) -> UserError:
+    """What to do where the memory does not suffice."""
+    return UserError(
+        f"The steps do not fit into memory ({first_line(error)})",
+        'Set memory = "auto", precision = "nf4" or steps.gradient_checkpointing = true, or lower steps.batch_size or '
+        "resolution",
+    )
 
 
 def _train(

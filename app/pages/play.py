@@ -3,8 +3,10 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from textwrap import shorten
+from typing import NamedTuple
 from urllib.parse import quote
 
 import gradio as gr
@@ -115,16 +117,15 @@ def build(
             number, values = given[ticket], fields.read(given)
             if number is None:
                 return
-            stopped = line.stopped(number)
+            stopped, drawn = line.stopped(number), []  # of each recipe what is kept already
             try:
                 model, _, learned = model_of(values["run"])
                 values |= kept(values["image"], given[start.painted], model.resolution)
                 recipe = drawing.recipe_of(values, model)
                 recipes = plan(recipe, learned, values)
 
-                def draw_all(preview: Callable) -> list:
-                    drawn = []
-                    for row, wish in enumerate(recipes.values()):
+                def draw_all(preview: Callable) -> None:
+                    for row, (label, wish) in enumerate(recipes.items()):
 
                         def show(done: int, total: int, row: int = row) -> None:
                             progress((row * total + done) / (total * len(recipes)), desc="Drawing")
@@ -133,32 +134,39 @@ def build(
                             progress(row / len(recipes), desc=words)
 
                         say("Drawing")
-                        count = 1 if one_each else values["count"]
-                        drawn.append(painter.draw(model, wish, count, show, stopped, say=say, preview=preview))
-                    return drawn
+                        count, before = 1 if one_each else values["count"], shown_of(drawn)
+                        try:
+                            found = painter.draw(
+                                model,
+                                wish,
+                                count,
+                                show,
+                                stopped,
+                                say=say,
+                                preview=lambda some, before=before: preview([*before, *some]),
+                            )
+                        except Stopped as early:
+                            drawn.append(kept_in_album(early.drawn, label))
+                            raise
+                        drawn.append(kept_in_album(found, label))
+                        preview(shown_of(drawn))
 
-                growing = shown_meanwhile(draw_all)
-                try:
-                    while True:
-                        yield {pictures: gr.Gallery(next(growing), selected_index=None)}
-                except StopIteration as ended:
-                    drawn = ended.value
+                for growing in shown_meanwhile(draw_all):
+                    yield {pictures: gr.Gallery(growing, selected_index=None)}
             except UserError as error:
                 asked = about({field: given[field] for field in written})
-                yield {note: figures.note(str(fields.in_labels(error)), "error", asked)}
+                said = figures.note(str(fields.in_labels(error)), "error", asked)
+                yield {note: said, pictures: gr.Gallery(shown_of(drawn), selected_index=None)}
                 return
             except Stopped:
-                yield {note: figures.note("Stopped.")}
+                words = "Stopped. What was drawn before is in the Library." if shown_of(drawn) else "Stopped."
+                yield {note: figures.note(words), pictures: gr.Gallery(shown_of(drawn), selected_index=None)}
                 return
             finally:
                 line.leave(number)
-            # Compared pictures of one seed stand side by side.
-            together = [(label, *found) for column in zip(*drawn, strict=True)
-                        for label, found in zip(recipes, column, strict=True)]  # fmt: skip
-            shown = [(str(copies.add(album.add(picture, own, label))), label or f"seed {own.seed}")
-                     for label, picture, own in together]  # fmt: skip
+            shown = shown_of(drawn)
             if one_each:
-                whole = _sheet(recipe.prompt, [one[0][0] for one in drawn], *map(heads, sides(values)))
+                whole = _sheet(recipe.prompt, [one.picture for [one] in drawn], *map(heads, sides(values)))
                 shown.insert(0, (str(_keep_sheet(copies, whole)), "all of them"))
             said = check_prompts(recipe, learned, model.base)
             yield {
@@ -168,6 +176,12 @@ def build(
             }
 
         return handler
+
+    def kept_in_album(found: list[tuple[Image.Image, Recipe]], label: str) -> list[_Drawn]:
+        return [
+            _Drawn(picture, str(copies.add(album.add(picture, own, label))), label or f"seed {own.seed}")
+            for picture, own in found
+        ]
 
     def kept(image: list | None, painted: Image.Image | None, resolution: int) -> dict[str, str]:
         """The picture to start from and the part of it that changes, by the names that recipes have for them."""
@@ -356,6 +370,19 @@ def build(
     source.clear(lambda: "", None, note, **QUICK)
     shown = [run, prompt, content, style, start.folded, adapter]
     return PlayPage(run, shown, offer, add_new, filled, set_from, set_seed, leave)
+
+
+class _Drawn(NamedTuple):
+    """A picture that is kept."""
+
+    picture: Image.Image
+    copy: str  # that may be served
+    label: str
+
+
+def shown_of(drawn: list[list[_Drawn]]) -> list[tuple[str, str]]:
+    """What is drawn of some recipes, as a gallery takes it: pictures of one seed stand side by side."""
+    return [(one.copy, one.label) for column in zip_longest(*drawn) for one in column if one]
 
 
 def _sheet(title: str, drawn: list[Image.Image], across: list[str], down: list[str]) -> Image.Image:

@@ -296,6 +296,15 @@ def test_stop_ends_a_drawing_and_leaves_the_painter_fit(painter, model):
     assert (pixels(painter.draw(model, RECIPE, 1)) == first).all()
 
 
+def test_what_was_drawn_before_a_stop_is_not_lost(painter, model, monkeypatch):
+    whole, stop = painter.draw(model, RECIPE, 2), threading.Event()
+    monkeypatch.setattr("app.painter.AT_ONCE", 1)  # one picture a batch
+    with pytest.raises(Stopped) as stopped:
+        painter.draw(model, RECIPE, 2, lambda done, total: stop.set() if 2 * done > total else None, stop)
+    [(picture, recipe)] = stopped.value.drawn
+    assert recipe == whole[0][1] and (np.asarray(picture) == np.asarray(whole[0][0])).all()
+
+
 def test_a_drawing_is_seen_as_it_grows_and_says_what_it_waits_for(model):
     seen, said = [], []
     recipe = replace(RECIPE, steps=9)

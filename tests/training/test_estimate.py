@@ -18,6 +18,7 @@ from training.config import Customization
 from training.estimate import estimate
 from training.loop import customize
 from training.packages import PACKAGES
+from training.run import Run
 
 
 class StopAfter:
@@ -64,13 +65,16 @@ def test_pictures_count_too(config):
     assert estimate(config).sampling > 0
 
 
-def test_too_little_memory_is_told(config, monkeypatch):
+def test_too_little_memory_is_told(config, monkeypatch, tmp_path):
     def fails(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(sys.modules["training.loop"], "denoising_loss", fails)
     with pytest.raises(UserError, match=r"do not fit into memory.*batch_size"):
         estimate(config)
+    with pytest.raises(UserError, match="do not fit into memory"):
+        customize(config, tmp_path / "run")
+    assert Run(tmp_path / "run").read_state()["message"].startswith("The steps do not fit into memory")
 
 
 def peak_of(*command: object) -> tuple[str, int]:
