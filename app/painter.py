@@ -124,7 +124,8 @@ class Painter:
             if recipe.adapter:
                 pipe.set_scales(content=recipe.content, style=recipe.style)
             seeds = [(recipe.seed + i) % (LARGEST_SEED + 1) for i in range(count)]
-            batch = max(1, AT_ONCE // model.resolution**2)
+            # A part that changes is drawn alone: in a batch its last digits depend on the others, and so some pixels.
+            batch = 1 if mask else max(1, AT_ONCE // model.resolution**2)
             pictures = []
             for first in range(0, count, batch):
                 chunk = seeds[first : first + batch]
