@@ -39,9 +39,8 @@ def check(concept: str, pictures: Sequence[Given], resolution: int) -> list[Find
     findings, seen, small = [], {}, {}
     for number, (path, _, crop, mask) in enumerate(pictures):
         try:
-            digest, notes, one = _look(path, path.stat().st_mtime_ns if path.exists() else 0, resolution, crop)
-            if mask:
-                read_mask(mask, look_at(path))
+            files = tuple((file, file.stat().st_mtime_ns if file.exists() else 0) for file in (path, mask) if file)
+            digest, notes, one = _look(files, resolution, crop)
         except UserError as error:
             said = str(error)
             for file in filter(None, (path, mask)):
@@ -66,10 +65,17 @@ def check(concept: str, pictures: Sequence[Given], resolution: int) -> list[Find
 
 
 @lru_cache(maxsize=256)
-def _look(path: Path, _written: int, resolution: int, crop: float) -> tuple[str, tuple[str, ...], np.ndarray]:
+def _look(files: tuple[tuple[Path, int], ...], resolution: int, crop: float) -> tuple[str, tuple[str, ...], np.ndarray]:
     """A picture as training sees it, as a digest; what should be known about it; and it seen small. Kept, as a page
-    asks often."""
+    asks often.
+
+    Args:
+        files: the picture and the mask that it may have, each with the time of its writing.
+    """
+    (path, _), *masks = files
     frame = look_at(path)
+    for mask, _ in masks:
+        read_mask(mask, frame)
     image = cropped(frame.image, resolution, crop)
     return hashlib.sha256(image.tobytes()).hexdigest(), notes_of(frame, image, crop), seen_small(image)
 

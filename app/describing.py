@@ -38,7 +38,8 @@ def describe(model: Path, pictures: Sequence[Path], caption: str) -> Iterator[tu
     Raises:
         UserError: what the model or a picture has wrong with it.
     """
-    command = [sys.executable, "-m", "training", "caption", *map(str, pictures), "--model", str(model)]
+    places = {str(path.resolve()): path for path in pictures}  # the child works in another folder
+    command = [sys.executable, "-m", "training", "caption", *places, "--model", str(model.resolve())]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         child = subprocess.Popen(
             [*command, *(["--caption", caption] if caption else []), "--say"],
@@ -52,7 +53,7 @@ def describe(model: Path, pictures: Sequence[Path], caption: str) -> Iterator[tu
         try:
             for line in child.stdout:
                 said = json.loads(line)
-                yield Path(said["picture"]), said["caption"]
+                yield places[said["picture"]], said["caption"]
             child.wait()
         finally:
             child.kill()  # if it was closed

@@ -12,10 +12,9 @@ from typing import Any, Protocol
 
 from pipelines.errors import UserError
 from training.families import FAMILIES
+from training.families.family import NO_LIMIT
 from training.formats import shown
 from training.recognise import recognise
-
-NO_LIMIT = 10**6  # tokens
 
 
 class Tokenizer(Protocol):

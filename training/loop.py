@@ -161,7 +161,7 @@ def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool
     # What the base is and pictures first: they are quick to read, and a base model is not quick to open.
     stages, method = plan(config), METHODS[config.adapter.method]
     parts = [part for stage in stages if stage.steps for part in stage.parts]
-    processes.check_shares({part.concept: part.count for part in parts})
+    processes.check_shares((part.concept, part.count) for part in parts)
     require(config.optimizer.name)
     base = config.recognised_base()
     FAMILIES[base.family].check_loss(config.loss)

@@ -1,11 +1,11 @@
-"""A run that several processes share: `accelerate launch --num-processes 2 -m training customize PROJECT`.
+"""A run that several processes share: `accelerate launch --multi_gpu --num_processes 2 -m training customize PROJECT`.
 
 Each computes an equal part of every batch, and gradients are averaged, so that all take the same step. The first one
 alone writes. A process that was started by itself is the first of one, and nothing here changes anything for it.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -43,13 +43,13 @@ def share(rows: Tensor) -> Tensor:
     return rows.chunk(count())[state().process_index]
 
 
-def check_shares(batches: dict[str, int]) -> None:
+def check_shares(batches: Iterable[tuple[str, int]]) -> None:
     """Raise a UserError if the processes cannot take equal parts.
 
     Args:
-        batches: what is learned in a step -> from how many pictures at once.
+        batches: what is learned in a step, and from how many pictures at once.
     """
-    for what, size in batches.items():
+    for what, size in batches:
         if size % count():
             raise UserError(
                 f"A step learns the {what} from {size} pictures at once, which {count()} processes cannot share",

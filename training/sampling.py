@@ -38,7 +38,7 @@ def open_run(folder: Path, relative: str = "") -> tuple[DiffusionPipeline, Custo
     if relative:
         opened = open_base(find_base(relative, [Path.cwd(), HOUSE]) or relative, config.precision)
         if (found := type(denoiser_of(opened)).__name__) != (own := FAMILIES[config.recognised_base().family].network):
-            raise UserError(f"--base {relative} has a {found}, and the run's base a {own}", "Name one of its family")
+            raise UserError(f"{relative} has a {found}, and the run's base a {own}", "Name one of its family")
     else:
         opened = open_base(config.resolved_base(), config.precision, config.prediction, config.zero_snr)
     pipe = guided_pipeline(opened, config.preset)

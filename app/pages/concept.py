@@ -115,6 +115,7 @@ class Column:
 
         def describe(given: dict) -> Iterator[dict]:
             name, values = given[draft], fields.read(given)
+            self.drafts.change(name, self.key, list, self.begin)  # taken in first, so that they stay where they are
             model, bare = captioner(), [one.path for one in self.pictures(name) if not one.caption]
             if not model:
                 raise UserError("There is no captioning model", f"Put one into {models_folder().name} and reload")

@@ -145,8 +145,8 @@ def build(
                                 say=say,
                                 preview=lambda some, before=before: preview([*before, *some]),
                             )
-                        except Stopped as early:
-                            drawn.append(kept_in_album(early.drawn, label))
+                        except Stopped as ended:
+                            drawn.append(kept_in_album(ended.drawn, label))
                             raise
                         drawn.append(kept_in_album(found, label))
                         preview(shown_of(drawn))
@@ -155,12 +155,11 @@ def build(
                     yield {pictures: gr.Gallery(growing, selected_index=None)}
             except UserError as error:
                 asked = about({field: given[field] for field in written})
-                said = figures.note(str(fields.in_labels(error)), "error", asked)
-                yield {note: said, pictures: gr.Gallery(shown_of(drawn), selected_index=None)}
+                yield early(drawn) | {note: figures.note(str(fields.in_labels(error)), "error", asked)}
                 return
             except Stopped:
                 words = "Stopped. What was drawn before is in the Library." if shown_of(drawn) else "Stopped."
-                yield {note: figures.note(words), pictures: gr.Gallery(shown_of(drawn), selected_index=None)}
+                yield early(drawn) | {note: figures.note(words)}
                 return
             finally:
                 line.leave(number)
@@ -176,6 +175,11 @@ def build(
             }
 
         return handler
+
+    def early(drawn: list[list[_Drawn]]) -> dict:
+        """What is shown of a drawing that did not come to its end; nothing changes if nothing was drawn."""
+        shown = shown_of(drawn)
+        return {pictures: gr.Gallery(shown, selected_index=None)} if shown else {}
 
     def kept_in_album(found: list[tuple[Image.Image, Recipe]], label: str) -> list[_Drawn]:
         return [

@@ -42,10 +42,13 @@ def main() -> None:
     if missing := [cell for cell in shown if cell not in scored]:
         one = missing[0]
         raise UserError(f"{one.content} in {one.style} has not been scored", "Run benchmarks.pairs.run joined first")
-    write("README.md", pairs=line([scored[cell] for cell in shown]))
     rows = {style: [one for content in contents for one in pair(Cell(content, style))] for style in styles}
     columns = [label for content in contents for label in (content, "true")]
     sheet.save(sheet.compose(rows, "Each content and each style learned once, joined", columns, cell=SIDE), PICTURE)
+    said = line([scored[cell] for cell in shown])
+    for name, place in (("README.md", "docs/pictures"), ("docs/break-for-make.md", "pictures")):
+        seen = f"![Contents by styles, each learned once, with the true pictures]({place}/{PICTURE.name})"
+        write(name, pairs=f"{seen}\n\n*{said}*")
 
 
 def by_cell(found: list[dict]) -> dict[Cell, dict]:

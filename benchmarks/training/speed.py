@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +34,7 @@ from training.state import State
 HERE = Path(__file__).parent
 RESULT = HERE / "results/speed.json"
 DOCUMENT = HERE.parents[1] / "docs/training.md"
-RANK, LAYERS_SET = 32, "all"
+RANK, LAYERS = 32, "all"
 SCRIPT = "diffusers' LoRA script"
 OURS = {  # row -> stage, and tables of the project
     "break, AdamW": ("content", {"optimizer": {"name": "adamw"}}),
@@ -67,8 +67,7 @@ def sdxl_shaped(folder: Path) -> Path:
         "projection_class_embeddings_input_dim": TEXT_WIDTH + 6 * 8,
     }
     pipe = tiny_pipeline(StableDiffusionXLPipeline)
-    pipe.unet = UNet2DConditionModel.from_config(config)
-    pipe.register_modules(unet=pipe.unet)
+    pipe.register_modules(unet=UNet2DConditionModel.from_config(config))
     pipe.save_pretrained(folder)
     return folder
 
@@ -79,7 +78,7 @@ def ours(base: Base, folder: Path, stage: str, tables: dict) -> tuple[Work, Step
     pictures.mkdir(parents=True)
     for i in range(base.batch_size):
         Image.effect_noise((base.resolution,) * 2, 60 + i).convert("RGB").save(pictures / f"{i}.png")
-    everywhere = {"content_in": "everywhere", "style_in": "everywhere", "rank": RANK, "layers": LAYERS_SET}
+    everywhere = {"content_in": "everywhere", "style_in": "everywhere", "rank": RANK, "layers": LAYERS}
     config = Customization(
         base=base.folder,
         resolution=base.resolution,
@@ -97,7 +96,7 @@ def ours(base: Base, folder: Path, stage: str, tables: dict) -> tuple[Work, Step
     work = prepare_work(config, run, lambda: False)
     at = next(one for one in work.stages if one.name == stage)
     state = State(step=at.first, done={c: work.adapter.fresh() for c in config.concepts})
-    begin_stage(replace(work, stages=[at]), state, at)
+    begin_stage(work, state, at)
 
     def step() -> None:
         train_step(work, state, at)

@@ -1,5 +1,7 @@
 """Captions by a small real model, asked from the studio."""
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -20,8 +22,9 @@ def test_a_captioning_model_is_found_among_other_folders(monkeypatch, tmp_path, 
 
 
 @pytest.mark.slow
-def test_pictures_are_described_one_by_one_and_what_is_wrong_is_a_sentence(tmp_path):
-    pictures = [tmp_path / "a.png", tmp_path / "b.png"]
+def test_pictures_are_described_one_by_one_and_what_is_wrong_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures = [tmp_path / "a.png", Path("b.png")]  # one of a data folder that is named from here
     for path in pictures:
         Image.new("RGB", (32, 32), "red").save(path)
     said = dict(describe(tiny_captioner(tmp_path / "words"), pictures, "{placeholder} style"))

@@ -39,6 +39,6 @@ def test_two_processes_learn_what_one_learns_and_one_goes_on_after_them(project,
 
 def test_a_batch_that_cannot_be_shared_is_named(monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 3)
-    processes.check_shares({"content": 6})
+    processes.check_shares([("content", 6)])
     with pytest.raises(UserError, match="learns the content from 8 pictures at once, which 3 processes cannot share"):
-        processes.check_shares({"style": 6, "content": 8})
+        processes.check_shares([("style", 6), ("content", 8), ("content", 3)])  # apart, and joined

@@ -36,6 +36,7 @@ PARTS = {  # of a base, in words
     "tokenizer_3": "third tokenizer",
     "scheduler": "scheduler",
 }
+NO_LIMIT = 10**6  # tokens of a prompt
 WORDS = ("tokenizer.json", "vocab.json", "spiece.model")
 HINTS = {  # a file without which a part of a folder is none; networks need weights too
     "tokenizer": WORDS,
@@ -84,9 +85,7 @@ class Family(ABC):
     # `adapter.method` -> gigabytes or "cpu" -> a row of `training.memory`; empty where nobody has measured.
     memory: ClassVar[dict[str, dict[int | str, tuple]]] = {}
 
-    longest: ClassVar[int] = (
-        10**6
-    )  # tokens of a prompt that the pipeline lets through, however many its tokenizer reads
+    longest: ClassVar[int] = NO_LIMIT  # tokens that the pipeline lets through, however many its tokenizer reads
 
     # What drawing may begin with beside noise: a whole picture ("image"), or one of which a part changes ("inpaint").
     starts: ClassVar[tuple[str, ...]] = ("image", "inpaint")
