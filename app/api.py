@@ -11,7 +11,7 @@ from pydantic import ValidationError, validate_call
 
 from app import jobs
 from app.album import Album
-from app.drawing import RANGES, readable_prompt, whole_seed
+from app.drawing import RANGES, SQUARE, readable_prompt, sized, whole_seed
 from app.library import Library
 from app.pages.project import ProjectPage
 from app.painter import Model, Painter, default_rule, settings_of
@@ -98,10 +98,13 @@ class Api:
         count: int = 1,
         steps: int = 0,
         guidance_scale: float = 0.0,
+        size: str = "",
+        sampler: str = "",
     ) -> list[str]:
         """Draw with a run, or with the base alone. Gives the addresses of the pictures, which begin with "pictures/".
 
-        Steps and guidance scale of 0 are those of the run's project.
+        Steps and guidance scale of 0 are those of the run's project, as is a size that is empty; others are a shape, or
+        width x height in pixels. An empty sampler is the one that suits the base.
         """
         there = self.library.find(run) if run else None
         config = there.customization() if there else self.sample
@@ -121,6 +124,8 @@ class Api:
             guidance_settings=settings_of(rule),
             resolution=model.resolution,
             base=model.name,
+            sampler=sampler,
+            **sized(size or SQUARE, model.resolution),
             **asked,
         )
         drawn = self.painter.draw(model, recipe, count)

@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -11,13 +12,15 @@ from app.parameters import Parameters
 from app.recipe import RULES, Recipe
 from pipelines import APG, CFG, GuidanceRule, UserError
 from training.config import Content, Style
+from training.families.diffusion import SAMPLERS
 from training.formats import shown
 from training.plan import SCALES, prompt_of
 
 AXES = (
     *("prompt", "content", "style", "guidance", "guidance_scale", "eta", "norm_threshold", "momentum", "steps", "seed"),
-    "strength",
+    *("size", "sampler", "strength"),
 )
+NAMED = {"guidance": RULES, "sampler": SAMPLERS}  # axes of which the values have names
 MOST_CELLS = 64
 CALM, PUNCHY = 4.0, 12.0  # guidance scales
 RANGES = {  # of what Play's sliders set and programs may ask for
@@ -34,7 +37,26 @@ RANGES = {  # of what Play's sliders set and programs may ask for
     "stop": (0.05, 1),
 }
 RANDOM_SEEDS = 1_000_000  # short enough to be read and typed
-AS_THEY_ARE = ("prompt", "content", "style", "guidance", "guidance_scale", "steps", "seed", "negative_prompt")
+AS_THEY_ARE = (
+    "prompt",
+    "content",
+    "style",
+    "guidance",
+    "guidance_scale",
+    "steps",
+    "seed",
+    "negative_prompt",
+    "sampler",
+)
+SQUARE = "Square"
+SHAPES = {  # width / height
+    SQUARE: 1,
+    "Portrait, 3:4": 3 / 4,
+    "Landscape, 4:3": 4 / 3,
+    "Tall, 9:16": 9 / 16,
+    "Wide, 16:9": 16 / 9,
+}
+MOST_TIMES = 4  # the pixels that a base was made for, and its side
 
 
 def recipe_of(values: Mapping[str, Any], model: Model) -> Recipe:
@@ -42,13 +64,13 @@ def recipe_of(values: Mapping[str, Any], model: Model) -> Recipe:
 
     Args:
         values: "image" is the name of a picture to start from, as recipes name it; "strength" and "mask", the name of
-            the part of it that changes, count with one alone.
+            the part of it that changes, count with one alone. "size" is a shape or two numbers of pixels.
     Raises:
         UserError: there is no prompt, or a value is out of range.
     """
-    start = {}
+    start = sized(values["size"], model.resolution)
     if values.get("image"):
-        start = {"image": values["image"], "strength": strength_of(values), "mask": values.get("mask", "")}
+        start |= {"image": values["image"], "strength": strength_of(values), "mask": values.get("mask", "")}
     return Recipe(
         prompt=readable_prompt(values["prompt"]),
         seed=random.randrange(RANDOM_SEEDS) if values["fresh"] else whole_seed(values["seed"]),
@@ -61,8 +83,49 @@ def recipe_of(values: Mapping[str, Any], model: Model) -> Recipe:
         resolution=model.resolution,
         base=model.name,
         negative_prompt=readable_prompt(values["negative_prompt"], "negative prompt"),
+        sampler=values["sampler"],
         **start,
     )
+
+
+def sized(text: str, resolution: int) -> dict[str, int]:
+    """Width and height as a recipe has them, which says nothing of the base's own square.
+
+    Raises:
+        UserError: as `size_of`.
+    """
+    size = size_of(text, resolution)
+    return {} if size == (resolution, resolution) else dict(zip(("width", "height"), size, strict=True))
+
+
+def size_of(text: str, resolution: int) -> tuple[int, int]:
+    """Width and height in pixels, of a shape or of two numbers.
+
+    Args:
+        text: one of `SHAPES`, which all have about the pixels of the base's square; or "768 x 512".
+        resolution: of the base.
+    Raises:
+        UserError: it is neither, or more than the base can be asked for.
+    """
+    if ratio := SHAPES.get(text.strip()):
+        unit = max(8, resolution // 16)  # as those who train large bases round it
+        width, height = (max(1, round(resolution * side / unit)) * unit for side in (ratio**0.5, ratio**-0.5))
+        return (resolution, resolution) if ratio == 1 else (width, height)
+    found = re.fullmatch(r"\s*(\d{1,5})\s*[x×*]\s*(\d{1,5})\s*", text, re.IGNORECASE)
+    if not found:
+        raise UserError(f"size is {text!r}", "Choose a shape, or write width x height in pixels, as 768 x 512")
+    width, height = map(int, found.groups())
+    least, most = resolution // MOST_TIMES, resolution * MOST_TIMES
+    if not (least <= min(width, height) and max(width, height) <= most and width * height <= most * resolution):
+        limits = f"sides from {least} to {most}, and at most {MOST_TIMES} times the {resolution} x {resolution} pixels"
+        raise UserError(f"size is {width} x {height}", f"This base takes {limits} it was made for")
+    return width, height
+
+
+def shape_of(size: tuple[int, int], resolution: int) -> str:
+    """What the field for the size says of width and height."""
+    same = (name for name in SHAPES if size_of(name, resolution) == size)
+    return next(same, "{} x {}".format(*size))
 
 
 def strength_of(values: Mapping[str, Any]) -> float:
@@ -167,18 +230,18 @@ class Axis:
             name: one of `AXES`.
             ranges: of the fields that are numbers.
         Raises:
-            UserError: there is no value, or one is no number of that field's range, or no rule.
+            UserError: there is no value, or one is no number of that field's range, or no name of those that there are.
         """
         mark, marks = (";", "semicolons") if name == "prompt" else (",", "commas")
         words = [word.strip() for word in text.split(mark) if word.strip()]
         if not words:
             raise UserError(f"{name} has no values", f"Write some, with {marks} between them")
-        if name == "prompt":
+        if name in ("prompt", "size"):
             found = words
-        elif name == "guidance":
-            known = {rule.lower(): rule for rule in RULES}
+        elif name in NAMED:
+            known = {one.lower(): one for one in NAMED[name]}
             if odd := [word for word in words if word.lower() not in known]:
-                raise UserError(f"{name} is {odd[0]!r}", f"Choose of {', '.join(RULES)}")
+                raise UserError(f"{name} is {odd[0]!r}", f"Choose of {', '.join(NAMED[name])}")
             found = [known[word.lower()] for word in words]
         else:
             found = [_number(name, word, *ranges[name]) for word in words]
@@ -229,7 +292,7 @@ def recall(recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> tuple[d
     Args:
         ranges: of the fields that are numbers.
     """
-    values = {name: getattr(recipe, name) for name in AS_THEY_ARE}
+    values = {name: getattr(recipe, name) for name in AS_THEY_ARE} | {"size": shape_of(recipe.size, recipe.resolution)}
     if recipe.image:
         values |= {"image": recipe.image, "strength": recipe.strength, "mask": recipe.mask}
     # The rule's own defaults where the recipe names none; fields that the rule lacks stay.
@@ -262,7 +325,7 @@ def recalled_elsewhere(found: Parameters, faults: list[str], model: Model, run: 
         faults: sentences about what could not be set.
         model, run: with which it would be drawn now.
     """
-    here = {"Size": f"{model.resolution}x{model.resolution}", "Model": model.name}
+    here = {"Model": model.name}
     others = {name: value for name, value in found.others.items() if here.get(name) != value}
     others |= {"LoRA": ", ".join(name for name in found.loras if name != run)}
     listed = ", ".join(f"{name} ({value})" for name, value in others.items() if value)

@@ -6,6 +6,7 @@ from html import escape
 
 from app.checks import Finding
 from app.jobs import Job
+from app.measuring import Measured
 from app.recipe import Recipe
 
 STAGES = {"content": "Content", "style": "Style", "make": "Join"}
@@ -52,6 +53,21 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def taken(found: Measured) -> str:
+    """What a project takes, and whether that is there."""
+    what = f"About {duration(found.seconds)} on {found.device}"
+    memory = f"{size(found.memory)} of memory, of {size(found.has_memory)}"
+    disk = f"{size(found.disk)} of disk, of {size(found.free_disk)} that are free"
+    small = [] if found.memory <= found.has_memory else ["Choose less memory above, or a smaller base."]
+    small += [] if found.disk <= found.free_disk else ["Make room on the disk first."]
+    return " ".join([f"{what}; {memory}; {disk}.", *small])
+
+
+def size(count: int) -> str:
+    """Bytes as a person says them."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
+
+
 def facts(pairs: Mapping[str, str]) -> str:
     """What is known of something, one fact a line."""
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs.items())
@@ -66,6 +82,8 @@ def recipe(drawn: Recipe, when: float) -> str:
         | ({"Keep away from": drawn.negative_prompt} if drawn.negative_prompt else {})
         | {"Drawn with": drawn.adapter or f"{drawn.base} alone", **scales, "Seed": str(drawn.seed)}
         | {"Guidance": f"{drawn.guidance}, scale {drawn.guidance_scale:g}", "Steps": str(drawn.steps)}
+        | {"Size": "{} x {}".format(*drawn.size)}
+        | ({"Sampler": drawn.sampler} if drawn.sampler else {})
         | ({"Started from": f"a picture, strength {drawn.strength:g}"} if drawn.image else {})
         | {"Drawn": time.strftime("%Y-%m-%d %H:%M", time.localtime(when))}
     )

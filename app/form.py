@@ -19,6 +19,7 @@ OF_THE_BASE = ("resolution", "prediction", "zero_snr")
 FILES = {"pictures", "crops", "others"}  # of a concept, what names files
 SHOWN = ("class_word", "placeholder", "caption")  # of a concept, as text
 OUTSIDE = "unmasked_weight"
+MEMORY = "memory"
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,12 @@ class ProjectForm:
         data["optimizer"] = entered(values["optimizer.name"], values)
         for key, value in values.items():
             table, _, name = key.rpartition(".") if isinstance(key, str) else ("", "", "")
-            if name and table not in CONCEPTS:
+            if name and table not in CONCEPTS and key != MEMORY:
                 place = data.setdefault(table, {}) if table else data
                 place[name] = value.strip() if isinstance(value, str) else value
         if not METHODS[data["adapter"]["method"]].splits:
             data["adapter"] = {key: value for key, value in data["adapter"].items() if key not in PLACES}
+        data[MEMORY] = values.get(MEMORY) or None
         data["name"] = data["name"] or "my project"
         data["base"] = self.base(data["base"])
         if short(data["base"]) != short(self.sample.base):  # what the sample says of its base is not said of another
@@ -79,7 +81,8 @@ class ProjectForm:
         values, base = by_key(config), short(config.base)
         for concept in CONCEPTS.keys() - config.concepts.keys():
             values |= {f"{concept}.{name}": "" for name in SHOWN}
-        return values | {"base": next((name for name, one in self.bases.items() if one == base), base)}
+        shown = {"base": next((name for name, one in self.bases.items() if one == base), base)}
+        return values | shown | {MEMORY: config.memory or ""}
 
     def base(self, name: str) -> str:
         """The base that a name from the list stands for; what a person typed is as it is."""
@@ -89,33 +92,40 @@ class ProjectForm:
         """The sample project's content or style; if it has none, one without words."""
         return getattr(self.sample, name) or CONCEPTS[name](pictures=[name])
 
-    def start(self, preset: str) -> dict[str, Any]:
-        """What the fields below the pictures start with; the optimizer's own settings are `optimizer`'s."""
-        own = {"base", "seed", *(f"optimizer.{name}" for name in SHARED)}
-        shown = self.write(self._start(preset)).items()
+    def start(self, preset: str, memory: int | str = "") -> dict[str, Any]:
+        """What the fields below the pictures start with; the optimizer's own settings are `optimizer`'s.
+
+        Args:
+            memory: as project files have it, that the preset is to fit; empty: whatever it takes.
+        Raises:
+            UserError: as `training.memory`.
+        """
+        own = {"base", "seed", MEMORY, *(f"optimizer.{name}" for name in SHARED)}
+        shown = self.write(self._start(preset, memory)).items()
         return {key: value for key, value in shown if key in own or key.startswith(("adapter.", "steps."))}
 
     def resolution(self, preset: str) -> int:
         """At which pictures are learned."""
         return self._start(preset).resolution
 
-    def optimizer(self, preset: str, name: str | None = None) -> Learning:
+    def optimizer(self, preset: str, name: str | None = None, memory: int | str = "") -> Learning:
         """What an optimizer starts with: the preset's settings if they are its, else its own.
 
         The rates are the preset's wherever they suit it. Without a name, the preset's optimizer.
         """
-        planned = self._start(preset).optimizer
+        planned = self._start(preset, memory).optimizer
         if name in (None, planned.name):
             return planned
         own = OPTIMIZERS[name]()
         suited = own.lr == OPTIMIZERS[planned.name]().lr
         return OPTIMIZERS[name](lr=planned.lr, make_lr=planned.make_lr) if suited else own
 
-    def _start(self, preset: str) -> Customization:
+    def _start(self, preset: str, memory: int | str = "") -> Customization:
         """The sample project, or what another preset brings."""
-        if preset == self.sample.preset:
+        if preset == self.sample.preset and not memory:
             return self.sample
-        return Customization(preset=preset, content={"pictures": ["content"]}, style={"pictures": ["style"]})
+        concepts = {name: {"pictures": [name]} for name in CONCEPTS}
+        return Customization(preset=preset, memory=memory or None, **concepts)
 
 
 def by_key(config: Customization) -> dict[str, Any]:

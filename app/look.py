@@ -44,7 +44,7 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700) !important;
 .projects { align-items: end; }
 .projects button { height: 42px; }
 
-.paint { position: relative; aspect-ratio: 1; overflow: hidden; border-radius: 8px; background: white; }
+.paint { position: relative; overflow: hidden; border-radius: 8px; background: white; }
 .paint img, .paint canvas { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; object-fit: cover; }
 .paint canvas { opacity: 0.7; cursor: crosshair; touch-action: none; }
 .brush { display: flex; flex-wrap: wrap; align-items: center; gap: 12px; padding-top: 8px; font-size: 0.85rem; }

@@ -72,17 +72,19 @@ watch("value", show);
 """.replace("SIDE", str(SIDE)).replace("PAINT", "#e5484d")
 
 
-def canvas(picture: Path | None, mask: Path | None = None) -> str:
+def canvas(picture: Path | None, mask: Path | None = None, size: tuple[int, int] = (1, 1)) -> str:
     """What is painted on, as HTML; empty without a picture.
 
     Args:
         picture, mask: copies that may be served. The mask was painted before, and is white there.
+        size: width and height of what is drawn, of which the canvas has the shape.
     """
     if picture is None:
         return ""
     source = f' data-mask="{address(mask)}"' if mask else ""
     return (
-        f'<div class="paint"><img src="{address(picture)}" alt="The picture to start from">'
+        f'<div class="paint" style="aspect-ratio: {size[0]} / {size[1]}">'
+        f'<img src="{address(picture)}" alt="The picture to start from">'
         f'<canvas name="canvas" width="{SIDE}" height="{SIDE}"{source} role="img" '
         'aria-label="Paint over what is to change"></canvas></div>'
         '<div class="brush"><label>Brush <input type="range" name="size" min="4" max="96" value="32"></label>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import sys
 import threading
@@ -88,6 +89,8 @@ class Painter:
         self._starts = starts
         self._base: tuple[str, str, str | None, bool | None] | None = None
         self._adapter: str | None = None  # the hash of the file that is loaded
+        self._sampler = ""  # as recipes name it
+        self._usual = None  # sampler of the base
         self._base_hash = ""
         self._pipe = None
 
@@ -125,7 +128,7 @@ class Painter:
                 pipe.set_scales(content=recipe.content, style=recipe.style)
             seeds = [(recipe.seed + i) % (LARGEST_SEED + 1) for i in range(count)]
             # A part that changes is drawn alone: in a batch its last digits depend on the others, and so some pixels.
-            batch = 1 if mask else max(1, AT_ONCE // model.resolution**2)
+            batch = 1 if mask else max(1, AT_ONCE // math.prod(recipe.size))
             pictures = []
             for first in range(0, count, batch):
                 chunk = seeds[first : first + batch]
@@ -177,7 +180,7 @@ class Painter:
         if start:
             given |= starting_from(pipe, start, recipe.strength, len(seeds), mask)
         else:
-            given |= {"height": recipe.resolution, "width": recipe.resolution}
+            given |= dict(zip(("width", "height"), recipe.size, strict=True))
         try:
             drawn = pipe(
                 [recipe.prompt] * len(seeds),
@@ -196,7 +199,7 @@ class Painter:
     def _open(self, model: Model, recipe: Recipe, say: Callable[[str], None]) -> tuple[DiffusionPipeline, Recipe]:
         """The pipeline for a model, and the recipe with what only the opened files can tell."""
         from pipelines.adapters import fingerprint
-        from training.families import denoiser_of
+        from training.families import denoiser_of, family_of
         from training.model import open_base
         from training.sampling import from_picture, guided_pipeline, load_adapter_of
 
@@ -204,7 +207,8 @@ class Painter:
             say(f"Opening the base {model.name}")
             self._base = self._pipe = None  # two large bases at once may not fit
             self._pipe = guided_pipeline(open_base(*model.opening), model.preset)
-            self._base, self._adapter = model.opening, None
+            self._base, self._adapter, self._sampler = model.opening, None, ""
+            self._usual = self._pipe.scheduler
             self._base_hash = fingerprint(denoiser_of(self._pipe))
         wanted = None
         if model.run:
@@ -219,6 +223,13 @@ class Painter:
                 load_adapter_of(model.run, self._pipe)
             self._adapter = wanted
         settings = recipe.guidance_settings or settings_of(default_rule(recipe.guidance, model.preset))
+        family = family_of(self._pipe)
+        if recipe.sampler != self._sampler:
+            self._pipe.scheduler = family.sampler(self._usual, recipe.sampler) if recipe.sampler else self._usual
+            self._sampler = recipe.sampler
+        if any(side % family.multiple for side in recipe.size):
+            size = "{} x {}".format(*recipe.size)
+            raise UserError(f"size is {size}", f"Set both sides to multiples of {family.multiple}")
         known = {"base": model.name, "base_hash": self._base_hash, "adapter_hash": wanted or ""}
         pipe = from_picture(self._pipe, masked=bool(recipe.mask)) if recipe.image else self._pipe
         name = model.run.folder.name if model.run else ""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from app.chunks import chunks_of
+from training.families.diffusion import SAMPLERS
 
 if TYPE_CHECKING:
     from app.recipe import Recipe
@@ -16,6 +17,8 @@ FIELDS = {
     "Steps": ("steps", int),
     "CFG scale": ("guidance_scale", float),
     "Seed": ("seed", int),
+    "Size": ("size", str),
+    "Sampler": ("sampler", str),
     "Guidance": ("guidance", str),
     "Content": ("content", float),
     "Style": ("style", float),
@@ -33,10 +36,12 @@ def text_of(recipe: "Recipe") -> str:
         "Steps": recipe.steps,
         "CFG scale": f"{recipe.guidance_scale:g}",
         "Seed": recipe.seed,
-        "Size": f"{recipe.resolution}x{recipe.resolution}",
+        "Size": "{}x{}".format(*recipe.size),
         "Model": recipe.base,
         "Guidance": recipe.guidance,
     }
+    if recipe.sampler:
+        pairs["Sampler"] = recipe.sampler
     if recipe.image:
         pairs["Denoising strength"] = f"{recipe.strength:g}"
     if recipe.adapter:
@@ -75,8 +80,13 @@ class Parameters:
         named = [[*said.split(":"), ""] for said in LORA.findall(prompt)]
         loras = {name: _number(weight, float, 1.0) for name, weight, *_ in named}
         values = {"prompt": LORA.sub("", prompt).strip(), "negative_prompt": negative.strip()}
+        if (named := f"{pairs.get('Sampler')} {pairs.get('Schedule type')}") in SAMPLERS:
+            pairs["Sampler"] = named
+            del pairs["Schedule type"]
         for key in FIELDS.keys() & pairs.keys():
             name, kind = FIELDS[key]
+            if (key == "Sampler") and pairs[key] not in SAMPLERS:
+                continue
             if (value := _number(pairs[key], kind, None)) is not None:
                 values[name] = value
                 del pairs[key]

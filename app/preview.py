@@ -41,8 +41,10 @@ def guesses(scheduler: SchedulerMixin) -> Iterator[Callable[[], Tensor | None]]:
 
 def _keeps_guesses(scheduler: SchedulerMixin) -> bool:
     """Whether it is one of the solvers that reckon with the finished latents, and keep them for the next step."""
-    config = scheduler.config
-    return str(config.get("algorithm_type")).endswith("dpmsolver++") or bool(config.get("predict_x0"))
+    config = scheduler.config  # which carries along what other classes know
+    return hasattr(scheduler, "model_outputs") and (
+        str(config.get("algorithm_type")).endswith("dpmsolver++") or bool(config.get("predict_x0"))
+    )
 
 
 def decode(pipe: DiffusionPipeline, latents: Tensor) -> list[Image.Image]:

@@ -43,7 +43,15 @@ class Recipe:
     image: str = ""  # sha256 of the pixels of the picture that it started from; empty: from noise alone
     strength: float = 1.0  # share of the steps that are taken from there
     mask: str = ""  # the same of a picture that is white where that one changes; empty: everywhere
+    width: int = 0  # in pixels, as the height; 0: the resolution
+    height: int = 0
+    sampler: str = ""  # one of `training.families` for the base; empty: the base's own
     format: int = 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture, in pixels."""
+        return self.width or self.resolution, self.height or self.resolution
 
     def save(self, picture: Image.Image, path: Path) -> Path:
         """Write the picture as PNG with this recipe in it."""
@@ -54,10 +62,12 @@ class Recipe:
         """The picture as a PNG's bytes, with this recipe in them."""
         chunks, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
         said = asdict(self)
-        if not self.image:  # as pictures said it before there was something to start from
-            del said["image"], said["strength"]
-        if not self.mask:
-            del said["mask"]
+        later = {"image": ("image", "strength"), "mask": ("mask",), "sampler": ("sampler",)}
+        later |= {"width": ("width", "height")}
+        for name, keys in later.items():
+            if not said[name]:  # pictures of before there was such a thing say nothing of it
+                for key in keys:
+                    del said[key]
         chunks.add_itxt(KEY, json.dumps(said))
         chunks.add_text(parameters.KEY, parameters.text_of(self))
         picture.save(buffer, "PNG", pnginfo=chunks)

@@ -24,25 +24,25 @@ class Starts:
         """That of a folder of runs, which lies in it beside the album."""
         return cls(runs / ".starts")
 
-    def add(self, path: Path, resolution: int) -> str:
-        """Keep a picture as training would see it: upright, in sRGB, its middle square at a resolution in pixels.
+    def add(self, path: Path, size: tuple[int, int]) -> str:
+        """Keep a picture as training would see it: upright, in sRGB, its middle part of a width and height in pixels.
 
         Returns:
             the name under which `get` finds it.
         Raises:
             UserError: it is no picture, is too small or too large, or the disk is full.
         """
-        return self._keep(cropped(open_picture(path), resolution))
+        return self._keep(cropped(open_picture(path), size))
 
-    def add_mask(self, painted: Image.Image, resolution: int) -> str:
-        """Keep what was painted over a square picture as a mask, at a resolution in pixels.
+    def add_mask(self, painted: Image.Image, size: tuple[int, int]) -> str:
+        """Keep what was painted over a picture as a mask, at that picture's width and height in pixels.
 
         Args:
-            painted: square, white where it is.
+            painted: white where it is, of any size; it lies over the whole picture.
         Returns:
             the name under which `get` finds it; empty where nothing was painted.
         """
-        mask = painted.convert("L").resize((resolution, resolution), Image.Resampling.BOX)
+        mask = painted.convert("L").resize(size, Image.Resampling.BOX)
         mask = mask.point(lambda share: 255 if share > 127 else 0)
         return self._keep(mask.convert("RGB")) if mask.getbbox() else ""
 
@@ -66,7 +66,7 @@ class Starts:
         return path
 
     def get(self, name: str) -> Image.Image:
-        """The picture of this name, RGB and square.
+        """The picture of this name, RGB.
 
         Raises:
             UserError: as `path`.

@@ -74,6 +74,8 @@ class Estimate:
 
     project: tyro.conf.Positional[Path]
     """The project file."""
+    json: bool = False
+    """On one line, for a program: bytes and seconds."""
 
     def __call__(self) -> int:
         _quiet()
@@ -81,7 +83,8 @@ class Estimate:
         from training.estimate import estimate
 
         logging.getLogger("joinery").setLevel(logging.WARNING)
-        say(estimate(Customization.load(self.project)))
+        found = estimate(Customization.load(self.project))
+        say(found.as_json() if self.json else found)
         return 0
 
 
@@ -145,6 +148,8 @@ class Sample:
     """Width and height in pixels; the run's resolution if not given."""
     steps: int | None = None
     """Of the sampler; the run's own if not given."""
+    sampler: str = ""
+    """By its name in web UIs, for example "Euler a"; the one that suits the base if not given."""
     guidance_scale: float | None = None
     """1: no guidance; the run's own if not given."""
     negative_prompt: str = ""
@@ -178,7 +183,7 @@ class Sample:
         from training.model import tokenizers
         from training.sampling import open_run
 
-        pipe, config = open_run(self.folder, self.base)
+        pipe, config = open_run(self.folder, self.base, self.sampler)
         pipe.set_scales(content=self.content, style=self.style)
         prompt = self.prompt or config.sample_prompt
         words = [c.placeholder for name, c in config.concepts.items() if getattr(self, name)]

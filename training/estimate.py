@@ -1,11 +1,12 @@
 """What a customization will take in memory, disk and time: from formulas, and from the first steps of each stage."""
 
+import json
 import os
 import re
 import shutil
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
@@ -36,10 +37,15 @@ class Estimate:
     stages: dict[str, tuple[int, float]]  # steps, and seconds of one
     sampling: float  # seconds for the strips and the sheet
     device: str
+    has: int  # bytes of the GPU's memory; 0 where there is none
 
     @property
     def seconds(self) -> float:
         return self.sampling + sum(steps * pace for steps, pace in self.stages.values())
+
+    def as_json(self) -> str:
+        """On one line, for a program."""
+        return json.dumps(asdict(self) | {"seconds": self.seconds})
 
     def __str__(self) -> str:
         clock = f"{int(self.seconds) // 60}:{int(self.seconds) % 60:02d}"
@@ -111,6 +117,9 @@ def estimate(config: Customization) -> Estimate:
         },
         sampling=sampled * config.samples.inference_steps / probe.samples.inference_steps,
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU",
+        has=torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        if torch.cuda.is_available()
+        else 0,
     )
 
 

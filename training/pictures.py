@@ -179,9 +179,14 @@ def read_mask(path: Path, frame: Frame) -> Image.Image:
     return mask.resize(frame.image.size, Image.Resampling.LANCZOS)
 
 
-def cropped(image: Image.Image, resolution: int, place: float = MIDDLE) -> Image.Image:
-    """The square at a place along the longer side, at the training resolution."""
-    return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS, centering=(place, place))
+def cropped(image: Image.Image, size: int | tuple[int, int], place: float = MIDDLE) -> Image.Image:
+    """As much of a picture as a size shows of it, at that size, from a place along the side that is cut.
+
+    Args:
+        size: of a square's side, or width and height, in pixels.
+    """
+    size = (size, size) if isinstance(size, int) else size
+    return ImageOps.fit(image, size, Image.Resampling.LANCZOS, centering=(place, place))
 
 
 def notes_of(frame: Frame, square: Image.Image, place: float = MIDDLE) -> tuple[str, ...]:

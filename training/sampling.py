@@ -23,13 +23,15 @@ from training.stages import BOTH
 LARGE = 512  # pixels, from which an autoencoder decodes one picture at a time: four at once take more than training
 
 
-def open_run(folder: Path, relative: str = "") -> tuple[DiffusionPipeline, Customization]:
+def open_run(folder: Path, relative: str = "", sampler: str = "") -> tuple[DiffusionPipeline, Customization]:
     """Open the base of a finished run with its adapter.
 
     Args:
         relative: a base to draw on in its place, with the same layers: a Turbo of it, for example.
+        sampler: by its name, as the base's family takes it.
     Raises:
-        UserError: there is no such run, it has no adapter yet, its base has changed, or the relative is none.
+        UserError: there is no such run, it has no adapter yet, its base has changed, the relative is none, or there is
+            no such sampler.
     """
     run = Run(folder)
     config = run.customization()
@@ -41,7 +43,7 @@ def open_run(folder: Path, relative: str = "") -> tuple[DiffusionPipeline, Custo
             raise UserError(f"{relative} has a {found}, and the run's base a {own}", "Name one of its family")
     else:
         opened = open_base(config.resolved_base(), config.precision, config.prediction, config.zero_snr)
-    pipe = guided_pipeline(opened, config.preset)
+    pipe = guided_pipeline(opened, config.preset, sampler)
     if relative:
         pipe.load_adapter(run.adapter)
     else:
@@ -91,13 +93,13 @@ def write_model(folder: Path, out: Path) -> None:
     fresh.rename(out)
 
 
-def guided_pipeline(pipe: DiffusionPipeline, preset: str) -> DiffusionPipeline:
+def guided_pipeline(pipe: DiffusionPipeline, preset: str, sampler: str = "") -> DiffusionPipeline:
     """The same components, shared, in the guided class of the same family, with the preset's rule and a sampler.
 
     Its `kernels` say whose attention runs.
     """
     family = family_of(pipe)
-    pipe = guided(type(pipe)).from_pipe(pipe, scheduler=family.sampler(pipe.scheduler))
+    pipe = guided(type(pipe)).from_pipe(pipe, scheduler=family.sampler(pipe.scheduler, sampler))
     pipe.guidance = APG.preset(preset)
     pipe.kernels = set_attention(pipe, "auto" if family.denoiser == "unet" else "pytorch")
     pipe.set_progress_bar_config(disable=True)

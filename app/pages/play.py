@@ -92,7 +92,8 @@ def build(
                 source = gr.File(label="A PNG made by Joinery", file_types=[".png"], height=110, elem_id="recipe")
     ticket = gr.State(None)
     ranges = fields.ranges | {"seed": (0, LARGEST_SEED)}
-    prompt, content, style, seed, image = (fields[name] for name in ("prompt", "content", "style", "seed", "image"))
+    named = ("prompt", "content", "style", "seed", "image", "size")
+    prompt, content, style, seed, image, size = (fields[name] for name in named)
     written = fields.all - {image}  # a list of pictures also says that it changed when the page sets it
 
     def ask(request: gr.Request) -> dict:
@@ -120,7 +121,7 @@ def build(
             stopped, drawn = line.stopped(number), []  # of each recipe what is kept already
             try:
                 model, _, learned = model_of(values["run"])
-                values |= kept(values["image"], given[start.painted], model.resolution)
+                values |= kept(values["image"], given[start.painted], drawing.size_of(values["size"], model.resolution))
                 recipe = drawing.recipe_of(values, model)
                 recipes = plan(recipe, learned, values)
 
@@ -187,12 +188,12 @@ def build(
             for picture, own in found
         ]
 
-    def kept(image: list | None, painted: Image.Image | None, resolution: int) -> dict[str, str]:
+    def kept(image: list | None, painted: Image.Image | None, size: tuple[int, int]) -> dict[str, str]:
         """The picture to start from and the part of it that changes, by the names that recipes have for them."""
         if not image:
             return {"image": "", "mask": ""}
-        part = starts.add_mask(painted, resolution) if painted else ""
-        return {"image": starts.add(_last(image), resolution), "mask": part}
+        part = starts.add_mask(painted, size) if painted else ""
+        return {"image": starts.add(_last(image), size), "mask": part}
 
     def compared(recipe: Recipe, learned: dict, values: dict) -> dict[str, Recipe]:
         if not learned:
@@ -273,7 +274,7 @@ def build(
         faults += out_of_range({name: getattr(recipe, name) for name in odd})
         try:
             begun = copies.of(starts.path(recipe.image)) if recipe.image else None
-            over = to_paint(begun, recipe.mask if begun else "")
+            over = to_paint(begun, recipe.mask if begun else "", recipe.size)
         except UserError as error:
             begun, over, faults = None, to_paint(None), [*faults, str(error)]
         # A base that is not open has no hash yet; one of another name is taken for another.
@@ -310,22 +311,35 @@ def build(
         given = {"image": None} | values | usable | chosen | {"fresh": False}
         return fields.write(given) | to_paint(None) | {adapter: _download(model)}
 
-    def take(given: list) -> dict:
+    def take(given: dict) -> dict:
         """A picture that was dropped is shown as training would see it, and is the only one."""
-        path = _last(given)
+        path = _last(given[image])
         try:
             begun, said = copies.of(path), ""
         except UserError as error:
             begun, said = None, figures.note(str(error).replace(readable(path), readable(path.name)), "error")
-        return to_paint(begun) | {image: _shown(begun), note: said}
+        return to_paint(begun, size=size_in(given)) | {image: _shown(begun), note: said}
 
-    def to_paint(begun: Path | None, name: str = "") -> dict:
+    def size_in(given: dict) -> tuple[int, int]:
+        """What the canvas has the shape of; a square where the size says nothing yet."""
+        try:
+            return drawing.size_of(given[size], model_of(given[run])[0].resolution)
+        except UserError:
+            return 1, 1
+
+    def reshape(given: dict) -> dict:
+        """Another size shows another part of the picture, and nothing is painted over that yet."""
+        if not given[image]:
+            return {start.painted: None}
+        return {start.view: mask.canvas(_last(given[image]), size=size_in(given)), start.painted: None}
+
+    def to_paint(begun: Path | None, name: str = "", size: tuple[int, int] = (1, 1)) -> dict:
         """A picture to start from, to be painted over where it is to change, and what was painted before, by its name.
 
         Raises:
             UserError: that is gone.
         """
-        shown = mask.canvas(begun, copies.of(starts.path(name)) if name else None)
+        shown = mask.canvas(begun, copies.of(starts.path(name)) if name else None, size)
         part = gr.Accordion(visible=begun is not None, open=bool(name))
         return {start.view: shown, start.painted: starts.get(name) if name else None, start.part: part}
 
@@ -366,7 +380,8 @@ def build(
     stop.click(stop_drawing, None, note, **QUICK)
     by_hand(run)(choose, run, [prompt, content, style, start.folded, adapter], **QUICK)
     over = [start.view, start.painted, start.part]
-    image.upload(take, image, [image, *over, note], **QUICK)
+    image.upload(take, {image, size, run}, [image, *over, note], **QUICK)
+    by_hand(size)(reshape, {image, size, run}, [start.view, start.painted], **QUICK)
     start.view.input(paint, None, [start.painted, note], trigger_mode="multiple", **QUICK)
     filled = [*fields.all, start.folded, *over, adapter, note]
     source.upload(set_from, [source, run], filled, **QUICK)

@@ -1,7 +1,7 @@
 """Step 1: pictures of a content and of a style, their words, and the few numbers that matter."""
 
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,11 +16,13 @@ from app.fields import Fields
 from app.form import CONCEPTS, ProjectForm, by_key
 from app.given import Given, pictures_of
 from app.library import Library
-from app.pages import QUICK, by_hand, concept, goes_with, optimizer
+from app.measuring import measure
+from app.pages import QUICK, about, by_hand, concept, goes_with, optimizer
 from pipelines.errors import UserError
 from training import Customization, Run
 from training.adapters import METHODS
 from training.formats import names as names_of
+from training.memory import BUDGETS
 from training.packages import require
 from training.plan import plan
 
@@ -36,6 +38,12 @@ PRESET_NAMES = [
     ("Chroma, 1024 px", "chroma"),
     ("Krea 2, 1024 px", "krea2"),
     ("Sana, 1024 px", "sana"),
+]
+MEMORIES = [
+    ("As the preset has it", ""),
+    ("What this machine has", "auto"),
+    *((f"A GPU of {budget} GB", budget) for budget in BUDGETS if budget != "cpu"),
+    ("No GPU", "cpu"),
 ]
 LAYERS = [
     ("Cross-attention only", "cross-attention"),
@@ -82,8 +90,15 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     gone: deque[str] = deque(maxlen=1000)  # pages that were closed or loaded anew
     with gr.Row(equal_height=False):
         columns = {one: concept.build(form, drafts, copies, one, fields) for one in CONCEPTS}
-    preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info="Fits the numbers below to a base model.")
+    with gr.Row(equal_height=False):
+        info = "Fits the numbers below to a base model."
+        preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info=info, scale=3, min_width=300)
+        info = "Fits them to this much. The embedded base needs no choice."
+        memory = gr.Dropdown(
+            MEMORIES, value=sample.memory or "", label="Memory", info=info, scale=1, min_width=200, elem_id="memory"
+        )
     fields.add("preset", preset)
+    fields.add("memory", memory)
 
     starts = form.start(sample.preset)
 
@@ -122,19 +137,39 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
                 fields.add(slot, field, key=f"optimizer.{slot.name}")
     estimate = gr.HTML(padding=False, elem_id="estimate")
     words = gr.HTML(padding=False, elem_id="word-findings")
-    start = gr.Button("Train", variant="primary", elem_id="start")
+    with gr.Row(elem_classes="starting"):
+        start = gr.Button("Train", variant="primary", scale=3, min_width=160, elem_id="start")
+        try_out = gr.Button("What will it take?", scale=1, min_width=160, elem_id="measure")
     note = gr.HTML(padding=False, elem_id="project-note")
 
     which, rates = fields["optimizer.name"], ("optimizer.lr", "optimizer.make_lr")
 
-    def fit(preset: str) -> dict:
+    def fit(preset: str, memory: int | str) -> dict:
         """What a preset brings, into the fields that follow it."""
-        fresh = {key: value for key, value in form.start(preset).items() if key in fields}
-        chosen = form.optimizer(preset)
-        return fields.write(fresh | optimizer.show(chosen)) | {said: optimizer.about(chosen.name)}
+        try:
+            fresh = {key: value for key, value in form.start(preset, memory).items() if key in fields}
+            chosen = form.optimizer(preset, memory=memory)
+        except UserError as error:
+            return {note: figures.note(str(fields.in_labels(error)), "error")}
+        return fields.write(fresh | optimizer.show(chosen)) | {said: optimizer.about(chosen.name), note: ""}
 
-    def switch(preset: str, name: str) -> dict:
-        chosen = form.optimizer(preset, name)
+    def try_first_steps(given: dict) -> Iterator[str]:
+        """What the project takes, from its first steps."""
+        asked = about(given)
+        try:
+            config, pictures = checked(form, entered(given))
+            if any(jobs.look(run).live for run in library.runs()):
+                raise UserError("A run is being trained, which takes memory and time of its own", "Wait for its end")
+            for found in measure(library, config, pictures):
+                if isinstance(found, float):
+                    yield figures.note(f"Doing the first steps of each stage ({found:.0f} s) ...", about=asked)
+                else:
+                    yield figures.note(figures.taken(found), "good" if found.fits else "warning", asked)
+        except UserError as error:
+            yield figures.note(str(fields.in_labels(error)), "error", asked)
+
+    def switch(preset: str, name: str, memory: int | str) -> dict:
+        chosen = form.optimizer(preset, name, memory)
         fresh = dict(zip(rates, (chosen.lr, chosen.make_lr), strict=True))
         return fields.write(fresh | optimizer.show(chosen)) | {said: optimizer.about(name)}
 
@@ -186,7 +221,7 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         """The values of a draft by key, and what shows the settings of its optimizer."""
         kept = drafts.read(name)
         values = begins | {key: value for key, value in kept.items() if key in begins}
-        updates = optimizer.show(form.optimizer(values["preset"], values["optimizer.name"]))
+        updates = optimizer.show(form.optimizer(values["preset"], values["optimizer.name"], values["memory"]))
         for slot in optimizer.own(values["optimizer.name"]):
             values[_key(slot)] = kept.get(_key(slot), updates[slot]["value"])
             updates[slot] |= {"value": values[_key(slot)]}
@@ -273,8 +308,19 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         gr.on(None, partial(_unknown, form, one), [base, word], column.asked, **QUICK)
         column.listen(fields, draft, preset, note)
 
-    by_hand(preset)(fit, preset, [*fields.all, said], **QUICK)
-    by_hand(which)(switch, [preset, which], [*fields.all, said], **QUICK)
+    for one in (preset, memory):
+        by_hand(one)(fit, [preset, memory], [*fields.all, said, note], **QUICK)
+    by_hand(which)(switch, [preset, which, memory], [*fields.all, said], **QUICK)
+    try_out.click(
+        try_first_steps,
+        {*fields.all, draft},
+        note,
+        trigger_mode="once",
+        concurrency_id="device",  # a drawing meanwhile would count
+        concurrency_limit=1,
+        show_progress="hidden",
+        api_visibility="private",
+    )
     views = [part for column in columns.values() for part in column.shown]
     shown = [*fields.all, *views, said, project, draft, note]
     by_hand(project)(show, project, shown, **QUICK)
@@ -294,6 +340,15 @@ def start_run(library: Library, form: ProjectForm, values: Mapping[Hashable, Any
     """Check everything, put the project in a run folder of its own, and start to train it.
 
     Raises:
+        UserError: as `checked`.
+    """
+    return jobs.launch(library, *checked(form, values))
+
+
+def checked(form: ProjectForm, values: Mapping[Hashable, Any]) -> tuple[Customization, dict[str, list[Given]]]:
+    """What `ProjectForm.read` gives, with nothing that would keep it from being trained.
+
+    Raises:
         UserError: for all that can be seen to be wrong before the start.
     """
     config, pictures = form.read(values)
@@ -303,7 +358,7 @@ def start_run(library: Library, form: ProjectForm, values: Mapping[Hashable, Any
         for finding in check(name, shown, config.resolution):
             if finding.blocks:
                 raise UserError(f"{name.capitalize()}: {finding.text.rstrip('.')}", "Mend this, then start again")
-    return jobs.launch(library, config, pictures)
+    return config, pictures
 
 
 def _key(name: Hashable) -> str:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import gradio as gr
 
 from app import drawing, mask
-from app.drawing import AXES, RANGES
+from app.drawing import AXES, RANGES, SHAPES, SQUARE
 from app.fields import Fields
 from app.pages import QUICK, by_hand
 from app.painter import default_rule
 from app.recipe import RULES
 from training import Customization
+from training.families.diffusion import SAMPLERS
 from training.formats import SUFFIXES
 
 
@@ -37,6 +38,13 @@ def settings(fields: Fields, sample: Customization) -> Start:
     with gr.Row():
         slide("count", 4, 1, "Pictures")
         slide("steps", sample.samples.inference_steps, 1, "Steps")
+    with gr.Row():
+        shapes = gr.Dropdown(
+            list(SHAPES), value=SQUARE, label="Size", allow_custom_value=True, min_width=140, elem_id="size"
+        )
+        fields.add("size", shapes)
+        samplers = [("As suits the base", ""), *((name, name) for name in SAMPLERS)]
+        fields.add("sampler", gr.Dropdown(samplers, value="", label="Sampler", min_width=140))
     with gr.Row():
         fields.add("seed", gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed"))
         fields.add("fresh", gr.Checkbox(True, label="New seed each time", min_width=120))

@@ -18,8 +18,8 @@ WEB_UI = """a castle <lora:fox:0.8>, ((dusk)),
 wide <lora:ink:0.5>
 Negative prompt: people, "text"
 more
-Steps: 20, Sampler: DPM++ 2M, CFG scale: 6.5, Seed: 12, Size: 512x768, Model: dreams, Lora hashes: "fox: 1a, ink: 2b", \
-Version: v1.10"""
+Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 12, Size: 512x768, Model: dreams, \
+Lora hashes: "fox: 1a, ink: 2b", Version: v1.10"""
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_recipe_stands_in_a_picture_twice(tmp_path):
     found = Parameters.read(path)
     assert found.loras == {"fox": 1} and found.values == {
         "prompt": RECIPE.prompt, "negative_prompt": "grey", "steps": 3, "guidance_scale": 5.0, "seed": 7,
-        "guidance": "APG", "content": 0.8, "style": 1.25,
+        "guidance": "APG", "content": 0.8, "style": 1.25, "size": "32x32",
     }  # fmt: skip
     assert "<lora:fox:0.6>" in text_of(replace(recipe, content=0.6, style=0.6))
     # A picture of many megapixels is not decoded for its text.
@@ -106,12 +106,11 @@ def test_what_a_web_ui_writes_fills_the_fields_and_what_is_lost_is_said(tmp_path
     assert odd == ["steps"] and values == {
         "prompt": "a castle, ((dusk)),\nwide", "negative_prompt": 'people, "text"\nmore', "guidance_scale": 6.5,
         "seed": 12, "guidance": "CFG", "start": 0.0, "stop": 1.0, "run": "fox", "content": 0.8, "style": 0.8,
+        "size": "512x768", "sampler": "DPM++ 2M Karras",
     }  # fmt: skip
     model = Model("emoji", "emoji", "float32", 512, "emoji")
     words, kind = drawing.recalled_elsewhere(found, ["Steps!"], model, "fox")
-    assert kind == "warning" and words.endswith(
-        "Not restored: Sampler (DPM++ 2M), Size (512x768), Model (dreams), LoRA (ink). Steps!"
-    )
+    assert kind == "warning" and words.endswith("Not restored: Model (dreams), LoRA (ink). Steps!")
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_pictures_and_runs_are_used_again(tmp_path_factory, project, finished, b
         expect(page.locator("#play-note")).to_contain_text("as the picture was drawn")
         shelf.click()
         page.locator("#dropped input[type=file]").set_input_files(plain(tmp_path, WEB_UI))
-        expect(page.locator("#play-note")).to_contain_text("Not restored: Sampler (DPM++ 2M)")
+        expect(page.locator("#play-note")).to_contain_text("Not restored: Model (dreams)")
         expect(page.locator("#prompt textarea")).to_have_value("a castle, ((dusk)),\nwide")
 
         shelf.click()

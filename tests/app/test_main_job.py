@@ -76,6 +76,10 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
 
     # Start; and while it trains, the page can be closed and opened again.
     page.get_by_label("Adapter rank").fill("4")
+    page.click("#measure")
+    expect(page.locator("#project-note")).to_contain_text("Doing the first steps of each stage")
+    expect(page.locator("#project-note .good")).to_contain_text("that are free")
+    assert library.runs() == []
     page.click("#start")
     expect(page.locator(".progress")).to_have_attribute("data-status", "preparing")
     expect(page.locator(".progress")).to_have_attribute("data-status", "running")

@@ -22,7 +22,7 @@ from app.studio import build
 from pipelines import UserError
 from tests.app.conftest import pictures_of
 from tests.single_file import save_single_file, tiny_base
-from training import packages
+from training import Customization, packages
 from training.adapters import METHODS
 from training.config import PRESETS
 from training.formats import SUFFIXES
@@ -69,6 +69,17 @@ def test_the_sample_s_prompt_goes_with_the_sample_s_words(config):
     config.samples.prompt = "sks koala, zwx style, at night"
     assert fields(config).sample_prompt == config.samples.prompt
     assert fields(config, {"style.placeholder": "qqq"}).sample_prompt == "sks koala, qqq style"
+
+
+def test_memory_fits_a_preset_to_what_there_is(config):
+    form = ProjectForm(config)
+    one = {"pictures": ["a"]}
+    small, large = form.start("sdxl", 8), form.start("sdxl", 48)
+    assert small["memory"] == 8 and small["adapter.rank"] < large["adapter.rank"] and form.start("sdxl")["memory"] == ""
+    assert form.optimizer("sdxl", memory=8) == Customization(preset="sdxl", memory=8, content=one, style=one).optimizer
+    made = fields(config, {"preset": "sdxl", **small, "base": "some/sdxl"})
+    assert made.memory == 8 and made.steps.gradient_checkpointing and made.steps.batch_size == 1
+    assert fields(config, {"memory": "auto"}).memory in (None, "auto")  # of the embedded base, which fits anywhere
 
 
 def test_a_concept_without_pictures_is_left_out(config):

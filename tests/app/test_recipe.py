@@ -20,6 +20,7 @@ from pipelines import APG, UserError
 from pipelines.guidance import PRESETS
 from training import Customization
 from training.config import Content, Style
+from training.families.diffusion import SAMPLERS
 
 RECIPE = Recipe("sks koäla, zwx style", 7, 0.8, 1.25, "APG", {}, 5.0, 3, 32, "base", negative_prompt="grey")
 
@@ -171,11 +172,20 @@ def test_only_what_was_learned_is_compared_each_in_words_that_it_knows():
         assert {label: drawn.prompt for label, drawn in columns.items()} == prompts
 
 
+OWN = {"size": drawing.SQUARE, "sampler": ""}  # the base's
 RANGES = {"style": (0, 1.5), "steps": (1, 50), "seed": (0, 99)}
 
 
 def test_a_grid_changes_two_fields_and_nothing_else(model):
-    values = {"prompt": "a", "content": 1, "style": 1, "seed": 0, "fresh": True, "steps": 2, "negative_prompt": ""}
+    values = {
+        "prompt": "a",
+        "content": 1,
+        "style": 1,
+        "seed": 0,
+        "fresh": True,
+        "steps": 2,
+        "negative_prompt": "",
+    } | OWN
     values |= drawing.looks("emoji", 7.0)["Balanced"]
     across = drawing.Axis.read("style", "0, 0.5,,0", RANGES)
     down = drawing.Axis.read("guidance", "cfg, APG", RANGES)
@@ -201,6 +211,7 @@ def test_a_grid_changes_two_fields_and_nothing_else(model):
         ("style", "nan", "style is nan. Write numbers"),
         ("steps", "1.5", "steps is 1.5. Write whole numbers"),
         ("guidance", "APG, magic", "guidance is 'magic'. Choose of APG, CFG"),
+        ("sampler", "euler, magic", "sampler is 'magic'. Choose of DPM++ 2M, "),
     ],
 )
 def test_values_of_a_grid_that_cannot_be_are_named(name, text, said):
@@ -209,7 +220,15 @@ def test_values_of_a_grid_that_cannot_be_are_named(name, text, said):
 
 
 def test_a_grid_goes_over_prompts_and_over_the_strength_of_a_start(model):
-    values = {"prompt": "a", "content": 1, "style": 1, "seed": 0, "fresh": True, "steps": 4, "negative_prompt": ""}
+    values = {
+        "prompt": "a",
+        "content": 1,
+        "style": 1,
+        "seed": 0,
+        "fresh": True,
+        "steps": 4,
+        "negative_prompt": "",
+    } | OWN
     values |= drawing.looks("emoji", 7.0)["Balanced"]
     prompts = drawing.Axis.read("prompt", "a bear, ink; a boat; ", RANGES)
     strengths = drawing.Axis("strength", [0.5, 1.0])
@@ -231,7 +250,15 @@ def test_a_grid_has_two_sides_and_an_end(model):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_look_is_known_again_by_its_numbers_and_in_a_picture_s_recipe(preset, model):
     known = drawing.looks(preset, 7.0)
-    others = {"prompt": "a", "content": 1, "style": 1, "seed": 0, "fresh": False, "steps": 2, "negative_prompt": ""}
+    others = {
+        "prompt": "a",
+        "content": 1,
+        "style": 1,
+        "seed": 0,
+        "fresh": False,
+        "steps": 2,
+        "negative_prompt": "",
+    } | OWN
     values = dict(eta=1, norm_threshold=0, momentum=0) | others
     for name, look in known.items():
         values |= look
@@ -240,6 +267,57 @@ def test_a_look_is_known_again_by_its_numbers_and_in_a_picture_s_recipe(preset, 
         assert odd == [] and drawing.look_of(values | recalled, known) == name
     assert drawing.look_of(values | {"guidance_scale": 6.5}, known) is None
     assert ("As in the paper" in known) == (preset == "emoji")
+
+
+@pytest.mark.parametrize(
+    "resolution, sizes",
+    [
+        (64, [(64, 64), (56, 72), (72, 56), (48, 88), (88, 48)]),
+        (512, [(512, 512), (448, 576), (576, 448), (384, 672), (672, 384)]),
+        (1024, [(1024, 1024), (896, 1152), (1152, 896), (768, 1344), (1344, 768)]),  # of SDXL's own training
+    ],
+)
+def test_shapes_have_about_the_pixels_of_the_square_and_are_known_again(resolution, sizes):
+    assert [drawing.size_of(shape, resolution) for shape in drawing.SHAPES] == sizes
+    assert [drawing.shape_of(size, resolution) for size in sizes] == [*drawing.SHAPES]
+    for width, height in sizes:
+        assert abs(width * height / resolution**2 - 1) < 0.05
+    assert drawing.size_of(" 40x 48", resolution=64) == (40, 48)
+    assert drawing.shape_of((40, 48), resolution) == "40 x 48"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("large", "size is 'large'. Choose a shape, or write width x height"),
+        ("", "size is ''. Choose a shape"),
+        ("64 x 8", "size is 64 x 8. This base takes sides from 16 to 256"),
+        ("264 x 64", "size is 264 x 64. This base takes sides"),
+        (
+            "256 x 128",
+            "size is 256 x 128. This base takes sides from 16 to 256, and at most 4 times the 64 x 64 pixels",
+        ),
+    ],
+)
+def test_a_size_that_the_base_cannot_be_asked_for_is_named(text, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        drawing.size_of(text, 64)
+
+
+def test_a_picture_has_the_size_and_the_sampler_that_its_recipe_says(painter, model, tmp_path):
+    first = painter.draw(model, RECIPE, 1)
+    wide = painter.draw(model, replace(RECIPE, width=48, height=24), 2)
+    assert {picture.size for picture, _ in wide} == {(48, 24)}
+    assert Recipe.read(wide[0][1].save(wide[0][0], tmp_path / "a.png")).size == (48, 24)
+    with pytest.raises(UserError, match=r"size is 36 x 24\. Set both sides to multiples of 8"):
+        painter.draw(model, replace(RECIPE, width=36, height=24), 1)
+    drawn = {name: pixels(painter.draw(model, replace(RECIPE, sampler=name, steps=5), 1)) for name in SAMPLERS}
+    assert len({picture.tobytes() for picture in drawn.values()}) == len(drawn)
+    again = painter.draw(model, replace(RECIPE, sampler="Euler a", steps=5), 2)
+    assert (pixels(again)[:1] == drawn["Euler a"]).all()  # its noise is a picture's own
+    with pytest.raises(UserError, match=r"There is no sampler 'magic'\. Choose of DPM"):
+        painter.draw(model, replace(RECIPE, sampler="magic"), 1)
+    assert (pixels(painter.draw(model, RECIPE, 1)) == pixels(first)).all()  # and the base's own is back
 
 
 def test_a_stop_is_kept_while_a_wish_waits(painter, model):

@@ -40,7 +40,7 @@ def test_a_picture_is_dropped_drawn_from_and_recalled(tmp_path_factory, project,
         expect(page.locator("#pictures img")).to_have_count(4)
         album = Album.of(runs)
         recipes = {(shot.recipe.image, shot.recipe.mask) for shot in album.find()}
-        assert len(album.find()) == 4 and recipes == {(Starts.of(runs).add(tmp_path / "red.png", 32), "")}
+        assert len(album.find()) == 4 and recipes == {(Starts.of(runs).add(tmp_path / "red.png", (32, 32)), "")}
 
         page.get_by_role("button", name="Change only a part of it").click()
         paint_over(page)
@@ -70,6 +70,17 @@ def test_a_picture_is_dropped_drawn_from_and_recalled(tmp_path_factory, project,
         until(page, lambda: len(album.find()) == 12)
         assert {shot.recipe.mask for shot in album.find()} == {"", mask}
 
+        # Another size shows another part of the picture, over which nothing is painted.
+        page.locator("#size input").fill("24 x 32")
+        page.locator("#size input").press("Enter")
+        until(page, lambda: not page.evaluate(PAINTED))
+        box = page.locator("#painted canvas").bounding_box()
+        assert abs(box["width"] / box["height"] - 24 / 32) < 0.02
+        page.click("#draw")
+        until(page, lambda: len(album.find()) == 16)
+        newest = album.find()[0].recipe
+        assert newest.size == (24, 32) == Starts.of(runs).get(newest.image).size and not newest.mask
+
 
 # Whether there is paint on the canvas.
 PAINTED = """() => {
@@ -89,7 +100,6 @@ def paint_over(page):
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.6, y, steps=10)
     page.mouse.up()
-    page.screenshot(path="/tmp/paint.png", full_page=True)
 
 
 def until(page, true):

@@ -18,7 +18,7 @@ from app.starts import Starts
 from pipelines import UserError
 from tests.app.test_recipe import RECIPE
 from training import Customization
-from training.pictures import read_pictures
+from training.pictures import cropped, open_picture, read_pictures
 
 
 @pytest.fixture
@@ -38,16 +38,18 @@ def photo(tmp_path):
 
 
 def test_a_picture_is_kept_once_as_training_sees_it(starts, photo, tmp_path):
-    name = starts.add(photo, 32)
+    name = starts.add(photo, (32, 32))
     kept = starts.get(name)
     assert kept.tobytes() == read_pictures([photo], 32, "")[0].image.tobytes() and kept.size == (32, 32)
-    assert starts.add(starts.path(name), 32) == name  # it is its own copy
+    assert starts.add(starts.path(name), (32, 32)) == name  # it is its own copy
     assert [path.name for path in starts.folder.iterdir()] == [f"{name}.png"]
-    assert starts.add(photo, 16) != name
+    assert starts.add(photo, (16, 16)) != name
+    wide = starts.get(starts.add(photo, (40, 24)))
+    assert wide.tobytes() == cropped(open_picture(photo), (40, 24)).tobytes() and wide.size == (40, 24)
 
 
 def test_a_picture_that_is_gone_or_another_one_is_said(starts, photo, tmp_path):
-    name = starts.add(photo, 32)
+    name = starts.add(photo, (32, 32))
     Image.new("RGB", (32, 32), "red").save(starts.path(name))
     Image.new("RGB", (32, 32), "red").save(starts.folder / "a.png")
     for other in (name, "a", "0" * 64, "../../photo", "\0"):
@@ -57,7 +59,7 @@ def test_a_picture_that_is_gone_or_another_one_is_said(starts, photo, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "c.png")
     for path, words in (("b.png", "cannot be opened"), ("c.png", "8 x 8 pixels"), ("d.png", "does not exist")):
         with pytest.raises(UserError, match=words):
-            starts.add(tmp_path / path, 32)
+            starts.add(tmp_path / path, (32, 32))
 
 
 def test_a_recipe_says_what_it_started_from_and_nothing_where_there_was_nothing(tmp_path):
@@ -90,7 +92,7 @@ def test_the_fields_and_the_recipe_say_the_same_of_a_start():
 
 def test_a_picture_is_drawn_from_another_and_again_to_the_same_bytes(finished, starts, photo, tmp_path):
     model, painter, seen = Model.of(Customization.load(finished.config), finished), Painter(starts), []
-    recipe = replace(RECIPE, image=starts.add(photo, 32), strength=0.7)
+    recipe = replace(RECIPE, image=starts.add(photo, (32, 32)), strength=0.7)
     before = painter.draw(model, RECIPE, 1)[0][0].tobytes()
     (picture, own), *_ = painter.draw(model, recipe, 1, lambda done, total: seen.append((done, total)))
     path = own.save(picture, tmp_path / "a.png")
@@ -98,7 +100,7 @@ def test_a_picture_is_drawn_from_another_and_again_to_the_same_bytes(finished, s
     again, same = Painter(starts).draw(model, Recipe.read(path), 1)[0]
     assert same.bytes_with(again) == path.read_bytes()
 
-    for change in ({"strength": 1.0}, {"seed": 8}, {"style": 0.0}, {"image": starts.add(tmp_path / "a.png", 32)}):
+    for change in ({"strength": 1.0}, {"seed": 8}, {"style": 0.0}, {"image": starts.add(tmp_path / "a.png", (32, 32))}):
         assert painter.draw(model, replace(recipe, **change), 1)[0][0].tobytes() != picture.tobytes(), change
     assert painter.draw(model, RECIPE, 1)[0][0].tobytes() == before
     with pytest.raises(UserError, match="is not there any more"):
@@ -114,10 +116,10 @@ def painted(*boxes, size=64) -> Image.Image:
 
 
 def test_what_is_painted_over_is_white_in_the_mask_at_the_size_of_the_picture(starts):
-    mask = starts.get(starts.add_mask(painted((0, 0, 32, 32), (48, 48, 64, 64)), 32)).convert("L")
+    mask = starts.get(starts.add_mask(painted((0, 0, 32, 32), (48, 48, 64, 64)), (32, 32))).convert("L")
     assert mask.size == (32, 32) and mask.getcolors() == [(704, 0), (320, 255)]
     assert mask.crop((0, 0, 16, 16)).getextrema() == (255, 255) and mask.getpixel((31, 31)) == 255
-    assert starts.add_mask(painted(), 32) == ""
+    assert starts.add_mask(painted(), (32, 32)) == ""
 
 
 def test_what_a_page_paints_is_read_and_anything_else_refused():
@@ -138,8 +140,8 @@ def sent(image: Image.Image) -> str:
 
 def test_only_what_is_painted_over_changes_and_again_to_the_same_bytes(finished, starts, photo, tmp_path):
     model, painter = Model.of(Customization.load(finished.config), finished), Painter(starts)
-    begun = starts.add(photo, 32)
-    recipe = replace(RECIPE, image=begun, strength=1.0, mask=starts.add_mask(painted((0, 0, 32, 64)), 32))
+    begun = starts.add(photo, (32, 32))
+    recipe = replace(RECIPE, image=begun, strength=1.0, mask=starts.add_mask(painted((0, 0, 32, 64)), (32, 32)))
     (first, own), (second, _) = painter.draw(model, recipe, 2)
     picture, left, right = starts.get(begun), (0, 0, 14, 32), (16, 0, 32, 32)
     for drawn in (first, second):

@@ -6,6 +6,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipelines.errors import UserError
 from training.families.family import Family, dtype_of, mean_square
 
 if TYPE_CHECKING:
@@ -17,6 +18,16 @@ LAYERS = {  # of a UNet with cross-attention
     "attention": r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)",
     "attention+feedforward": r".*\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))",
     "all": r".*\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2)|resnets\.\d+\.conv[12])",
+}
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {  # by the names of the common web UIs; the first is the usual one
+    "DPM++ 2M": ("DPMSolverMultistepScheduler", {}),
+    "DPM++ 2M Karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "DPM++ 2M SDE": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "UniPC": ("UniPCMultistepScheduler", {}),
+    "Euler": ("EulerDiscreteScheduler", {}),
+    "Euler a": ("EulerAncestralDiscreteScheduler", {}),
+    "Heun": ("HeunDiscreteScheduler", {}),
+    "DDIM": ("DDIMScheduler", {}),
 }
 LOSS_READS = (
     "num_train_timesteps",
@@ -109,11 +120,14 @@ class Diffusion(Family):
         defaults = [key for key in own.get("_use_default_values", ()) if key not in changes]
         return type(scheduler).from_config({**own, **changes, "_use_default_values": defaults})
 
-    def sampler(self, scheduler: SchedulerMixin) -> SchedulerMixin:
-        """DPM++ 2M, whatever the base came with."""
-        from diffusers import DPMSolverMultistepScheduler
+    def sampler(self, scheduler: SchedulerMixin, name: str = "") -> SchedulerMixin:
+        """DPM++ 2M unless another one is asked for, whatever the base came with."""
+        import diffusers
 
-        return DPMSolverMultistepScheduler.from_config(scheduler.config)
+        if name and name not in SAMPLERS:
+            raise UserError(f"There is no sampler {name!r}", f"Choose of {', '.join(SAMPLERS)}")
+        kind, settings = SAMPLERS[name or next(iter(SAMPLERS))]
+        return getattr(diffusers, kind).from_config(scheduler.config, **settings)
 
 
 @cache

@@ -227,8 +227,17 @@ class Family(ABC):
         """The scheduler with the prediction and the end of the noise schedule that the base was trained with."""
         return scheduler
 
-    def sampler(self, scheduler: SchedulerMixin) -> SchedulerMixin:
-        """The scheduler that pictures are drawn with."""
+    def sampler(self, scheduler: SchedulerMixin, name: str = "") -> SchedulerMixin:
+        """The scheduler that pictures are drawn with.
+
+        Args:
+            scheduler: the base's own.
+            name: one of `SAMPLERS`, where the family leaves the choice; empty: the one that suits it.
+        Raises:
+            UserError: there is none of this name.
+        """
+        if name:
+            raise UserError(f"This base has one sampler, and {name} is not it", "Leave the choice to the base")
         return scheduler
 
 
