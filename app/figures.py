@@ -112,7 +112,7 @@ def progress(name: str, job: Job, stages: Sequence[str] = tuple(STAGES), ahead: 
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
     hint = job.message
     if job.status == "preparing":
-        hint = "Reading the pictures and opening the base model."
+        hint = f"{job.doing} ..." if job.doing else "Reading the pictures and opening the base model."
     elif job.status == "queued":
         before = f"the {ahead} runs before it have" if ahead > 1 else "the run before it has"
         hint = f"It starts by itself when {before} ended."
@@ -126,6 +126,8 @@ def progress(name: str, job: Job, stages: Sequence[str] = tuple(STAGES), ahead: 
         hint = "The adapter is ready to play with and to download."
     elif job.stage == "export":
         hint = "Writing the adapter and the last sheet of pictures."
+    elif job.status == "running" and job.doing:
+        hint = f"{job.doing} ..."
     return (
         f'<section class="progress" data-status="{escape(job.status)}" aria-label="Progress">'
         f'<header><span class="badge {escape(job.status)}">{WORDS.get(job.status, escape(job.status))}</span>'

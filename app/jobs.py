@@ -34,7 +34,7 @@ TAKEN_UP = "taken_up"  # in `state.json`: the checkpoint that a killed run last 
 RESUMABLE = ("cancelled", "failed", "interrupted")
 
 KINDS = {"step": int, "steps": int, "loss": float, "time_left": float | int} | dict.fromkeys(
-    ("status", "stage", "device", "matrices", "message"), str
+    ("status", "stage", "device", "matrices", "message", "doing"), str
 )  # of what a state says; anything else was written by another program
 SPEAKS_WITHIN = 120  # seconds, in which a child opens its libraries and takes its run's lock
 
@@ -55,6 +55,7 @@ class Job:
     device: str = ""
     matrices: str = ""
     message: str = ""
+    doing: str = ""  # beside its steps
 
     @property
     def live(self) -> bool:
@@ -231,7 +232,7 @@ def _start(run: Run) -> None:
     if said_aloud:
         threading.Thread(target=say_aloud, args=(run, child, begins), daemon=True).start()
     # The child needs seconds before it can speak for itself; a page opened meanwhile should see it all the same.
-    run.write_state(status="preparing", message="", time_left=None)
+    run.write_state(status="preparing", message="", time_left=None, doing="Loading PyTorch and diffusers")
 
 
 def cancel(run: Run) -> None:

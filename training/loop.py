@@ -116,15 +116,14 @@ def out_of_memory(error: BaseException) -> UserError:
 def _train(
     config: Customization, run: Run, progress: Callable[[dict], None] | None, should_stop: Callable[[], bool]
 ) -> None:
-    work = prepare_work(config, run, should_stop)
-    saved = checkpoint.read_last(run.checkpoints, accept=lambda numbers: _check_identity(run, numbers, work.identity))
-    state = State.of(saved, work.taken)
-    if saved:
-        log.info("Going on after step %d of %d", state.step, work.steps)
-    run.rewind_metrics(state.step)
-    report = Report(config, run, state.step, work.steps, progress)
-
     try:
+        work = prepare_work(config, run, should_stop)
+        saved = checkpoint.read_last(run.checkpoints, lambda numbers: _check_identity(run, numbers, work.identity))
+        state = State.of(saved, work.taken)
+        if saved:
+            log.info("Going on after step %d of %d", state.step, work.steps)
+        run.rewind_metrics(state.step)
+        report = Report(config, run, state.step, work.steps, progress)
         for stage in work.stages:
             if state.step < stage.end:
                 train_stage(work, state, stage, report, should_stop)
@@ -157,7 +156,15 @@ class Work:
 
 
 def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool]) -> Work:
-    """Read pictures, open the base, encode, and put an adapter on."""
+    """Read pictures, open the base, encode, and put an adapter on.
+
+    Raises:
+        Stopped: `should_stop` ended it within a drawing.
+    """
+
+    def say(words: str) -> None:
+        run.write_state(doing=words)
+
     # What the base is and pictures first: they are quick to read, and a base model is not quick to open.
     stages, method = plan(config), METHODS[config.adapter.method]
     parts = [part for stage in stages if stage.steps for part in stage.parts]
@@ -170,6 +177,7 @@ def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool
         log.warning(finding)
 
     # The base.
+    say("Opening the base model")
     opened = open_base(config.resolved_base(), method.precision(config), config.prediction, config.zero_snr)
     pipe = guided_pipeline(opened, config.preset)
     device, denoiser = pipe.device, denoiser_of(pipe)
@@ -184,10 +192,11 @@ def prepare_work(config: Customization, run: Run, should_stop: Callable[[], bool
     own, needed = config.concepts | {SHORT: config.content}, {part.concept for part in parts}
     with processes.leader_first():
         for missing in needed - pictures.keys():
-            pictures[missing] = draw_others(pipe, config, runs_folder().parent / "cache")
-        run.write_state(device=f"{place}, attention by {pipe.kernels}")
+            pictures[missing] = draw_others(pipe, config, runs_folder().parent / "cache", say, should_stop)
+        run.write_state(device=f"{place}, attention by {pipe.kernels}", doing="Encoding pictures and captions")
         concepts = {name: prepare(pipe, found, run.cache, own.get(name)) for name, found in pictures.items()}
     rest_encoders(pipe)
+    say("Putting the adapter on")
 
     # What learns.
     adapter = method.attach(denoiser, config.adapter)
@@ -253,18 +262,20 @@ def train_stage(work: Work, state: State, stage: Stage, report: "Report", should
 
 
 def draw_strip(work: Work, state: State, stage: Stage) -> None:
-    """Draw the strip of a step that has one, unless an earlier start has.
+    """Draw the strip of a step that has one, or for which somebody has asked, unless an earlier start has.
 
     Raises:
         Stopped: the drawing was stopped, with a checkpoint.
     """
     every = work.config.samples.every
-    if not every or state.step % every or state.step == work.steps:
+    asked = processes.as_leader(work.run.take_sample_asked)
+    if state.step == work.steps or not (asked or (every and state.step % every == 0)):
         return
 
     def stopped() -> bool:
         try:
             if not work.previews.strip(state.step).exists():
+                work.run.write_state(doing="Drawing samples")
                 with at_rest(state.optimizer):
                     work.previews.draw(stage, state.step, state.done)
         except Stopped:
@@ -459,7 +470,8 @@ class Report:
             "time_left": pace * (self.steps - step),
         }
         self.run.append_metrics(**entry)
-        self.run.write_state(status="running", **{k: entry[k] for k in ("stage", "step", "steps", "loss", "time_left")})
+        told = {k: entry[k] for k in ("stage", "step", "steps", "loss", "time_left")}
+        self.run.write_state(status="running", doing="", **told)
         if self.progress:
             self.progress(entry)
 

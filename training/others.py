@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,13 @@ ALTERING = ("safety_checker", "watermark")  # what a pipeline does to pictures a
 log = logging.getLogger("joinery")
 
 
-def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> list[Picture]:
+def draw_others(
+    pipe: DiffusionPipeline,
+    config: Customization,
+    cache: Path,
+    say: Callable[[str], None] = lambda words: None,
+    should_stop: Callable[[], bool] | None = None,
+) -> list[Picture]:
     """Pictures of contents in styles, both named in `others`, each pair at most once; drawn once, then kept as PNG.
 
     A function of all parts of the base, the words and the resolution, so that every run of a base finds them. No safety
@@ -33,7 +39,10 @@ def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> 
     Args:
         pipe: the guided base, without an adapter.
         cache: the folder that keeps them.
+        say: is told how many are drawn.
+        should_stop: asked after every step of a drawing; what was drawn before is kept.
     Raises:
+        Stopped: it said so.
         UserError: there are no contents or no styles to draw.
     """
     settings = config.others
@@ -59,9 +68,10 @@ def draw_others(pipe: DiffusionPipeline, config: Customization, cache: Path) -> 
         chunk = range(first, min(first + AT_ONCE, len(paths)))
         if all(whole[number] for number in chunk):
             continue
+        say(f"Drawing pictures of other things in other styles, {first} of {len(paths)}")
         prompts = [captions[number] for number in chunk]
         with _unaltered(pipe):
-            drawn = sheet.draw(pipe, prompts, tuple(chunk), config.resolution, scale, STEPS, CFG())
+            drawn = sheet.draw(pipe, prompts, tuple(chunk), config.resolution, scale, STEPS, CFG(), should_stop)
         for number, picture in zip(chunk, drawn, strict=True):
             sheet.save(picture, paths[number])
     return [Picture(path, open_picture(path), caption) for path, caption in zip(paths, captions, strict=True)]

@@ -181,7 +181,10 @@ class Run:
         if self.status != "preparing":  # else a studio has just started it, and may have been asked to stop it since
             self.forget_stop()
         config.save(self.config)
-        self.write_state(status="preparing", stage="", step=0, steps=0, loss=None, time_left=None, message="")
+        first = "Reading the pictures"
+        self.write_state(
+            status="preparing", stage="", step=0, steps=0, loss=None, time_left=None, message="", doing=first
+        )
 
     def _held(self) -> Customization | None:
         """The customization that the folder holds. A file without a word was cut off by a kill, and says nothing."""
@@ -204,6 +207,23 @@ class Run:
     @property
     def stop_asked(self) -> bool:
         return self._stop.exists()
+
+    def ask_for_sample(self) -> None:
+        """Ask who works on the run, on whatever machine, to draw a strip of samples after the step it is in."""
+        with checkpoint.in_words(self._sample, "the run goes on"):
+            self._sample.touch()
+
+    def take_sample_asked(self) -> bool:
+        """Whether a strip was asked for since this was looked at last."""
+        if not self._sample.exists():
+            return False
+        with suppress(OSError):  # then it is drawn once more
+            self._sample.unlink(missing_ok=True)
+        return True
+
+    @property
+    def _sample(self) -> Path:
+        return self.folder / "sample"
 
     @property
     def _stop(self) -> Path:

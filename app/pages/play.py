@@ -84,13 +84,15 @@ def build(
                 elem_classes="results",
                 elem_id="pictures",
             )
+            drawn_so = gr.HTML(padding=False, elem_id="drawn-so")
+            use = gr.Button("Use these settings", visible=False, size="sm", elem_id="use-drawn")
             adapter = gr.HTML(padding=False, elem_id="adapter")
             with gr.Accordion("Compare in a grid", open=False):
                 grid = wish.grid(fields)
             with gr.Accordion("Draw a picture again", open=False):
                 gr.Markdown("Every picture carries its recipe. Drop one here to set all fields as it was drawn.")
                 source = gr.File(label="A PNG made by Joinery", file_types=[".png"], height=110, elem_id="recipe")
-    ticket = gr.State(None)
+    ticket, picked = gr.State(None), gr.State("")
     ranges = fields.ranges | {"seed": (0, LARGEST_SEED)}
     named = ("prompt", "content", "style", "seed", "image", "size")
     prompt, content, style, seed, image, size = (fields[name] for name in named)
@@ -102,7 +104,7 @@ def build(
             return {ticket: None, note: figures.note("Still drawing. Wait for the pictures, or stop it.", "warning")}
         ahead = line.ahead(number)
         words = f"Waiting for {'another drawing' if ahead == 1 else f'{ahead} other drawings'}." if ahead else ""
-        return {ticket: number, note: figures.note(words)}
+        return {ticket: number, note: figures.note(words), drawn_so: "", use: gr.Button(visible=False)}
 
     def drawing_of(plan: Callable, one_each: bool = False) -> Callable:
         """A handler. `plan` makes the recipes, by label, from the first one, the configuration and the values.
@@ -360,7 +362,7 @@ def build(
         (grid, gridded, True),
     ):
         # The ticket is given at once, so that a Stop that comes while it waits is kept.
-        button.click(ask, None, [ticket, note], trigger_mode="once", **QUICK).then(
+        button.click(ask, None, [ticket, note, drawn_so, use], trigger_mode="once", **QUICK).then(
             drawing_of(plan, one_each),
             {*fields.all, start.painted, ticket},
             [pictures, note, seed],
@@ -370,6 +372,17 @@ def build(
             api_visibility="private",
         )
 
+    def pick(event: gr.SelectData) -> dict:
+        """How the picture was drawn that a person has chosen; a sheet has no recipe."""
+        path = Path(event.value["image"]["path"])
+        if not path.is_relative_to(copies.folder) or not Recipe.is_in(path):
+            return {drawn_so: "", use: gr.Button(visible=False), picked: ""}
+        shown = figures.recipe(Recipe.read(path), path.stat().st_mtime)
+        return {drawn_so: shown, use: gr.Button(visible=True), picked: str(path)}
+
+    def use_picked(path: str, now: str) -> dict:
+        return set_from(path, now) if path else {note: gr.skip()}
+
     def leave(request: gr.Request) -> None:
         line.stop(request.session_hash)
 
@@ -378,6 +391,7 @@ def build(
         return figures.note("Stopped.")
 
     stop.click(stop_drawing, None, note, **QUICK)
+    pictures.select(pick, None, [drawn_so, use, picked], **QUICK)
     by_hand(run)(choose, run, [prompt, content, style, start.folded, adapter], **QUICK)
     over = [start.view, start.painted, start.part]
     image.upload(take, {image, size, run}, [image, *over, note], **QUICK)
@@ -385,6 +399,7 @@ def build(
     start.view.input(paint, None, [start.painted, note], trigger_mode="multiple", **QUICK)
     filled = [*fields.all, start.folded, *over, adapter, note]
     source.upload(set_from, [source, run], filled, **QUICK)
+    use.click(use_picked, [picked, run], filled, **QUICK)
     goes_with(note, written)
     source.clear(lambda: "", None, note, **QUICK)
     shown = [run, prompt, content, style, start.folded, adapter]

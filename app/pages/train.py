@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from app import figures, jobs
+from app import figures, jobs, remedies
 from app.copies import Copies
 from app.library import Library
 from app.pages import QUICK, by_hand, mix
@@ -31,6 +31,8 @@ def build(library: Library, copies: Copies, timer: gr.Timer, spell: Callable[[st
             progress = gr.HTML(padding=False, elem_id="progress")
             cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel")
             resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume")
+            mend = gr.Button("", variant="primary", visible=False, elem_id="mend")
+            sample = gr.Button("Draw samples now", visible=False, elem_id="sample")
             play = gr.Button("Play with it", variant="primary", visible=False, elem_id="play")
             note = gr.HTML(padding=False, elem_id="train-note")
         with gr.Column(min_width=320):
@@ -46,11 +48,12 @@ def build(library: Library, copies: Copies, timer: gr.Timer, spell: Callable[[st
         visible=False,
     )
     seen, seen_strips = gr.State(None), gr.State(None)
-    view = [progress, curve, cancel, resume, play, note, seen]
+    buttons = (cancel, resume, mend, sample, play)
+    view = [progress, curve, *buttons, note, seen]
 
     def look(name: str | None, before: list | None, said: str) -> dict:
         """The view of a run; nothing is sent while nothing has changed."""
-        run, hidden = _find(library, name), dict.fromkeys((cancel, resume, play), gr.Button(visible=False))
+        run, hidden = _find(library, name), dict.fromkeys(buttons, gr.Button(visible=False))
         if run is None:
             empty = figures.note("No run yet. Start one under Project, and it appears here.")
             return {progress: empty, curve: "", seen: None} | hidden
@@ -62,7 +65,7 @@ def build(library: Library, copies: Copies, timer: gr.Timer, spell: Callable[[st
         if now == before:
             return shown or gr.skip()
         try:
-            stages = library.stages(run)
+            stages, remedy = library.stages(run), remedies.mended(run)
         except UserError as error:  # its configuration was changed by hand, or is from another version
             return shown | {progress: figures.note(str(error), "error"), curve: "", seen: now} | hidden
         return shown | {
@@ -70,6 +73,8 @@ def build(library: Library, copies: Copies, timer: gr.Timer, spell: Callable[[st
             curve: figures.loss_curve(run.read_metrics()),
             cancel: gr.Button(visible=job.live or job.status == jobs.QUEUED),
             resume: gr.Button(visible=job.status in jobs.RESUMABLE),
+            mend: gr.Button(remedy[0] if remedy else "", visible=remedy is not None),
+            sample: gr.Button(visible=job.status == "running"),
             play: gr.Button(visible=job.status == "done"),
             seen: now,
         }
@@ -98,12 +103,28 @@ def build(library: Library, copies: Copies, timer: gr.Timer, spell: Callable[[st
             return figures.note(str(error), "error")
         return ""
 
+    def start_again(name: str) -> tuple:
+        try:
+            again = remedies.start_again(library, library.find(name))
+        except UserError as error:
+            return gr.skip(), figures.note(str(error), "error")
+        return choices(library, again.folder.name), figures.note(f"Started anew, as {again.folder.name}.")
+
+    def ask_for_sample(name: str) -> str:
+        try:
+            library.find(name).ask_for_sample()
+        except UserError as error:
+            return figures.note(str(error), "error")
+        return figures.note("Samples are drawn after the step that it is in.")
+
     for event in (timer.tick, chosen.change):
         event(look, [chosen, seen, note], view, **QUICK)
         event(look_at_strips, [chosen, seen_strips], [strips, seen_strips], **QUICK)
     by_hand(chosen)(lambda: "", None, note, **QUICK)
     cancel.click(ask_to_cancel, chosen, note, **QUICK)
     resume.click(go_on, chosen, note, **QUICK).then(look, [chosen, seen, note], view, **QUICK)
+    mend.click(start_again, chosen, [chosen, note], **QUICK)
+    sample.click(ask_for_sample, chosen, note, **QUICK)
     return TrainPage(chosen, play, mix.build(library, chosen, choices))
 
 

@@ -174,6 +174,20 @@ def test_strips_grow_while_it_trains_and_change_nothing(config, tmp_path, finish
     assert same(run, finished)
 
 
+def test_samples_are_drawn_when_asked_for_and_change_nothing(config, tmp_path, finished):
+    run, doing = Run(tmp_path / "run"), []
+
+    def ask(entry: dict) -> None:
+        doing.append(run.read_state()["doing"])
+        if entry["step"] == 3:
+            run.ask_for_sample()
+
+    config.samples.every = 0
+    customize(config, run.folder, progress=ask)
+    assert [path.name for path in run.samples.glob("step-*")] == ["step-000003.png"]
+    assert same(run, finished) and set(doing) == {""} and not run.take_sample_asked()
+
+
 def test_another_customization_is_refused_in_the_same_folder(config, tmp_path):
     run = customize(config, tmp_path / "run", should_stop=StopAfter(1))
     config.seed += 1

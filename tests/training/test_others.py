@@ -9,7 +9,7 @@ from training import Customization, customize
 from training.model import open_base
 from training.others import draw_others
 from training.plan import plan
-from training.run import runs_folder
+from training.run import Run, runs_folder
 from training.sampling import guided_pipeline
 from training.sheet import draw
 
@@ -39,6 +39,19 @@ def test_the_base_draws_them_once_and_always_the_same(alone, tmp_path):
     drawn[2].path.unlink()  # killed in between
     drawn[0].path.write_bytes(b"")  # damaged
     assert pixels(draw_others(pipe, alone, tmp_path / "a")) == pixels(drawn)
+
+
+def test_a_run_says_that_it_draws_them_and_is_cancelled_within_a_step(alone, tmp_path):
+    said, asked = [], []
+
+    def stop_at_the_third() -> bool:
+        asked.append(Run(tmp_path / "run").read_state()["doing"])
+        return len(asked) == 3
+
+    run = customize(alone, tmp_path / "run", should_stop=stop_at_the_third)
+    assert set(asked) == {"Drawing pictures of other things in other styles, 0 of 3"} and len(asked) == 3
+    assert run.status == "cancelled" and not run.adapter.exists()
+    assert customize(alone, tmp_path / "run", should_stop=lambda: bool(said.append(1))).status == "done"
 
 
 @pytest.mark.slow
