@@ -188,6 +188,11 @@ def loss_curve(entries: list[dict]) -> str:
             plain[-1].append(point(entry["step"], smooth[i]))
     lines = "".join(f'<polyline class="mean" points="{" ".join(points)}"/>' for points in plain)
     base = height - bottom
+    wide = (width - 8 - left) / max(1, len(kept))
+    read = [
+        (float(point(entries[i]["step"], 0).split(",")[0]) - wide / 2, f"step {entries[i]['step']}: {smooth[i]:.4f}")
+        for i in kept
+    ]
     return (
         f'<svg class="curve" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="Loss, now {smooth[-1]:.4f} on average, at step {entries[-1]["step"]} of {steps}">'
@@ -197,8 +202,57 @@ def loss_curve(entries: list[dict]) -> str:
         f'<text x="{left}" y="{height - 6}">0</text>'
         f'<text x="{(left + width - 8) / 2}" y="{height - 6}" text-anchor="middle">loss by step</text>'
         f'<text x="{width - 8}" y="{height - 6}" text-anchor="end">{steps}</text></g>'
-        f'<g class="marks">{"".join(marks)}</g><polyline class="each" points="{faint}"/>{lines}</svg>'
+        f'<g class="marks">{"".join(marks)}</g><polyline class="each" points="{faint}"/>{lines}'
+        f"{_hints(read, wide, base)}</svg>"
     )
+
+
+def guidance_curve(record: Sequence[Mapping[str, float]]) -> str:
+    """What guidance did at each step of a drawing, as SVG: how strong it was, and how much of that oversaturates.
+
+    Args:
+        record: of a pipeline, as `guidance_record` has it.
+    """
+    if not record:
+        return ""
+    width, height, left, bottom = 440, 150, 40, 24
+    base, top = height - bottom, max(entry["rms"] for entry in record) or 1.0
+
+    def place(k: int) -> float:
+        return left + (k + 0.5) / len(record) * (width - left - 8)
+
+    def line(kind: str, values: Sequence[float]) -> str:
+        points = " ".join(f"{place(k):.1f},{8 + (1 - value) * (base - 8):.1f}" for k, value in enumerate(values))
+        return f'<polyline class="{kind}" points="{points}"/>'
+
+    read = [
+        (
+            place(k) - (width - left - 8) / len(record) / 2,
+            f"step {k + 1}: strength {entry['rms']:.3f}, {entry['parallel']:.0%} of it along the picture"
+            + (", limited" if entry["clipped"] else ""),
+        )
+        for k, entry in enumerate(record)
+    ]
+    return (
+        f'<svg class="curve" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="Strength of guidance over {len(record)} evaluations, at most {top:.3f}">'
+        f'<g class="axis"><line x1="{left}" x2="{width - 8}" y1="{base}" y2="{base}"/>'
+        f'<text x="{left - 6}" y="14" text-anchor="end">{top:.2g}</text>'
+        f'<text x="{(left + width - 8) / 2}" y="{height - 6}" text-anchor="middle">'
+        "plain: strength of guidance by step; faint: the share of it that oversaturates</text></g>"
+        f"{line('each', [min(1.0, entry['parallel']) for entry in record])}"
+        f"{line('mean', [entry['rms'] / top for entry in record])}"
+        f"{_hints(read, (width - left - 8) / len(record), base)}</svg>"
+    )
+
+
+def _hints(read: Sequence[tuple[float, str]], wide: float, high: float) -> str:
+    """What a mouse reads: of each left edge its words."""
+    rects = (
+        f'<rect x="{x:.1f}" y="0" width="{wide:.1f}" height="{high}"><title>{escape(words)}</title></rect>'
+        for x, words in read
+    )
+    return f'<g class="hints">{"".join(rects)}</g>'
 
 
 def _running_means(entries: list[dict]) -> list[float]:

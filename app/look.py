@@ -81,6 +81,12 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700) !important;
 .gallery-container:has(.preview) .grid-wrap { visibility: hidden; }
 .results .grid-wrap { min-height: 240px !important; max-height: none; }
 .results .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
+.results:has(.preview) .grid-wrap { min-height: min(560px, 90vw) !important; }
+/* A caption stands below its picture. */
+.results .thumbnail-lg { aspect-ratio: auto; height: auto; display: flex; flex-direction: column; }
+.results .thumbnail-lg img { aspect-ratio: 1; height: auto; }
+.results .caption-label { position: static; width: 100%; max-width: 100%; border: 0; border-radius: 0;
+  text-align: center; }
 
 /* As many settings side by side as fit, in columns of one width. */
 .settings .form { display: grid; grid-template-columns: repeat(auto-fit, minmax(215px, 1fr));
@@ -138,7 +144,9 @@ img.crisp { image-rendering: pixelated; }
 .curve text { font-size: 12px; fill: var(--body-text-color-subdued); font-family: inherit; }
 .curve line { stroke: var(--border-color-primary); }
 .curve .marks line { stroke-dasharray: 3 4; }
-.curve polyline { fill: none; }
+.curve polyline { fill: none; pointer-events: none; }
+.curve .hints rect { fill: transparent; }
+.curve .hints rect:hover { fill: #0d9488; fill-opacity: 0.12; }
 .curve .each { stroke: #0d9488; opacity: 0.28; }
 .curve .mean { stroke: #0d9488; stroke-width: 2.2; stroke-linejoin: round; }
 

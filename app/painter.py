@@ -91,6 +91,7 @@ class Painter:
         self._adapter: str | None = None  # the hash of the file that is loaded
         self._sampler = ""  # as recipes name it
         self._usual = None  # sampler of the base
+        self.record: list[dict[str, float]] = []  # of the last guidance that was no plain CFG, as pipelines keep it
         self._base_hash = ""
         self._pipe = None
 
@@ -181,11 +182,12 @@ class Painter:
             given |= starting_from(pipe, start, recipe.strength, len(seeds), mask)
         else:
             given |= dict(zip(("width", "height"), recipe.size, strict=True))
+        rule = RULES[recipe.guidance](**recipe.guidance_settings)
         try:
             drawn = pipe(
                 [recipe.prompt] * len(seeds),
                 **given,
-                guidance=RULES[recipe.guidance](**recipe.guidance_settings),
+                guidance=rule if rule.is_stock else replace(rule, record=True),
                 num_inference_steps=recipe.steps,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 callback_on_step_end=after_step,
@@ -194,6 +196,7 @@ class Painter:
             raise UserError(
                 "The memory does not suffice for these pictures", "Draw fewer, or close other programs"
             ) from None
+        self.record = pipe.guidance_record or self.record
         return [changed_inside(start, picture, mask) for picture in drawn] if mask else drawn
 
     def _open(self, model: Model, recipe: Recipe, say: Callable[[str], None]) -> tuple[DiffusionPipeline, Recipe]:

@@ -84,9 +84,19 @@ def build(
                 elem_classes="results",
                 elem_id="pictures",
             )
+            pair = gr.ImageSlider(
+                label="APG on the left, CFG on the right; draw the line across",
+                type="filepath",
+                interactive=False,
+                visible=False,
+                buttons=["fullscreen"],
+                elem_id="pair",
+            )
             drawn_so = gr.HTML(padding=False, elem_id="drawn-so")
             use = gr.Button("Use these settings", visible=False, size="sm", elem_id="use-drawn")
             adapter = gr.HTML(padding=False, elem_id="adapter")
+            with gr.Accordion("What guidance did at each step", open=False):
+                curve = gr.HTML(figures.note("It shows with the next drawing by APG."), padding=False, elem_id="guided")
             with gr.Accordion("Compare in a grid", open=False):
                 grid = wish.grid(fields)
             with gr.Accordion("Draw a picture again", open=False):
@@ -104,7 +114,8 @@ def build(
             return {ticket: None, note: figures.note("Still drawing. Wait for the pictures, or stop it.", "warning")}
         ahead = line.ahead(number)
         words = f"Waiting for {'another drawing' if ahead == 1 else f'{ahead} other drawings'}." if ahead else ""
-        return {ticket: number, note: figures.note(words), drawn_so: "", use: gr.Button(visible=False)}
+        hidden = {use: gr.Button(visible=False), pair: gr.ImageSlider(visible=False)}
+        return {ticket: number, note: figures.note(words), drawn_so: ""} | hidden
 
     def drawing_of(plan: Callable, one_each: bool = False) -> Callable:
         """A handler. `plan` makes the recipes, by label, from the first one, the configuration and the values.
@@ -166,7 +177,7 @@ def build(
                 return
             finally:
                 line.leave(number)
-            shown = shown_of(drawn)
+            shown, recorded = shown_of(drawn), any(wish.guidance == "APG" for wish in recipes.values())
             if one_each:
                 whole = _sheet(recipe.prompt, [one.picture for [one] in drawn], *map(heads, sides(values)))
                 shown.insert(0, (str(_keep_sheet(copies, whole)), "all of them"))
@@ -175,6 +186,8 @@ def build(
                 pictures: gr.Gallery(shown, selected_index=None),
                 note: figures.warnings(said),
                 seed: next(iter(recipes.values())).seed,
+                curve: figures.guidance_curve(painter.record) if recorded else gr.skip(),
+                pair: gr.ImageSlider(both(drawn) if plan is by_rules else None, visible=plan is by_rules),
             }
 
         return handler
@@ -196,6 +209,13 @@ def build(
             return {"image": "", "mask": ""}
         part = starts.add_mask(painted, size) if painted else ""
         return {"image": starts.add(_last(image), size), "mask": part}
+
+    def both(drawn: list[list[_Drawn]]) -> tuple[str, ...]:
+        """The first picture under each rule."""
+        return tuple(column[0].copy for column in drawn)
+
+    def by_rules(recipe: Recipe, learned: dict, values: dict) -> dict[str, Recipe]:
+        return drawing.by_rules(recipe, values)
 
     def compared(recipe: Recipe, learned: dict, values: dict) -> dict[str, Recipe]:
         if not learned:
@@ -358,14 +378,14 @@ def build(
     for button, plan, one_each in (
         (draw, lambda recipe, learned, values: drawing.alone(recipe), False),
         (compare, compared, False),
-        (rules, lambda recipe, learned, values: drawing.by_rules(recipe, values), False),
+        (rules, by_rules, False),
         (grid, gridded, True),
     ):
         # The ticket is given at once, so that a Stop that comes while it waits is kept.
-        button.click(ask, None, [ticket, note, drawn_so, use], trigger_mode="once", **QUICK).then(
+        button.click(ask, None, [ticket, note, drawn_so, use, pair], trigger_mode="once", **QUICK).then(
             drawing_of(plan, one_each),
             {*fields.all, start.painted, ticket},
-            [pictures, note, seed],
+            [pictures, note, seed, curve, pair],
             concurrency_id="device",
             concurrency_limit=1,
             show_progress_on=[pictures],

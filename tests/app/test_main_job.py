@@ -151,6 +151,7 @@ def test_pictures_are_drawn_again_and_compared_in_every_way(tmp_path_factory, pr
         expect(page.locator("#pictures img")).to_have_count(8)
         for label in ("APG", "CFG"):
             expect(page.locator("#pictures").get_by_text(label, exact=True)).to_have_count(4)
+        expect(page.locator("#pair img").first).to_be_visible()
 
         page.get_by_role("button", name="Compare in a grid").click()
         page.get_by_label("Values").nth(1).fill("2, 99")
@@ -160,6 +161,7 @@ def test_pictures_are_drawn_again_and_compared_in_every_way(tmp_path_factory, pr
         page.click("#grid")
         expect(page.locator("#pictures img")).to_have_count(9)  # and the sheet of them all
         expect(page.locator("#pictures").get_by_text("Scale 7.0, Style 0.5")).to_have_count(1)
+        expect(page.locator("#pair")).to_be_hidden()
 
         page.get_by_label("range slider for Content").fill("0.5")
         page.click("#draw")

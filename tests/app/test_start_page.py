@@ -42,6 +42,15 @@ def test_a_picture_is_dropped_drawn_from_and_recalled(tmp_path_factory, project,
         recipes = {(shot.recipe.image, shot.recipe.mask) for shot in album.find()}
         assert len(album.find()) == 4 and recipes == {(Starts.of(runs).add(tmp_path / "red.png", (32, 32)), "")}
 
+        # A click on a picture says how it was drawn, and takes that over.
+        page.locator("#pictures button.thumbnail-item").nth(1).click()
+        expect(page.locator("#drawn-so")).to_contain_text("strength 0.6")
+        page.click("#use-drawn")
+        expect(note).to_have_text("All fields are as the picture was drawn.")
+        page.get_by_role("button", name="What guidance did at each step").click()
+        expect(page.locator("#guided svg rect")).not_to_have_count(0)
+        page.get_by_label("New seed each time").check()
+
         page.get_by_role("button", name="Change only a part of it").click()
         paint_over(page)
         page.click("#draw")
