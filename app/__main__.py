@@ -56,6 +56,10 @@ class Studio:
     stop_training: bool = False
     """When the studio is ended by SIGTERM, training is saved and ended with it, and goes on at the next start; for
     containers, where it would be killed."""
+    training: bool = True
+    """Train on this machine. With --no-training runs wait for `python -m app.worker`, here or elsewhere."""
+    gpus: tuple[str, ...] = ()
+    """GPUs that each train a run of their own, as CUDA_VISIBLE_DEVICES names them; without names, one at a time."""
 
     def __call__(self) -> None:
         password = self.password or os.environ.get("JOINERY_PASSWORD")
@@ -73,6 +77,7 @@ class Studio:
         from app import jobs
         from app.studio import serve
 
+        jobs.room = jobs.Room(self.training, self.gpus)
         jobs.said_aloud = self.stop_training  # who ends training with the studio reads of it in the studio's own log
         # A page that is still open keeps connections; they must not keep the studio from closing.
         runs = self.runs or runs_folder()

@@ -115,7 +115,7 @@ def progress(name: str, job: Job, stages: Sequence[str] = tuple(STAGES), ahead: 
         hint = f"{job.doing} ..." if job.doing else "Reading the pictures and opening the base model."
     elif job.status == "queued":
         before = f"the {ahead} runs before it have" if ahead > 1 else "the run before it has"
-        hint = f"It starts by itself when {before} ended."
+        hint = f"It starts by itself when {before} ended." if ahead else "It starts as soon as a machine has room."
     elif job.status == "interrupted":
         hint = (
             f"{job.message} The process is gone without a last word. Resume goes on from the last checkpoint.".strip()

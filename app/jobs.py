@@ -1,11 +1,14 @@
 """A training job: a child process in a session of its own, found again through its run's folder.
 
-It outlives the page and the studio. The machine has room for one: the others wait in line, and the studio starts the
-next when one has ended. What it does stands in the run's `state.json`, and its lock tells whether it still
-does it; so a studio that was just started, in another container too, knows as much as the one that started the job.
+It outlives the page and the studio. A machine has room for one, or for one on each GPU that it names. The others wait
+in line, and whoever looks after the folder, a studio or `app.worker` on any machine, starts the next one. What a job
+does stands in its run's `state.json`, and the run's lock tells whether it still does it. So a studio that was just
+started, in another container too, knows as much as the one that started the job.
 """
 
 import hashlib
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -38,6 +41,17 @@ KINDS = {"step": int, "steps": int, "loss": float, "time_left": float | int} | d
 )  # of what a state says; anything else was written by another program
 SPEAKS_WITHIN = 120  # seconds, in which a child opens its libraries and takes its run's lock
 
+
+@dataclass(frozen=True)
+class Room:
+    """What this machine trains runs with."""
+
+    trains: bool = True  # else others do that share the folder
+    # Each trains a run of its own, by the names of CUDA_VISIBLE_DEVICES. Without names the folder has one at a time.
+    gpus: tuple[str, ...] = ()
+
+
+room = Room()
 _children: dict[Path, subprocess.Popen] = {}  # by run folder; ended ones must be waited for
 said_aloud = False  # whether the studio prints what its children write into their logs
 
@@ -109,15 +123,15 @@ def start(run: Run) -> None:
 
 
 def start_next(folder: Path) -> Run | None:
-    """Start the first run in the line of a library's folder, if none is being trained."""
+    """Start the first run in the line of a library's folder, if this machine has room for it."""
     _take_up(folder)
     if not waiting(folder):  # asked every second
         return None
     with alone(folder):
-        line = waiting(folder)
-        if not line or _busy(folder):
+        line, gpu = waiting(folder), _free_gpu(folder)
+        if not line or gpu is None:
             return None
-        _start(line[0])
+        _start_on(line[0], gpu)
         return line[0]
 
 
@@ -141,8 +155,8 @@ def _saved(run: Run) -> str:
 
 
 def pause_all(folder: Path) -> list[Run]:
-    """Ask every run that is being trained to end after its step; `wait_in_line` then keeps them for the next start."""
-    paused = [run for run in _runs(folder) if look(run).live]
+    """Ask every run that this machine trains to end after its step; `wait_in_line` keeps them for the next start."""
+    paused = [run for run in _runs(folder) if look(run).live and _is_here(run)]
     for run in paused:
         run.ask_to_stop()
     return paused
@@ -183,8 +197,23 @@ def _runs(folder: Path) -> list[Run]:
 
 
 def _busy(folder: Path) -> bool:
-    """Whether a run is being trained."""
+    """Whether a run is being trained, on any machine."""
     return any(look(run).live for run in _runs(folder))
+
+
+def _free_gpu(folder: Path) -> str | None:
+    """The GPU that this machine has for another run, empty where none has a name; None if there is no room."""
+    if not room.trains:
+        return None
+    if not room.gpus:
+        return None if _busy(folder) else ""
+    taken = {run.read_state().get("gpu") for run in _runs(folder) if look(run).live and _is_here(run)}
+    return next((gpu for gpu in room.gpus if gpu not in taken), None)
+
+
+def _is_here(run: Run) -> bool:
+    """Whether it is this machine that trains a run."""
+    return run.read_state().get("host") == platform.node()
 
 
 def _place(run: Run) -> int:
@@ -209,15 +238,22 @@ def _same(run: Run, other: Run) -> bool:
 
 
 def _start_in_turn(run: Run) -> None:
-    line = waiting(run.folder.parent)
-    if line or _busy(run.folder.parent):
+    line, gpu = waiting(run.folder.parent), _free_gpu(run.folder.parent)
+    if line or gpu is None:
         run.write_state(status=QUEUED, place=_place(line[-1]) + 1 if line else 1, message="", time_left=None)
     else:
-        _start(run)
+        _start_on(run, gpu)
+
+
+def _start_on(run: Run, gpu: str) -> None:
+    run.write_state(gpu=gpu)
+    _start(run)
 
 
 def _start(run: Run) -> None:
     run.forget_stop()
+    gpu = run.read_state().get("gpu")
+    seen = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
     command = [sys.executable, "-m", "training", "customize", run.config.resolve(), "--run", run.folder.resolve()]
     if sys.platform == "win32":
         apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
@@ -226,7 +262,13 @@ def _start(run: Run) -> None:
     with open(log_path(run), "ab") as log:
         begins = log.tell()
         child = subprocess.Popen(
-            list(map(str, command)), cwd=HOUSE, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **apart
+            list(map(str, command)),
+            cwd=HOUSE,
+            env=os.environ | seen,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            **apart,
         )
     _children[run.folder.resolve()] = child
     if said_aloud:

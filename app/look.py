@@ -88,6 +88,14 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700) !important;
 .results .caption-label { position: static; width: 100%; max-width: 100%; border: 0; border-radius: 0;
   text-align: center; }
 
+.pairs { overflow-x: auto; }
+.pairs table { border-collapse: separate; border-spacing: 6px; }
+.pairs th { font-weight: 600; font-size: 0.85rem; text-align: left; max-width: 130px; overflow-wrap: anywhere; }
+.pairs td { width: 110px; min-width: 84px; font-size: 0.75rem; color: var(--body-text-color-subdued); }
+.pairs button { padding: 0; border: 2px solid transparent; border-radius: 8px; overflow: hidden; display: block; }
+.pairs button:is(:hover, :focus-visible) { border-color: #0d9488; }
+.pairs img { width: 104px; height: 104px; object-fit: contain; margin: 0; }
+
 /* As many settings side by side as fit, in columns of one width. */
 .settings .form { display: grid; grid-template-columns: repeat(auto-fit, minmax(215px, 1fr));
   background: var(--block-background-fill); }

@@ -53,7 +53,7 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
                 projects = project.build(library, form, copies)
                 Api(library, album, painter, sample, projects).offer()  # before a page takes one of their names
             with gr.Tab("2  Train", id="train"):
-                trains = train.build(library, copies, timer, projects.fields.spell)
+                trains = train.build(library, copies, timer, projects.fields.spell, painter)
             with gr.Tab("3  Play", id="play"):
                 plays = play.build(library, sample, painter, album, starts, copies)
             with gr.Tab("4  Library", id="library") as shelf:
@@ -90,6 +90,7 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
         trains.play.click(play_with, trains.run, [tabs, *plays.shown], **QUICK)
         timer.tick(add_new, [plays.run, known], [*plays.shown, known, *trains.mix.shown], **QUICK)
         page.unload(plays.leave)
+        page.unload(trains.mix.leave)
         page.unload(projects.leave)
     for event in page.fns.values():
         event.fn = event.fn and in_words(event.fn)

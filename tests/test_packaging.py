@@ -1,6 +1,7 @@
 """What a newcomer installs and what we ship: exact pins, licences, sizes, and nothing that runs foreign code."""
 
 import ast
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -166,8 +167,14 @@ def test_hadolint_finds_nothing():
 def test_compose_starts_the_image_with_all_that_is_written_in_its_volume():
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
     written = re.search(r"^VOLUME (.*)", (ROOT / "Dockerfile").read_text(), re.M)[1]
+    built = {service["image"] for service in services.values() if "build" in service}
     for service in services.values():
-        assert service["read_only"] and service["volumes"] == [f"joinery:{written}"]
-        for name in service["build"].get("args", {}).keys() & {"REQUIREMENTS"}:
+        assert service["read_only"] and service["volumes"] == [f"joinery:{written}"] and service["image"] in built
+        for name in service.get("build", {}).get("args", {}).keys() & {"REQUIREMENTS"}:
             assert (ROOT / service["build"]["args"][name]).exists()
-    assert {profile for service in services.values() for profile in service["profiles"]} == {"cpu", "gpu"}
+        if command := service.get("command"):
+            assert command[:2] == ["python", "-m"] and importlib.util.find_spec(command[2])
+            asked = subprocess.run([sys.executable, *command[1:3], "--help"], cwd=ROOT, capture_output=True, text=True)
+            assert all(option in asked.stdout for option in command[3:] if option.startswith("--"))
+    profiles = {profile for service in services.values() for profile in service["profiles"]}
+    assert profiles == {"cpu", "gpu", "many"}

@@ -10,6 +10,7 @@ from app import figures, jobs, remedies
 from app.copies import Copies
 from app.library import Library
 from app.pages import QUICK, by_hand, mix
+from app.painter import Painter
 from pipelines.errors import UserError
 from training import Run
 
@@ -23,7 +24,9 @@ class TrainPage:
     mix: mix.MixPage
 
 
-def build(library: Library, copies: Copies, timer: gr.Timer, spell: Callable[[str], str]) -> TrainPage:
+def build(
+    library: Library, copies: Copies, timer: gr.Timer, spell: Callable[[str], str], painter: Painter
+) -> TrainPage:
     """The page. `spell` puts the project page's labels in place of the configuration's keys."""
     with gr.Row(equal_height=False):
         with gr.Column(min_width=320):
@@ -125,7 +128,7 @@ def build(library: Library, copies: Copies, timer: gr.Timer, spell: Callable[[st
     resume.click(go_on, chosen, note, **QUICK).then(look, [chosen, seen, note], view, **QUICK)
     mend.click(start_again, chosen, [chosen, note], **QUICK)
     sample.click(ask_for_sample, chosen, note, **QUICK)
-    return TrainPage(chosen, play, mix.build(library, chosen, choices))
+    return TrainPage(chosen, play, mix.build(library, chosen, choices, painter, copies))
 
 
 def choices(library: Library, value: str | None = None) -> gr.Dropdown:

@@ -15,6 +15,7 @@ from app import figures, jobs
 from app.__main__ import HOUSE
 from pipelines.errors import UserError
 from tests.app.conftest import pictures_of
+from training import customize
 
 PATIENCE = 300  # seconds, for machines that do other things too
 
@@ -111,6 +112,63 @@ def test_runs_wait_in_line_and_start_in_turn(library, config, started):
     assert [jobs.start_next(library.folder), jobs.start_next(library.folder)] == [fourth, None]
     fourth.write_state(status="done")
     assert jobs.start_next(library.folder) == second and jobs.waiting(library.folder) == []
+
+
+def test_each_gpu_that_is_named_trains_a_run_and_other_machines_take_what_waits(library, config, started, monkeypatch):
+    monkeypatch.setattr(jobs, "room", jobs.Room(trains=False))
+    runs = [launched(library, config, seed) for seed in range(5)]
+    assert started == [] and jobs.start_next(library.folder) is None
+    assert "as soon as a machine has room" in figures.progress("x", jobs.look(runs[0]), ahead=jobs.ahead(runs[0]))
+
+    monkeypatch.setattr(jobs, "room", jobs.Room(gpus=("2", "3")))
+    assert [jobs.start_next(library.folder) for _ in range(3)] == [*runs[:2], None]
+    assert [run.read_state()["gpu"] for run in runs[:2]] == ["2", "3"]
+    monkeypatch.setattr(jobs.platform, "node", lambda: "another")
+    assert [jobs.start_next(library.folder) for _ in range(3)] == [*runs[2:4], None]
+    paused = jobs.pause_all(library.folder)
+    assert len(paused) == 2 and [run.stop_asked for run in runs] == [False, False, True, True, False]
+    monkeypatch.undo()
+    runs[0].write_state(status="done")
+    monkeypatch.setattr(jobs, "room", jobs.Room(gpus=("2", "3")))
+    monkeypatch.setattr(jobs, "_start", started.append)
+    assert jobs.start_next(library.folder) == runs[4] and runs[4].read_state()["gpu"] == "2"
+
+
+@pytest.mark.slow
+def test_two_workers_train_what_a_studio_put_in_line_and_one_that_is_killed_costs_nothing(library, config, tmp_path):
+    """Six runs: all end, none twice, and to the bits of a run without workers."""
+    config.steps.break_, config.steps.make, config.steps.checkpoint_every = 30, 0, 5
+    library.folder.mkdir()
+    runs = []
+    for seed in range(6):
+        config.seed = seed
+        runs.append(library.create(config, pictures_of(config)))
+        runs[-1].write_state(status=jobs.QUEUED, place=seed + 1)
+    log = open(tmp_path / "workers.txt", "w+")  # noqa: SIM115
+    command = [sys.executable, "-m", "app.worker", "--runs", str(library.folder), "--gpus"]
+    workers = [
+        subprocess.Popen([*command, gpu], cwd=HOUSE, stdout=log, stderr=log, start_new_session=True) for gpu in "01"
+    ]
+    try:
+        wait_for(runs[1], lambda job: job.step > 7)
+        pid = runs[1].read_state()["pid"]
+        children = psutil.Process(workers[0].pid).children() + psutil.Process(workers[1].pid).children()
+        assert pid in {child.pid for child in children}
+        for process in (psutil.Process(pid).parent(), psutil.Process(pid)):
+            process.kill()
+        for run in runs:
+            wait_for(run, lambda job: job.status == "done")
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    began = (tmp_path / "workers.txt").read_text()
+    assert {run.folder.name: began.count(f"{run.folder.name} begins") for run in runs} == {
+        run.folder.name: 2 if run == runs[1] else 1 for run in runs
+    }
+    again = customize(runs[1].customization(), tmp_path / "again")
+    assert again.adapter.read_bytes() == runs[1].adapter.read_bytes()
+    assert [entry["step"] for entry in runs[1].read_metrics()] == [*range(1, 61)]
 
 
 def test_a_killed_run_is_taken_up_first_and_given_up_where_it_is_killed_again(library, config, started):
