@@ -135,7 +135,7 @@ def strength_of(values: Mapping[str, Any]) -> float:
         UserError: it is out of range, or leaves no step.
     """
     strength, steps = values["strength"], values["steps"]
-    if not _within(strength, RANGES["strength"]):
+    if not within(strength, RANGES["strength"]):
         raise UserError(f"strength is {strength}", "Set it to a number from {} to {}".format(*RANGES["strength"]))
     if int(steps * strength) < 1:
         few = f"strength is {strength:g}, which leaves none of {steps} steps"
@@ -313,7 +313,7 @@ def recall_elsewhere(
 
 def _fitting(values: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]) -> tuple[dict[str, Any], list[str]]:
     numbers = {name: values[name] for name in ranges if name in values}
-    odd = [name for name, value in numbers.items() if not _within(value, ranges[name])]
+    odd = [name for name, value in numbers.items() if not within(value, ranges[name])]
     odd += [name for name in ("prompt", "negative_prompt") if not isinstance(values[name], str)]
     return {name: value for name, value in values.items() if name not in odd}, odd
 
@@ -346,5 +346,5 @@ def recalled(recipe: Recipe, faults: list[str], base_hash: str, adapter_hash: st
     return " ".join([*faults, end]), "warning" if faults or others else "good"
 
 
-def _within(value: Any, limits: tuple[float, float]) -> bool:
+def within(value: Any, limits: tuple[float, float]) -> bool:
     return isinstance(value, int | float) and limits[0] <= value <= limits[1]

@@ -156,6 +156,14 @@ def _stages(job: Job, names: Sequence[str]) -> str:
     return "".join(items)
 
 
+def line(waiting: Sequence[str], shown: str) -> str:
+    """The runs that wait, the next one first; the one that is shown stands out."""
+    if not waiting:
+        return ""
+    items = (f"<li>{f'<strong>{escape(name)}</strong>' if name == shown else escape(name)}</li>" for name in waiting)
+    return f'<section class="line" aria-label="Runs in line"><h4>In line</h4><ol>{"".join(items)}</ol></section>'
+
+
 def loss_curve(entries: list[dict]) -> str:
     """A run's loss over its steps as SVG: each step faintly, a running mean plainly, a line where a stage begins."""
     if len(entries) < 2:

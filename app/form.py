@@ -20,6 +20,7 @@ FILES = {"pictures", "crops", "others"}  # of a concept, what names files
 SHOWN = ("class_word", "placeholder", "caption")  # of a concept, as text
 OUTSIDE = "unmasked_weight"
 MEMORY = "memory"
+STYLE_STEPS = "style.steps"  # beside those of the content
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class ProjectForm:
             data.get("samples", {}).pop("prompt", None)  # the sample project's prompt names its own
         kept = sample.model_dump(exclude={"mirror", "short_captions"} if own else None)
         crops = {one.path.name: one.crop for one in pictures if one.crop != MIDDLE}
+        if f"{concept}.steps" == STYLE_STEPS:
+            shown["steps"] = values.get(STYLE_STEPS, sample.steps) or 0
         shown[OUTSIDE] = values.get(f"{concept}.{OUTSIDE}", sample.unmasked_weight)
         return kept | {"pictures": [one.path for one in pictures], "crops": crops} | shown
 
@@ -80,7 +83,7 @@ class ProjectForm:
         """What the fields show of a customization, by key: the reverse of `read`, but for the pictures."""
         values, base = by_key(config), short(config.base)
         for concept in CONCEPTS.keys() - config.concepts.keys():
-            values |= {f"{concept}.{name}": "" for name in SHOWN}
+            values |= {f"{concept}.{name}": "" for name in SHOWN} | {f"{concept}.steps": self.concept(concept).steps}
         shown = {"base": next((name for name, one in self.bases.items() if one == base), base)}
         return values | shown | {MEMORY: config.memory or ""}
 
@@ -100,7 +103,7 @@ class ProjectForm:
         Raises:
             UserError: as `training.memory`.
         """
-        own = {"base", "seed", MEMORY, *(f"optimizer.{name}" for name in SHARED)}
+        own = {"base", "seed", MEMORY, STYLE_STEPS, *(f"optimizer.{name}" for name in SHARED)}
         shown = self.write(self._start(preset, memory)).items()
         return {key: value for key, value in shown if key in own or key.startswith(("adapter.", "steps."))}
 

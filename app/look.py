@@ -96,6 +96,9 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700) !important;
 .pairs button:is(:hover, :focus-visible) { border-color: #0d9488; }
 .pairs img { width: 104px; height: 104px; object-fit: contain; margin: 0; }
 
+.line h4 { margin: 8px 0 2px; font-size: 0.9rem; }
+.line ol { margin: 0; padding-left: 20px; }
+
 /* As many settings side by side as fit, in columns of one width. */
 .settings .form { display: grid; grid-template-columns: repeat(auto-fit, minmax(215px, 1fr));
   background: var(--block-background-fill); }

@@ -86,7 +86,8 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
         inputs = projects.fields.all | {projects.draft}
         projects.start.click(start, inputs, [projects.note, trains.run, tabs], trigger_mode="once", **QUICK)
         page.load(projects.open, None, projects.shown, **QUICK)
-        page.load(open_page, None, [trains.run, tabs, *plays.shown], **QUICK)
+        opened = page.load(open_page, None, [trains.run, tabs, *plays.shown], **QUICK)
+        opened.then(plays.restore, [plays.kept, plays.run], plays.restored, **QUICK)
         trains.play.click(play_with, trains.run, [tabs, *plays.shown], **QUICK)
         timer.tick(add_new, [plays.run, known], [*plays.shown, known, *trains.mix.shown], **QUICK)
         page.unload(plays.leave)

@@ -40,7 +40,7 @@ HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/...
 # factors are larger here; not tried yet.
 EMBEDDED: dict[str, Any] = {
     "content": {"prior_weight": 1.0, "variants": {"blueprint style": "blueprint", "sepia style": "sepia"}},
-    "style": {"prior_weight": 0.1},
+    "style": {"prior_weight": 0.1, "steps": 300, "slack": 0.05},
     "adapter": {"content_in": "words", "style_in": "not words"},
     "optimizer": {"lr": 2e-3, "rank": 0.5},
     "steps": {"break": 600, "make": 0},
@@ -94,6 +94,11 @@ class Concept(Strict):
         le=10,
         description="weight of the loss by which others teach the concept itself to stay out of what it was not asked "
         "for (prior preservation); 0: they teach a stand-in for the missing concept alone, as the paper has it",
+    )
+    slack: Share = Field(
+        0.0,
+        description="share of what was learned of its own pictures that may be given up for less strength, which "
+        "leaves more of what it is joined with: the file holds the least that keeps the rest; 0: as it was learned",
     )
     caption_dropout: Share = Field(
         0.0,

@@ -177,9 +177,7 @@ def convert(
     if scales:
         if not any(scales.get(concept, 1.0) for concept, _ in card.halves):
             raise UserError("Both scales are 0, so nothing of the adapter would be left", "Raise one of them")
-        factors = {name: _scaled(name, pair, card, scales) for name, pair in factors.items()}
-        baked = tuple((concept, scale * scales.get(concept, 1.0)) for concept, scale in card.scales)
-        card = replace(card, scales=baked)
+        factors, card = scaled(factors, card, scales)
     if precision:
         dtype = getattr(torch, precision)
         factors = {name: tuple(factor.to(dtype) for factor in pair) for name, pair in factors.items()}
@@ -187,6 +185,13 @@ def convert(
             raise UserError(f"A weight is too large for {precision}", "Choose bfloat16 or float32")
     said = {"modelspec.title": title, "modelspec.trigger_phrase": trigger}
     write(target, factors, card, style, {key: text for key, text in said.items() if text})
+
+
+def scaled(factors: Factors, card: Card, scales: Mapping[str, float]) -> tuple[Factors, Card]:
+    """An adapter with scales of concepts baked into its weights, which it says."""
+    baked = tuple((concept, scale * scales.get(concept, 1.0)) for concept, scale in card.scales)
+    found = {name: _scaled(name, pair, card, scales) for name, pair in factors.items()}
+    return found, replace(card, scales=baked)
 
 
 def _scaled(name: str, pair: tuple[Tensor, Tensor], card: Card, scales: Mapping[str, float]) -> tuple[Tensor, Tensor]:

@@ -44,6 +44,7 @@ from training.sampling import guided_pipeline
 from training.sheet import Stopped
 from training.stages import BOTH, SHORT, Part, Stage, in_one_pass
 from training.state import State, all_finite, check_finite
+from training.strength import error_of, least_strength
 
 # Parameters of a denoiser whose layers are too small to share: two that spin are a sixth faster on an idle
 # machine and less than half as fast beside another program (benchmarks/customization/threads.py).
@@ -435,10 +436,28 @@ def finish(work: Work, state: State) -> None:
         **adapter.frozen(config.adapter),
     )
     check_finite(state.done)
+    if strengths := least_strengths(work):
+        factors, card = export.scaled(factors, card, strengths)
+        for concept in strengths:
+            adapter.load(concept, adapter.learned_in(factors, concept))
     adapter.load_factors(factors)  # the sheet shows what the file does
     export.write(run.adapter, factors, card)
     work.previews.finish(state.done.keys())
     run.write_state(status="done", message="")
+
+
+def least_strengths(work: Work) -> dict[str, float]:
+    """The strength that each concept needs which this run has learned and that may give something up for less."""
+    found, steps = {}, work.config.steps
+    for concept, own in work.config.concepts.items():
+        if own.slack and concept in work.concepts and (own.run is None or own.further):
+            work.run.write_state(doing=f"Looking how strong the {concept} has to be")
+            error = error_of(
+                work.pipe, work.adapter, concept, work.concepts[concept], steps.batch_size, work.config.seed
+            )
+            found[concept] = least_strength(error, own.slack)
+            log.info("The %s has %g of the strength that it was learned with", concept, found[concept])
+    return found
 
 
 class Report:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from textwrap import shorten
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import gradio as gr
@@ -32,6 +32,7 @@ from training.families import FAMILIES
 from training.formats import shown as readable
 
 SIDES = ("across", "down")  # of a grid
+NOT_KEPT = ("image",)
 LABEL = 40  # letters of a prompt over a column of a grid
 BASE_ALONE = ""  # the dropdown's value for no run
 
@@ -46,6 +47,9 @@ class PlayPage:
     set_from: Callable
     set_seed: Callable
     leave: Callable  # for a page that is gone: nobody waits for its pictures
+    kept: gr.BrowserState  # the fields as this browser showed them last, by name
+    restored: list[gr.components.Component]  # what `restore` fills
+    restore: Callable
 
 
 def build(
@@ -103,6 +107,8 @@ def build(
                 gr.Markdown("Every picture carries its recipe. Drop one here to set all fields as it was drawn.")
                 source = gr.File(label="A PNG made by Joinery", file_types=[".png"], height=110, elem_id="recipe")
     ticket, picked = gr.State(None), gr.State("")
+    ready = gr.State(False)  # whether the fields are the person's: until they are restored, nothing is kept
+    kept_here = gr.BrowserState({}, storage_key="joinery-play", secret="no secret: this browser's own fields")
     ranges = fields.ranges | {"seed": (0, LARGEST_SEED)}
     named = ("prompt", "content", "style", "seed", "image", "size")
     prompt, content, style, seed, image, size = (fields[name] for name in named)
@@ -403,6 +409,26 @@ def build(
     def use_picked(path: str, now: str) -> dict:
         return set_from(path, now) if path else {note: gr.skip()}
 
+    def keep(given: dict) -> dict[str, Any]:
+        """What a reload shows again; the picture to start from is not kept."""
+        if not given[ready]:
+            return gr.skip()
+        values = fields.read(given)
+        return {name: value for name, value in values.items() if name not in NOT_KEPT}
+
+    def restore(values: Any, now: str) -> dict:
+        """The fields as they were, on the run that they were for if it is still there."""
+        values = {name: value for name, value in (values or {}).items() if name in fields and name not in NOT_KEPT}
+        odd = [name for name, limits in ranges.items() if name in values and not drawing.within(values[name], limits)]
+        values = {name: value for name, value in values.items() if name not in odd}
+        if not values or values.get("run", BASE_ALONE) not in (*names(), BASE_ALONE):
+            return {ready: True}
+        model, _, learned = model_of(values.setdefault("run", now or BASE_ALONE))
+        usable = dict(zip(("content", "style"), scales(learned), strict=True))
+        for concept in usable.keys() & values.keys():
+            usable[concept]["value"] = values[concept]
+        return fields.write(values | usable | {"run": runs(values["run"])}) | {adapter: _download(model), ready: True}
+
     def leave(request: gr.Request) -> None:
         line.stop(request.session_hash)
 
@@ -421,9 +447,11 @@ def build(
     source.upload(set_from, [source, run], filled, **QUICK)
     use.click(use_picked, [picked, run], filled, **QUICK)
     goes_with(note, written)
+    changes = [field.change for name, field in ((name, fields[name]) for name in fields) if name not in NOT_KEPT]
+    gr.on(changes, keep, fields.all | {ready}, kept_here, trigger_mode="always_last", **QUICK)
     source.clear(lambda: "", None, note, **QUICK)
     shown = [run, prompt, content, style, start.folded, adapter]
-    return PlayPage(run, shown, offer, add_new, filled, set_from, set_seed, leave)
+    return PlayPage(run, shown, offer, add_new, filled, set_from, set_seed, leave, kept_here, [*filled, ready], restore)
 
 
 class _Drawn(NamedTuple):

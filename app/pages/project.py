@@ -123,7 +123,8 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
             add("adapter.compander", gr.Checkbox, "Weight Compander", "Keeps what the halves learn within bounds.")
             add("adapter.compander_scale", gr.Number, "Compander scale", "Entries stay within 1.57 times this.")
         with gr.Row():
-            add("steps.break", gr.Number, "Steps: apart", "For each of content and style.", precision=0)
+            add("steps.break", gr.Number, "Steps: apart", "For the content, and the style.", precision=0)
+            add("style.steps", gr.Number, "Steps: style", "0: as many as the content.", precision=0)
             add("steps.make", gr.Number, "Steps: joined", "Fine-tunes both together.", precision=0)
             add("seed", gr.Number, "Seed", "Same seed, same adapter.", precision=0)
         with gr.Row():

@@ -38,6 +38,7 @@ def build(
             sample = gr.Button("Draw samples now", visible=False, elem_id="sample")
             play = gr.Button("Play with it", variant="primary", visible=False, elem_id="play")
             note = gr.HTML(padding=False, elem_id="train-note")
+            line = gr.HTML(padding=False, elem_id="line")
         with gr.Column(min_width=320):
             curve = gr.HTML(padding=False, elem_id="curve")
     strips = gr.Gallery(
@@ -52,7 +53,7 @@ def build(
     )
     seen, seen_strips = gr.State(None), gr.State(None)
     buttons = (cancel, resume, mend, sample, play)
-    view = [progress, curve, *buttons, note, seen]
+    view = [progress, curve, *buttons, note, line, seen]
 
     def look(name: str | None, before: list | None, said: str) -> dict:
         """The view of a run; nothing is sent while nothing has changed."""
@@ -64,7 +65,8 @@ def build(
         # Both notes are about a run that is being trained: this one, or the one that another waits for.
         shown = {note: ""} if said and not job.live and not library.running() else {}
         ahead = jobs.ahead(run) if job.status == jobs.QUEUED else 0
-        now = [name, repr(job), ahead]
+        waiting = [one.folder.name for one in jobs.waiting(library.folder)]
+        now = [name, repr(job), ahead, waiting]
         if now == before:
             return shown or gr.skip()
         try:
@@ -72,6 +74,7 @@ def build(
         except UserError as error:  # its configuration was changed by hand, or is from another version
             return shown | {progress: figures.note(str(error), "error"), curve: "", seen: now} | hidden
         return shown | {
+            line: figures.line(waiting, name),
             progress: figures.progress(name, replace(job, message=spell(job.message)), stages, ahead),
             curve: figures.loss_curve(run.read_metrics()),
             cancel: gr.Button(visible=job.live or job.status == jobs.QUEUED),

@@ -27,3 +27,9 @@ def test_a_plot_of_guidance_says_how_strong_it_was_and_where_it_was_limited():
         "step 3: strength 0.060, 50% of it along the picture",
     ]
     assert figures.guidance_curve([]) == ""
+
+
+def test_the_line_names_its_runs_in_order():
+    assert figures.line([], "a") == ""
+    shown = figures.line(["a <b>", "c"], "c")
+    assert "<li>a &lt;b&gt;</li><li><strong>c</strong></li>" in shown

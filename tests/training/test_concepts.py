@@ -1,4 +1,5 @@
 import torch
+from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -47,6 +48,25 @@ def test_latents_are_the_scaled_mean_of_the_posterior():
     with torch.no_grad():
         expected = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
     torch.testing.assert_close(model.encode_pictures(pipe, pixels), expected)
+
+
+def test_an_autoencoder_that_says_its_statistics_is_drawn_back_by_diffusers():
+    """Of SDXL's descendants: its own pipeline undoes them when it decodes."""
+    pipe = tiny_pipeline(StableDiffusionXLPipeline)
+    stated = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [2.0, 0.5, 1.0, 3.0]}
+    pipe.vae.register_to_config(**stated)
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        raw = pipe.vae.encode(pixels).latent_dist.mode()
+    found, scale = model.encode_pictures(pipe, pixels), pipe.vae.config.scaling_factor
+    mean, std = (torch.tensor(stated[name]).view(1, -1, 1, 1) for name in stated)
+    torch.testing.assert_close(found * std / scale + mean, raw)
+    img2img = StableDiffusionXLImg2ImgPipeline(**pipe.components)
+    theirs = img2img.prepare_latents(pixels, None, 2, 1, torch.float32, "cpu", None, add_noise=False)
+    spread = found - theirs  # which draws from the posterior: as far off as that is wide
+    with torch.no_grad():
+        wide = pipe.vae.encode(pixels).latent_dist.std / std * scale
+    assert (spread.abs() < 6 * wide + 1e-5).all()
 
 
 def test_latents_are_found_again_by_all_that_decides_them(tmp_path):

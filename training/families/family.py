@@ -259,6 +259,17 @@ def dtype_of(network: nn.Module) -> torch.dtype:
     return known[1]
 
 
+def by_statistics(latents: Tensor, vae: nn.Module) -> Tensor:
+    """Latents, (n, c, h, w), normalised by the autoencoder's own mean and deviation of each channel, if it has any."""
+    import torch
+
+    stated = [vae.config.get(name) for name in ("latents_mean", "latents_std")]
+    if not all(stated):
+        return latents
+    mean, std = (torch.tensor(values, device=latents.device).view(1, -1, 1, 1) for values in stated)
+    return (latents - mean) / std
+
+
 def mean_square(error: Tensor, weights: Tensor | None, groups: int = 1) -> Tensor:
     """The mean of an error's squares, weighed where there are weights; of more than one group (groups,)."""
     squares = error.square() if weights is None else weights * error.square()

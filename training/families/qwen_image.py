@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from training.families.family import by_statistics
 from training.families.flow import Flow, cut_to_longest, padded, settings_of
 
 if TYPE_CHECKING:
@@ -37,14 +38,7 @@ class QwenImage(Flow):
 
     def encode_picture(self, pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
         """As a film of one picture, each channel normalised by the autoencoder's own statistics."""
-        import torch
-
-        config = pipe.vae.config
-        latents = pipe.vae.encode(pixels.unsqueeze(2)).latent_dist.mean.squeeze(2).float()
-        mean, std = (
-            torch.tensor(x, device=latents.device).view(1, -1, 1, 1) for x in (config.latents_mean, config.latents_std)
-        )
-        return (latents - mean) / std
+        return by_statistics(pipe.vae.encode(pixels.unsqueeze(2)).latent_dist.mean.squeeze(2).float(), pipe.vae)
 
     def encode_prompts(self, pipe: DiffusionPipeline, prompts: list[str], resolution: int) -> dict[str, Tensor]:
         embeds, mask = pipe.encode_prompt(prompts, device=pipe.device)

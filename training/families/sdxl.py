@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from training.families.family import BLOCKS, EIGHT_BIT, EXACT, PHOTOGRAPHED, PROJECTED
+from training.families.family import BLOCKS, EIGHT_BIT, EXACT, PHOTOGRAPHED, PROJECTED, by_statistics
 from training.families.stable_diffusion import END, StableDiffusion
 
 if TYPE_CHECKING:
@@ -73,6 +73,11 @@ class StableDiffusionXL(StableDiffusion):
     def of_folder(self, kind: str, index: dict[str, Any], denoiser: dict[str, Any]) -> bool:
         relative = denoiser.get("in_channels") == 9 or index.get("requires_aesthetics_score")
         return kind == self.pipeline or bool(kind.startswith("StableDiffusionXL") and relative)
+
+    def encode_picture(self, pipe: DiffusionPipeline, pixels: Tensor) -> Tensor:
+        """Some descendants' autoencoders say a mean and a deviation of each channel, by which theirs are normalised."""
+        vae = pipe.vae
+        return by_statistics(vae.encode(pixels).latent_dist.mean.float(), vae) * vae.config.scaling_factor
 
     def encode_prompts(self, pipe: DiffusionPipeline, prompts: list[str], resolution: int) -> dict[str, Tensor]:
         """Also the pooled text, and the picture's height and width, its crop, and the target's height and width."""
