@@ -1,4 +1,4 @@
-"""What a project takes on this machine: a child process does its first steps in a folder that goes away."""
+"""What only the base can say of a project, found by a child process: what it takes, and which words are near to it."""
 
 import json
 import shutil
@@ -6,9 +6,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -45,11 +46,42 @@ def measure(library: Library, config: Customization, pictures: dict[str, list[Gi
     Raises:
         UserError: what training would say of the project.
     """
+    found = yield from _asked(config, pictures, ["estimate"], [], "The first steps did not come to their end")
+    yield Measured(
+        found["seconds"],
+        memory=found["peak"],
+        has_memory=found["has"] or psutil.virtual_memory().total,
+        disk=found["disk"],
+        free_disk=shutil.disk_usage(library.folder).free,
+        device=found["device"],
+    )
+
+
+def nearest(
+    config: Customization, pictures: dict[str, list[Given]], kind: str, words: list[str]
+) -> Iterator[float | list[str]]:
+    """The seconds that have passed, and at last the words that the base knows, the nearest to the pictures first.
+
+    Args:
+        pictures: as `Library.create` takes them.
+        kind: "content" or "style": whose.
+        words: to compare; those of the project if there are none.
+    Raises:
+        UserError: what training would say of the base and the pictures.
+    """
+    found = yield from _asked(config, pictures, ["words"], [kind, *words], "The words could not be compared")
+    yield [word for word, _ in found]
+
+
+def _asked(
+    config: Customization, pictures: dict[str, list[Given]], command: list[str], more: list[str], failed: str
+) -> Generator[float, None, Any]:
+    """What a command says of a project in JSON; the project is written for it, into a folder that goes away."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         run = Library(Path(folder)).create(config, pictures)
-        command = [sys.executable, "-m", "training", "estimate", str(run.config), "--json"]
+        line = [sys.executable, "-m", "training", *command, str(run.config), *more, "--json"]
         with tempfile.TemporaryFile("w+", encoding="utf-8") as said, tempfile.TemporaryFile("w+") as errors:
-            child = subprocess.Popen(command, cwd=HOUSE, stdin=subprocess.DEVNULL, stdout=said, stderr=errors)
+            child = subprocess.Popen(line, cwd=HOUSE, stdin=subprocess.DEVNULL, stdout=said, stderr=errors)
             began = time.monotonic()
             try:
                 while child.poll() is None:
@@ -62,13 +94,5 @@ def measure(library: Library, config: Customization, pictures: dict[str, list[Gi
             errors.seek(0)
             if child.returncode:
                 last = (errors.read().strip().splitlines() or ["It ended without a word."])[-1]
-                raise UserError(f"The first steps did not come to their end: {last.rstrip('.')}", "Mend this first")
-            found = json.loads(said.read())
-    yield Measured(
-        found["seconds"],
-        memory=found["peak"],
-        has_memory=found["has"] or psutil.virtual_memory().total,
-        disk=found["disk"],
-        free_disk=shutil.disk_usage(library.folder).free,
-        device=found["device"],
-    )
+                raise UserError(f"{failed}: {last.rstrip('.')}", "Mend this first")
+            return json.loads(said.read())

@@ -1,4 +1,4 @@
-"""The command line: new, customize, join, further, estimate, sample, caption, export."""
+"""The command line: new, customize, join, further, estimate, words, sample, caption, export."""
 
 import _thread
 import itertools
@@ -85,6 +85,31 @@ class Estimate:
         logging.getLogger("joinery").setLevel(logging.WARNING)
         found = estimate(Customization.load(self.project))
         say(found.as_json() if self.json else found)
+        return 0
+
+
+@dataclass
+class Words:
+    """Say which of the words that the base knows are nearest to a project's pictures: a class word for it."""
+
+    project: tyro.conf.Positional[Path]
+    """The project file."""
+    kind: Annotated[tyro.conf.Positional[Literal["content", "style"]], tyro.conf.arg(metavar="CONTENT|STYLE")]
+    """Whose pictures."""
+    words: tyro.conf.Positional[tuple[str, ...]] = ()
+    """The words to compare; those of the table [others] if not given."""
+    json: bool = False
+    """On one line, for a program: pairs of a word and its error."""
+
+    def __call__(self) -> int:
+        import json
+
+        _quiet()
+        from training.config import Customization
+        from training.nearest import nearest
+
+        found = nearest(Customization.load(self.project), self.kind, self.words)
+        say(json.dumps(found) if self.json else "\n".join(f"{error:8.4f}  {word}" for word, error in found))
         return 0
 
 
@@ -401,7 +426,7 @@ def main() -> int:
             say(f"{option} is empty. Name something, or leave it out.", to=sys.stderr)
             return INVALID
     command = tyro.cli(
-        New | Customize | Join | Further | Estimate | Sample | Caption | Export,
+        New | Customize | Join | Further | Estimate | Words | Sample | Caption | Export,
         prog="python -m training",
         description=__doc__,
     )

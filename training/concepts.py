@@ -142,13 +142,17 @@ def prepare(
         tensors = load_file(file)
         latents = tensors.pop("latents")
     except (OSError, SafetensorError, KeyError):  # a damaged cache file is made anew, like a missing one
-        pixels = np.stack([np.asarray(picture.image) for picture in pictures])
-        pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents = encode_pictures(pipe, pixels)
+        latents = encode_pictures(pipe, as_pixels(pictures))
         tensors = encode_prompts(pipe, captions + dropped, resolution)
         checkpoint.write_tensors(file, {"latents": latents} | tensors)
     weights = weights_of(masks, outside, latents.shape[-2:]) if any(masks) else None
     return EncodedConcept(latents, tensors, digest, tuple(p.path.name for p in pictures), framing, weights)
+
+
+def as_pixels(pictures: list[Picture]) -> Tensor:
+    """What an autoencoder takes, (n, 3, h, w), from -1 to 1."""
+    pixels = np.stack([np.asarray(picture.image) for picture in pictures])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def weights_of(masks: list[Image.Image | None], outside: float, size: tuple[int, int]) -> Tensor:

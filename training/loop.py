@@ -248,6 +248,8 @@ def train_stage(work: Work, state: State, stage: Stage, report: "Report", should
         if state.step == stage.end:
             with at_rest(state.optimizer):
                 state.done |= {c: work.adapter.learned(c) for c in stage.teaches if c in config.concepts}
+            if not stage.joins:
+                state.done |= {c: settled(work, c, state.done[c]) for c in stage.teaches if c in config.concepts}
 
         # Report
         report.step(stage, state.step, losses, time.monotonic() - began)
@@ -260,6 +262,20 @@ def train_stage(work: Work, state: State, stage: Stage, report: "Report", should
             save(work, state)
     if state.in_backward:
         state.in_backward.remove()
+
+
+def settled(work: Work, concept: str, learned: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a concept has learned, at the least strength that gives up no more of it than its slack."""
+    config = work.config
+    if not (slack := config.concepts[concept].slack):
+        return learned
+    work.run.write_state(doing=f"Looking how strong the {concept} has to be")
+    for each in BOTH:
+        work.adapter.load(each, learned if each == concept else None)
+    own, batch = work.concepts[concept], config.steps.batch_size
+    strength = least_strength(error_of(work.pipe, work.adapter, concept, own, batch, config.seed), slack)
+    log.info("The %s has %g of the strength that it was learned with", concept, strength)
+    return learned if strength == 1 else work.adapter.weakened(concept, learned, strength)
 
 
 def draw_strip(work: Work, state: State, stage: Stage) -> None:
@@ -436,28 +452,10 @@ def finish(work: Work, state: State) -> None:
         **adapter.frozen(config.adapter),
     )
     check_finite(state.done)
-    if strengths := least_strengths(work):
-        factors, card = export.scaled(factors, card, strengths)
-        for concept in strengths:
-            adapter.load(concept, adapter.learned_in(factors, concept))
     adapter.load_factors(factors)  # the sheet shows what the file does
     export.write(run.adapter, factors, card)
     work.previews.finish(state.done.keys())
     run.write_state(status="done", message="")
-
-
-def least_strengths(work: Work) -> dict[str, float]:
-    """The strength that each concept needs which this run has learned and that may give something up for less."""
-    found, steps = {}, work.config.steps
-    for concept, own in work.config.concepts.items():
-        if own.slack and concept in work.concepts and (own.run is None or own.further):
-            work.run.write_state(doing=f"Looking how strong the {concept} has to be")
-            error = error_of(
-                work.pipe, work.adapter, concept, work.concepts[concept], steps.batch_size, work.config.seed
-            )
-            found[concept] = least_strength(error, own.slack)
-            log.info("The %s has %g of the strength that it was learned with", concept, found[concept])
-    return found
 
 
 class Report:

@@ -36,31 +36,39 @@ def least_strength(error: Callable[[float], float], slack: float) -> float:
 def error_of(
     pipe: DiffusionPipeline, adapter: Adapter, concept: str, encoded: EncodedConcept, batch: int, seed: int
 ) -> Callable[[float], float]:
-    """The denoising error of a concept's own pictures by its strength, the other concept off; always the same noise.
+    """The denoising error of a concept's own pictures by its strength, the other concept off.
 
     Args:
         pipe: with the adapter on.
         batch: pictures that are computed at once.
+        seed: of the noise.
     """
-    count = len(encoded)
-    device = encoded.latents.device
-    shares = ((torch.arange(LEVELS) + 0.5) / LEVELS).repeat_interleave(count)
-    index = torch.arange(count).repeat(LEVELS).to(device)
-    shape = (len(index), *encoded.latents.shape[1:])
-    noise = torch.randn(shape, generator=keyed(seed, "strength", concept, 0)).to(device)
-    levels = family_of(pipe).levels(pipe, shares).to(device)
 
     def error(strength: float) -> float:
         adapter.set_scales(**dict.fromkeys(BOTH, 0.0) | {concept: strength})
-        total = 0.0
         try:
-            with torch.no_grad():
-                for some in torch.arange(len(index), device=device).split(batch):
-                    latents, conditions = encoded[index[some]]
-                    found = denoising_loss(pipe, latents, conditions, noise[some], levels[some])
-                    total += found.item() * len(some)
+            return denoising_error(pipe, encoded, batch, keyed(seed, "strength", concept, 0))
         finally:
             adapter.set_scales()
-        return total / len(index)
 
     return error
+
+
+def denoising_error(pipe: DiffusionPipeline, encoded: EncodedConcept, batch: int, generator: torch.Generator) -> float:
+    """The mean loss of pictures under their captions, each at `LEVELS` noise levels.
+
+    Args:
+        batch: pictures that are computed at once.
+        generator: of the noise.
+    """
+    count, device, total = len(encoded), encoded.latents.device, 0.0
+    shares = ((torch.arange(LEVELS) + 0.5) / LEVELS).repeat_interleave(count)
+    index = torch.arange(count).repeat(LEVELS).to(device)
+    shape = (len(index), *encoded.latents.shape[1:])
+    noise = torch.randn(shape, generator=generator).to(device)
+    levels = family_of(pipe).levels(pipe, shares).to(device)
+    with torch.no_grad():
+        for some in torch.arange(len(index), device=device).split(batch):
+            latents, conditions = encoded[index[some]]
+            total += denoising_loss(pipe, latents, conditions, noise[some], levels[some]).item() * len(some)
+    return total / len(index)

@@ -48,6 +48,7 @@ class Column:
     asked: gr.HTML
     describe: gr.Button
     outside: gr.Slider  # how much counts what lies outside the masks
+    compare: gr.Button  # the words that the base knows
 
     @property
     def key(self) -> str:
@@ -210,6 +211,7 @@ def build(form: ProjectForm, drafts: Drafts, copies: Copies, concept: str, field
             listed = {"choices": bases.words(form.sample.base).get(concept, []), "allow_custom_value": True}
             add("class_word", gr.Dropdown, "Class word", "The nearest that the base knows.", min_width=120, **listed)
             add("placeholder", gr.Textbox, "Placeholder", "Stands for it in prompts.", max_lines=1, min_width=120)
+        compare = gr.Button("Which word is nearest?", size="sm", elem_id=f"{concept}-nearest")
         asked = gr.HTML(padding=False, elem_id=f"{concept}-word")
         add("caption", gr.Textbox, "Caption", "For pictures that bring no caption of their own.", max_lines=2)
         outside = {"minimum": 0, "maximum": 1, "step": 0.05, "visible": any(one.mask for one in begin)}
@@ -233,4 +235,5 @@ def build(form: ProjectForm, drafts: Drafts, copies: Copies, concept: str, field
         asked,
         ask,
         fields[f"{concept}.unmasked_weight"],
+        compare,
     )

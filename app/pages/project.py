@@ -16,7 +16,7 @@ from app.fields import Fields
 from app.form import CONCEPTS, ProjectForm, by_key
 from app.given import Given, pictures_of
 from app.library import Library
-from app.measuring import measure
+from app.measuring import measure, nearest
 from app.pages import QUICK, about, by_hand, concept, goes_with, optimizer
 from pipelines.errors import UserError
 from training import Customization, Run
@@ -169,6 +169,29 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         except UserError as error:
             yield figures.note(str(fields.in_labels(error)), "error", asked)
 
+    def compare(concept: str) -> Callable:
+        def handler(given: dict) -> Iterator[dict]:
+            """The nearest word that the base knows becomes the class word."""
+            asked, word = about(given), fields[f"{concept}.class_word"]
+            try:
+                config, pictures = form.read(entered(given))
+                own = {concept: pictures[concept]} if concept in pictures else {}
+                if not own:
+                    raise UserError(f"There are no pictures of a {concept}", "Add some first")
+                alone = config.model_copy(update=dict.fromkeys(CONCEPTS.keys() - own.keys()))
+                known = bases.words(config.base).get(concept, [])
+                for found in nearest(alone, own, concept, known):
+                    if isinstance(found, float):
+                        yield {note: figures.note(f"Comparing the words that the base knows ({found:.0f} s) ...")}
+                    else:
+                        said = f"Of the words that the base knows, {found[0]!r} is nearest to these pictures"
+                        others = f", then {', '.join(map(repr, found[1:4]))}" if found[1:] else ""
+                        yield {note: figures.note(f"{said}{others}.", "good"), word: found[0]}
+            except UserError as error:
+                yield {note: figures.note(str(fields.in_labels(error)), "error", asked)}
+
+        return handler
+
     def switch(preset: str, name: str, memory: int | str) -> dict:
         chosen = form.optimizer(preset, name, memory)
         fresh = dict(zip(rates, (chosen.lr, chosen.make_lr), strict=True))
@@ -312,16 +335,12 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     for one in (preset, memory):
         by_hand(one)(fit, [preset, memory], [*fields.all, said, note], **QUICK)
     by_hand(which)(switch, [preset, which, memory], [*fields.all, said], **QUICK)
-    try_out.click(
-        try_first_steps,
-        {*fields.all, draft},
-        note,
-        trigger_mode="once",
-        concurrency_id="device",  # a drawing meanwhile would count
-        concurrency_limit=1,
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    asking = {"trigger_mode": "once", "show_progress": "hidden", "api_visibility": "private"}
+    asking |= {"concurrency_id": "device", "concurrency_limit": 1}  # a drawing meanwhile would count
+    try_out.click(try_first_steps, {*fields.all, draft}, note, **asking)
+    for one, column in columns.items():
+        changed = [note, fields[f"{one}.class_word"]]
+        column.compare.click(compare(one), {*fields.all, draft}, changed, **asking)
     views = [part for column in columns.values() for part in column.shown]
     shown = [*fields.all, *views, said, project, draft, note]
     by_hand(project)(show, project, shown, **QUICK)

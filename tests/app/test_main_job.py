@@ -76,6 +76,9 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
 
     # Start; and while it trains, the page can be closed and opened again.
     page.get_by_label("Adapter rank").fill("4")
+    page.click("#style-nearest")
+    expect(page.locator("#project-note .good")).to_contain_text("is nearest to these pictures")
+    expect(page.get_by_label("Class word").last).to_have_value("noto")
     page.click("#measure")
     expect(page.locator("#project-note")).to_contain_text("Doing the first steps of each stage")
     expect(page.locator("#project-note .good")).to_contain_text("that are free")
@@ -99,7 +102,7 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
 
     # Draw, and take the adapter away.
     page.click("#play")
-    expect(page.locator("#prompt textarea")).to_have_value("sks koala, zwx style")
+    expect(page.locator("#prompt textarea")).to_have_value("sks koala, zwx noto style")
     page.click("#draw")
     expect(page.locator("#pictures img")).to_have_count(4)
     picture = tmp_path / "first.png"

@@ -68,7 +68,7 @@ def test_only_what_needs_the_device_waits_in_line(config, library, tmp_path):
     # An endpoint for programs has no target.
     asked = (event for event in page.fns.values() if not event.targets or event.targets[0][1] != "unload")
     queued = [event for event in asked if event.queue is not False]
-    assert {event.concurrency_id for event in queued} == {"device"} and len(queued) == 9
+    assert {event.concurrency_id for event in queued} == {"device"} and len(queued) == 11
 
 
 def test_whatever_goes_wrong_is_a_sentence(config, library, tmp_path, monkeypatch):

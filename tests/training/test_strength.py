@@ -1,9 +1,8 @@
 """A concept is kept at the least strength that shows nearly all of what was learned."""
 
 import pytest
-import torch
 
-from training import Customization, checkpoint, customize, export
+from training import Customization, customize, export
 from training.strength import STRENGTHS, least_strength
 
 
@@ -30,17 +29,31 @@ def test_a_run_s_file_holds_the_style_at_that_strength_and_says_so(config, tmp_p
     whole = customize(Customization(**data), tmp_path / "whole")
     data["style"]["slack"] = 0.3
     run = customize(Customization(**data), tmp_path / "run")
-    (before, first), (after, card) = (export.read(one.adapter) for one in (whole, run))
-    strength = dict(card.scales)["style"]
-    assert (
-        0.3 <= strength < 1 and dict(card.scales)["content"] == 1 and dict(first.scales) == {"content": 1, "style": 1}
-    )
-    expected, _ = export.scaled(before, first, {"style": strength})
-    for name, (up, down) in after.items():
-        product, its = (a.flatten(1) @ b.flatten(1) for a, b in ((up, down), expected[name]))
-        torch.testing.assert_close(product, its)
+    (before, card), (after, _) = (export.read(one.adapter) for one in (whole, run))
+
+    def products(factors):
+        return {name: up.flatten(1) @ down.flatten(1) for name, (up, down) in factors.items()}
+
+    # The strength that fits one layer fits them all, and the content is what it was.
+    found = products(after)
+    off = {strength: products(export.scaled(before, card, {"style": strength})[0]) for strength in STRENGTHS}
+    far = {s: max(float((found[name] - one[name]).abs().max()) for name in found) for s, one in off.items()}
+    strength = min(far, key=far.get)
+    close = 2e-3 if "method" in adapter else 1e-6  # what a rank cuts off a difference is not quite the same part
+    assert far[strength] < close < far[1.0] and strength < 1
     assert run.sheet.read_bytes() != whole.sheet.read_bytes()
 
-    # What was learned is as strong as ever where a run goes on.
-    ends = [checkpoint.read_last(one.checkpoints).tensors for one in (whole, run)]
-    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+def test_a_stage_that_follows_begins_from_it_and_a_run_that_goes_on_too(config, tmp_path):
+    data = config.model_dump(by_alias=True)
+    data["style"]["slack"] = 0.3
+    straight = customize(Customization(**data), tmp_path / "straight")
+    left = [config.steps.break_ * 2 + 1]
+
+    def stop() -> bool:
+        left[0] -= 1
+        return left[0] < 0
+
+    customize(Customization(**data), tmp_path / "parts", should_stop=stop)
+    again = customize(Customization(**data), tmp_path / "parts")
+    assert again.adapter.read_bytes() == straight.adapter.read_bytes()

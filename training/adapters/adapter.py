@@ -87,6 +87,14 @@ class Adapter(ABC):
     def set_scales(self, content: float = 1.0, style: float = 1.0) -> None:
         """Scale what the concepts do: 0 leaves one out, 1 is as learned."""
 
+    def weakened(self, concept: str, learned: dict[str, Tensor], strength: float) -> dict[str, Tensor]:
+        """A concept's learned factors, which are on, with a share of their strength, as `set_scales` has it."""
+        self.set_scales(**{concept: strength})
+        try:
+            return self.learned_in(self.factors(), concept)
+        finally:
+            self.set_scales()
+
     def stepping(self, stage: Stage, make: Make) -> AbstractContextManager:
         """Around the optimizer's step: may change gradients before it and weights after it."""
         return nullcontext()
