@@ -3,7 +3,7 @@
 import math
 import random
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from training.plan import SCALES, prompt_of
 
 AXES = (
     *("prompt", "content", "style", "guidance", "guidance_scale", "eta", "norm_threshold", "momentum", "steps", "seed"),
-    *("size", "sampler", "strength"),
+    *("size", "sampler", "strength", "run"),
 )
 NAMED = {"guidance": RULES, "sampler": SAMPLERS}  # axes of which the values have names
 MOST_CELLS = 64
@@ -223,12 +223,13 @@ class Axis:
     values: list[Any]
 
     @classmethod
-    def read(cls, name: str, text: str, ranges: Mapping[str, tuple[float, float]]) -> Self:
+    def read(cls, name: str, text: str, ranges: Mapping[str, tuple[float, float]], runs: Collection[str] = ()) -> Self:
         """From what a person has written, values with commas between them; prompts, which have commas, with semicolons.
 
         Args:
             name: one of `AXES`.
             ranges: of the fields that are numbers.
+            runs: the names of those that are finished.
         Raises:
             UserError: there is no value, or one is no number of that field's range, or no name of those that there are.
         """
@@ -238,19 +239,28 @@ class Axis:
             raise UserError(f"{name} has no values", f"Write some, with {marks} between them")
         if name in ("prompt", "size"):
             found = words
-        elif name in NAMED:
-            known = {one.lower(): one for one in NAMED[name]}
+        elif name in NAMED or name == "run":
+            every = NAMED.get(name, runs)
+            known = {one.lower(): one for one in every}
             if odd := [word for word in words if word.lower() not in known]:
-                raise UserError(f"{name} is {odd[0]!r}", f"Choose of {', '.join(NAMED[name])}")
+                raise UserError(f"{name} is {odd[0]!r}", f"Choose of {', '.join(every)}")
             found = [known[word.lower()] for word in words]
         else:
             found = [_number(name, word, *ranges[name]) for word in words]
         return cls(name, [*dict.fromkeys(found)])
 
 
-def by_grid(values: Mapping[str, Any], model: Model, across: Axis, down: Axis | None) -> list[list[Recipe]]:
+def by_grid(
+    values: Mapping[str, Any],
+    model: Model,
+    across: Axis,
+    down: Axis | None,
+    model_of: Callable[[str], Model] | None = None,
+) -> list[list[Recipe]]:
     """A row of recipes for each value down, or one row; all are from the seed of the first.
 
+    Args:
+        model_of: what draws with a run, by its name, where one of the sides is of runs; its recipes name the run.
     Raises:
         UserError: it has more than `MOST_CELLS` pictures, both sides are one field, or a value is out of range.
     """
@@ -263,7 +273,13 @@ def by_grid(values: Mapping[str, Any], model: Model, across: Axis, down: Axis | 
     if count > MOST_CELLS:
         raise UserError(f"The grid has {count} pictures", f"Leave out some values: {MOST_CELLS} are the most")
     fixed = dict(values) | {"seed": recipe_of(values, model).seed, "fresh": False}
-    return [[recipe_of(fixed | row | {across.name: value}, model) for value in across.values] for row in rows]
+
+    def cell(own: dict[str, Any]) -> Recipe:
+        name = own.get("run")
+        recipe = recipe_of(fixed | own, model_of(name) if name else model)
+        return replace(recipe, adapter=name) if name else recipe
+
+    return [[cell(row | {across.name: value}) for value in across.values] for row in rows]
 
 
 def _number(name: str, word: str, low: float, high: float) -> float | int:

@@ -8,7 +8,7 @@ from app import figures
 from app.album import Album, Shot
 from app.copies import Copies
 from app.library import Library
-from app.pages import QUICK, shelf
+from app.pages import QUICK, bin, shelf
 from app.pages.play import PlayPage
 from app.pages.project import ProjectPage
 
@@ -68,6 +68,7 @@ def build(
                      elem_id="dropped")  # fmt: skip
     gr.Markdown("### Runs and adapters")
     shelf.build(library, tabs, projects, plays, here)
+    bin.build(library.folder, here)
 
     def look(words: str, favourites: bool, number: float) -> dict:
         found = album.find(words, favourites)

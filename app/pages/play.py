@@ -157,7 +157,7 @@ def build(
                         count, before = 1 if one_each else values["count"], shown_of(drawn)
                         try:
                             found = painter.draw(
-                                model,
+                                model_of(wish.adapter)[0] if wish.adapter else model,
                                 wish,
                                 count,
                                 show,
@@ -230,7 +230,8 @@ def build(
 
     def sides(values: dict) -> tuple[Axis, Axis | None]:
         across, down = (
-            Axis.read(values[side], values[f"{side} values"], ranges) if values[side] else None for side in SIDES
+            Axis.read(values[side], values[f"{side} values"], ranges, names()) if values[side] else None
+            for side in SIDES
         )
         return across, down
 
@@ -244,7 +245,7 @@ def build(
 
     def gridded(recipe: Recipe, learned: dict, values: dict) -> dict[str, Recipe]:
         across, down = sides(values)
-        rows = drawing.by_grid(values, model_of(values["run"])[0], across, down)
+        rows = drawing.by_grid(values, model_of(values["run"])[0], across, down, lambda name: model_of(name)[0])
         return {
             ", ".join(filter(None, (head, column))): wish
             for head, row in zip(heads(down), rows, strict=True)

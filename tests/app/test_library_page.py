@@ -71,6 +71,22 @@ def test_pictures_and_runs_are_used_again(tmp_path_factory, project, finished, b
         expect(page.locator("#shot-recipe")).to_be_hidden()
         assert len(album.find()) == 2 and len([*(runs / ".pictures/trash").iterdir()]) == 1
 
+        # It can be put back.
+        page.get_by_role("tab", name="1 Project").click()
+        shelf.click()
+        page.get_by_role("button", name="Trash").click()
+        page.locator("#thrown input").click()
+        page.get_by_role("option", name="Picture").click()
+        left = {shot.name for shot in album.find()}
+        page.click("#put-back")
+        expect(page.locator("#trash-note")).to_have_text("Put back: 1.")
+        [restored] = {shot.name for shot in album.find()} - left
+        album.remove(restored)
+        page.click("#empty-trash")
+        page.click("#empty-really")
+        expect(page.locator("#trash-note")).to_contain_text("are free again")
+        assert len(album.find()) == 2 and not [*(runs / ".pictures/trash").iterdir()]
+
         # A renamed run is found by what its pictures say of its adapter.
         page.locator("#run-name input, #run-name textarea").fill("Koala, again")
         page.click("#rename-run")

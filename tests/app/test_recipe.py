@@ -239,6 +239,27 @@ def test_a_grid_goes_over_prompts_and_over_the_strength_of_a_start(model):
     assert drawn == [[("a bear, ink", share), ("a boat", share)] for share in (0.5, 1.0)]
 
 
+def test_a_grid_goes_over_runs_each_on_its_own_base(model):
+    values = {
+        "prompt": "a",
+        "content": 1,
+        "style": 1,
+        "seed": 0,
+        "fresh": True,
+        "steps": 4,
+        "negative_prompt": "",
+    } | OWN
+    values |= drawing.looks("emoji", 7.0)["Balanced"]
+    with pytest.raises(UserError, match=r"run is 'nobody'\. Choose of first, second"):
+        drawing.Axis.read("run", "first, nobody", RANGES, ["first", "second"])
+    runs = drawing.Axis.read("run", "Second, first", RANGES, ["first", "second"])
+    assert runs.values == ["second", "first"]
+    models = {"first": model, "second": replace(model, name="other", resolution=64)}
+    [[one, two]] = drawing.by_grid(values, model, runs, None, models.get)
+    assert (one.adapter, one.base, one.resolution) == ("second", "other", 64)
+    assert (two.adapter, two.base, two.resolution) == ("first", model.name, model.resolution)
+
+
 def test_a_grid_has_two_sides_and_an_end(model):
     many = drawing.Axis("seed", [*range(33)])
     with pytest.raises(UserError, match="The grid has 66 pictures"):
