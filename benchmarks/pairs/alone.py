@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks.common.changes import parsed
 from benchmarks.common.drawing import rounded
 from benchmarks.common.environment import environment
-from benchmarks.pairs.cells import CONTENTS, PLACEHOLDERS, STYLES, shown
+from benchmarks.pairs.cells import PLACEHOLDERS, shown
 from benchmarks.pairs.judges import judges_of, shipped
 from benchmarks.pairs.methods.joined import learned, loaded, of_one
 from benchmarks.pairs.methods.ready import folder
@@ -63,11 +63,13 @@ def main(
     draw, judges = drawer(pipe, guidance_scale), judges_of(name) if kind == "style" else shipped()
     row = {"kind": kind, "name": name, "changes": list(changes), "scale": scale, "seed": seed}
     row |= {"model": fingerprint(pipe.unet)[:12], "learned in": taken}
-    seen = shown(kind, name)
+    seen, word = shown(kind, name), run.customization().concepts[kind].class_word
     new = [(name, style) if kind == "content" else (style, name) for style in NEW[kind]]
     rows = {}
     for which, pairs in (("seen", seen), ("new", new)):
-        drawn = draw([prompt(kind, pair) for pair in pairs for _ in range(SEEDS)], tuple(range(len(pairs) * SEEDS)))
+        drawn = draw(
+            [prompt(kind, pair, word) for pair in pairs for _ in range(SEEDS)], tuple(range(len(pairs) * SEEDS))
+        )
         rows[which] = [Image.fromarray(picture.numpy()) for picture in drawn[::2]]
         asked = [pair for pair in pairs for _ in range(SEEDS)]
         for judge_name, judge in judges.items():
@@ -85,12 +87,16 @@ def main(
     print(json.dumps({judge_name: row[judge_name] for judge_name in judges}), flush=True)
 
 
-def prompt(kind: str, pair: Pair) -> str:
-    """What asks for a pair whose content or style was learned, and whose other half the base knows."""
+def prompt(kind: str, pair: Pair, word: str) -> str:
+    """What asks for a pair whose content or style was learned, and whose other half the base knows.
+
+    Args:
+        word: the class word that it was learned with.
+    """
     content, style = pair
     if kind == "content":
-        return f"{PLACEHOLDERS[kind]} {CONTENTS[content]}, {style} style"
-    return f"{content}, {PLACEHOLDERS[kind]} {STYLES[style]} style"
+        return f"{PLACEHOLDERS[kind]} {word}, {style} style"
+    return f"{content}, {PLACEHOLDERS[kind]} {word} style"
 
 
 if __name__ == "__main__":

@@ -32,13 +32,17 @@ class Cell:
     @property
     def prompt(self) -> str:
         """What asks for it once both are learned."""
-        content, style = PLACEHOLDERS["content"], PLACEHOLDERS["style"]
-        return f"{content} {CONTENTS[self.content]}, {style} {STYLES[self.style]} style"
+        return prompt_with(CONTENTS[self.content], STYLES[self.style])
 
     @property
     def class_words(self) -> str:
         """What asks for it in words that the base knows."""
         return f"{CONTENTS[self.content]}, {STYLES[self.style]} style"
+
+
+def prompt_with(content: str, style: str) -> str:
+    """What asks for a learned content in a learned style, by their class words."""
+    return f"{PLACEHOLDERS['content']} {content}, {PLACEHOLDERS['style']} {style} style"
 
 
 def cells(part: str) -> list[Cell]:

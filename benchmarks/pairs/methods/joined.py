@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from diffusers import DiffusionPipeline
 
-from benchmarks.pairs.cells import Cell, customization
+from benchmarks.pairs.cells import Cell, customization, prompt_with
 from benchmarks.pairs.methods.prompted import without_prompt
 from benchmarks.pairs.methods.ready import OWN, Ready, folder, opened, over, own, project
 from training import Run, customize, mixed
@@ -54,7 +54,12 @@ def join(cell: Cell, seed: int, changes: dict, make: int) -> Ready:
     }
     run = learned(mixed(runs["content"].folder, runs["style"].folder, make))
     pipe, set_scales = loaded(run, changes)
-    return Ready(pipe, cell.prompt, lambda content, style: set_scales(content=content, style=style))
+    words = run.customization().concepts  # a change may name another class word than the cell has
+    return Ready(
+        pipe,
+        prompt_with(words["content"].class_word, words["style"].class_word),
+        lambda content, style: set_scales(content=content, style=style),
+    )
 
 
 def loaded(run: Run, changes: dict) -> tuple[DiffusionPipeline, Callable[..., None]]:
