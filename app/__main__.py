@@ -29,7 +29,6 @@ from app.port import chosen_port
 from pipelines.errors import UserError
 
 INVALID = 2  # exit code
-SAVES_WITHIN = 6  # seconds, of the ten after which a container's processes are killed
 HOUSE = Path(__file__).resolve().parents[1]
 
 
@@ -108,7 +107,7 @@ class _Server(uvicorn.Server):
         if self.paused:
             from app import jobs
 
-            await asyncio.to_thread(jobs.wait_in_line, self.paused, SAVES_WITHIN)
+            await asyncio.to_thread(jobs.wait_in_line, self.paused)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

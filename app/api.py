@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -11,11 +11,10 @@ from pydantic import ValidationError, validate_call
 
 from app import jobs
 from app.album import Album
-from app.drawing import RANGES, SQUARE, readable_prompt, sized, whole_seed
+from app.drawing import RANGES, SQUARE, readable_prompt, sized, usual, whole_seed
 from app.library import Library
 from app.pages.project import ProjectPage
-from app.painter import Model, Painter, default_rule, settings_of
-from app.recipe import Recipe
+from app.painter import Model, Painter
 from pipelines.errors import UserError
 from training import Customization
 
@@ -108,7 +107,7 @@ class Api:
         """
         there = self.library.find(run) if run else None
         config = there.customization() if there else self.sample
-        model, rule = Model.of(config, there), default_rule("APG", config.preset)
+        model = Model.of(config, there)
         asked = {"content": content, "style": style, "count": count}
         asked["steps"] = steps or config.samples.inference_steps
         asked["guidance_scale"] = guidance_scale or config.samples.guidance_scale
@@ -117,17 +116,8 @@ class Api:
             if not low <= value <= high:
                 raise UserError(f"{name} is {value:g}", f"Give a number from {low} to {high}")
         count = int(asked.pop("count"))
-        recipe = Recipe(
-            readable_prompt(prompt),
-            whole_seed(seed),
-            guidance="APG",
-            guidance_settings=settings_of(rule),
-            resolution=model.resolution,
-            base=model.name,
-            sampler=sampler,
-            **sized(size or SQUARE, model.resolution),
-            **asked,
-        )
+        asked |= sized(size or SQUARE, model.resolution) | {"sampler": sampler, "prompt": readable_prompt(prompt)}
+        recipe = replace(usual(config, model, whole_seed(seed)), **asked)
         drawn = self.painter.draw(model, recipe, count)
         return [f"pictures/{self.album.add(picture, own).parent.name}.png" for picture, own in drawn]
 

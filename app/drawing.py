@@ -11,6 +11,7 @@ from app.painter import LARGEST_SEED, Model, default_rule, settings_of
 from app.parameters import Parameters
 from app.recipe import RULES, Recipe
 from pipelines import APG, CFG, GuidanceRule, UserError
+from training import Customization
 from training.config import Content, Style
 from training.families.diffusion import SAMPLERS
 from training.formats import shown
@@ -85,6 +86,24 @@ def recipe_of(values: Mapping[str, Any], model: Model) -> Recipe:
         negative_prompt=readable_prompt(values["negative_prompt"], "negative prompt"),
         sampler=values["sampler"],
         **start,
+    )
+
+
+def usual(config: Customization, model: Model, seed: int = 0) -> Recipe:
+    """The recipe by which a project's own samples are drawn, under the base's usual guidance."""
+    own = config.samples
+    rule = settings_of(default_rule("APG", config.preset))
+    return Recipe(
+        prompt=config.sample_prompt,
+        seed=seed,
+        content=1.0,
+        style=1.0,
+        guidance="APG",
+        guidance_settings=rule,
+        guidance_scale=own.guidance_scale,
+        steps=own.inference_steps,
+        resolution=model.resolution,
+        base=model.name,
     )
 
 
@@ -312,7 +331,7 @@ def recall(recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> tuple[d
     if recipe.image:
         values |= {"image": recipe.image, "strength": recipe.strength, "mask": recipe.mask}
     # The rule's own defaults where the recipe names none; fields that the rule lacks stay.
-    return _fitting(values | settings(RULES[recipe.guidance](**recipe.guidance_settings)), ranges)
+    return fitting(values | settings(RULES[recipe.guidance](**recipe.guidance_settings)), ranges)
 
 
 def recall_elsewhere(
@@ -324,13 +343,14 @@ def recall_elsewhere(
         values["guidance"] = "CFG"
     for name in found.loras.keys() & set(runs):
         values = {"run": name, "content": found.loras[name], "style": found.loras[name]} | values
-    return _fitting(values, ranges)
+    return fitting(values, ranges)
 
 
-def _fitting(values: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]) -> tuple[dict[str, Any], list[str]]:
+def fitting(values: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]) -> tuple[dict[str, Any], list[str]]:
+    """The values that the fields can take, and the names of the others."""
     numbers = {name: values[name] for name in ranges if name in values}
     odd = [name for name, value in numbers.items() if not within(value, ranges[name])]
-    odd += [name for name in ("prompt", "negative_prompt") if not isinstance(values[name], str)]
+    odd += [name for name in ("prompt", "negative_prompt") if not isinstance(values.get(name, ""), str)]
     return {name: value for name, value in values.items() if name not in odd}, odd
 
 

@@ -247,7 +247,7 @@ def guidance_curve(record: Sequence[Mapping[str, float]]) -> str:
         f'<g class="axis"><line x1="{left}" x2="{width - 8}" y1="{base}" y2="{base}"/>'
         f'<text x="{left - 6}" y="14" text-anchor="end">{top:.2g}</text>'
         f'<text x="{(left + width - 8) / 2}" y="{height - 6}" text-anchor="middle">'
-        "plain: strength of guidance by step; faint: the share of it that oversaturates</text></g>"
+        "strength by step; faint: the share that would oversaturate</text></g>"
         f"{line('each', [min(1.0, entry['parallel']) for entry in record])}"
         f"{line('mean', [entry['rms'] / top for entry in record])}"
         f"{_hints(read, (width - left - 8) / len(record), base)}</svg>"

@@ -72,10 +72,12 @@ class ProjectForm:
         own = shown["class_word"] != sample.class_word  # what suits the sample's concept may not suit another
         if own or shown["placeholder"] != sample.placeholder:
             data.get("samples", {}).pop("prompt", None)  # the sample project's prompt names its own
-        kept = sample.model_dump(exclude={"mirror", "short_captions"} if own else None)
+        preset = values["preset"]
+        start = sample if preset == self.sample.preset else getattr(self._start(preset), concept)
+        kept = start.model_dump(exclude={"mirror", "short_captions"} if own else None)
         crops = {one.path.name: one.crop for one in pictures if one.crop != MIDDLE}
-        if f"{concept}.steps" == STYLE_STEPS:
-            shown["steps"] = values.get(STYLE_STEPS, sample.steps) or 0
+        if concept == "style":
+            shown["steps"] = values.get(STYLE_STEPS, start.steps) or 0
         shown[OUTSIDE] = values.get(f"{concept}.{OUTSIDE}", sample.unmasked_weight)
         return kept | {"pictures": [one.path for one in pictures], "crops": crops} | shown
 

@@ -39,6 +39,7 @@ RESUMABLE = ("cancelled", "failed", "interrupted")
 KINDS = {"step": int, "steps": int, "loss": float, "time_left": float | int} | dict.fromkeys(
     ("status", "stage", "device", "matrices", "message", "doing"), str
 )  # of what a state says; anything else was written by another program
+SAVES_WITHIN = 6  # seconds, of the ten after which a container's processes are killed
 SPEAKS_WITHIN = 120  # seconds, in which a child opens its libraries and takes its run's lock
 
 
@@ -162,7 +163,7 @@ def pause_all(folder: Path) -> list[Run]:
     return paused
 
 
-def wait_in_line(paused: list[Run], seconds: float) -> None:
+def wait_in_line(paused: list[Run], seconds: float = SAVES_WITHIN) -> None:
     """Put runs that were asked to end first in line. One that does not end in time is taken up as killed."""
     deadline = time.monotonic() + seconds
     while any(look(run).live for run in paused) and time.monotonic() < deadline:

@@ -10,10 +10,11 @@ from html import escape
 from pathlib import Path
 
 from app.copies import Copies, address
+from app.drawing import usual
 from app.library import Library
 from app.mixing import having
-from app.painter import Model, Painter, Stopped, default_rule, settings_of
-from app.recipe import Recipe, file_hash
+from app.painter import Model, Painter, Stopped
+from app.recipe import file_hash
 from pipelines.errors import UserError
 from training import Run, checkpoint
 
@@ -89,20 +90,8 @@ def _picture(library: Library, painter: Painter, pair: Pair, stop: threading.Eve
             run = content
         else:
             export.join(content.adapter, style.adapter, run.adapter)
-        model, rule = Model.of(config, run), default_rule("APG", config.preset)
-        recipe = Recipe(
-            config.sample_prompt,
-            SEED,
-            1.0,
-            1.0,
-            "APG",
-            settings_of(rule),
-            config.samples.guidance_scale,
-            config.samples.inference_steps,
-            model.resolution,
-            model.name,
-        )
-        [(picture, own)] = painter.draw(model, recipe, 1, stop=stop)
+        model = Model.of(config, run)
+        [(picture, own)] = painter.draw(model, usual(config, model, SEED), 1, stop=stop)
         checkpoint.write_bytes(kept, own.bytes_with(picture), lasting=False)
     return kept
 

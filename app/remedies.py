@@ -10,7 +10,7 @@ from training import Customization, Run
 
 
 def less_memory(data: dict[str, Any]) -> dict[str, Any]:
-    """As many pictures a step in smaller batches, and the denoiser's insides computed twice."""
+    """As many of its own pictures a step in smaller batches, and the denoiser's insides computed twice."""
     steps = data["steps"] | {"gradient_checkpointing": True}
     if steps["batch_size"] % 2 == 0:
         halved = {size: max(1, steps[size] // 2) for size in ("batch_size", "others_batch_size")}

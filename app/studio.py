@@ -47,7 +47,9 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
             "<p>Learn a content and a style apart, join them, and draw the one in the other.</p></div>",
             padding=False,
         )
-        timer = gr.Timer(train.SECONDS)  # out here, since a page that was not opened yet has no clock
+        # Out here, since a page that was not opened yet has no clock and remembers nothing.
+        timer = gr.Timer(train.SECONDS)
+        play_fields = gr.BrowserState({}, storage_key="joinery-play", secret="none: the browser's own fields")
         with gr.Tabs(selected="project") as tabs:
             with gr.Tab("1  Project", id="project"):
                 projects = project.build(library, form, copies)
@@ -55,7 +57,7 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
             with gr.Tab("2  Train", id="train"):
                 trains = train.build(library, copies, timer, projects.fields.spell, painter)
             with gr.Tab("3  Play", id="play"):
-                plays = play.build(library, sample, painter, album, starts, copies)
+                plays = play.build(library, sample, painter, album, starts, copies, play_fields)
             with gr.Tab("4  Library", id="library") as shelf:
                 library_page.build(library, album, copies, projects, plays, tabs, shelf)
 
@@ -87,7 +89,7 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
         projects.start.click(start, inputs, [projects.note, trains.run, tabs], trigger_mode="once", **QUICK)
         page.load(projects.open, None, projects.shown, **QUICK)
         opened = page.load(open_page, None, [trains.run, tabs, *plays.shown], **QUICK)
-        opened.then(plays.restore, [plays.kept, plays.run], plays.restored, **QUICK)
+        opened.then(plays.restore, [play_fields, plays.run], plays.restored, **QUICK)
         trains.play.click(play_with, trains.run, [tabs, *plays.shown], **QUICK)
         timer.tick(add_new, [plays.run, known], [*plays.shown, known, *trains.mix.shown], **QUICK)
         page.unload(plays.leave)

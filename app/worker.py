@@ -16,7 +16,6 @@ from pipelines.errors import UserError
 
 INVALID = 2  # exit code
 SECONDS = 1.0  # between two looks at the line
-SAVES_WITHIN = 6  # seconds, of the ten after which a container's processes are killed
 
 
 @dataclass
@@ -47,7 +46,7 @@ class Worker:
                     print(f"{run.folder.name} begins", flush=True)
             except (UserError, OSError) as error:  # a full disk, say: the run keeps its place
                 print(f"The next run could not be started: {error}", file=sys.stderr, flush=True)
-        jobs.wait_in_line(jobs.pause_all(folder), SAVES_WITHIN)
+        jobs.wait_in_line(jobs.pause_all(folder))
 
 
 def main() -> int:

@@ -47,14 +47,20 @@ class PlayPage:
     set_from: Callable
     set_seed: Callable
     leave: Callable  # for a page that is gone: nobody waits for its pictures
-    kept: gr.BrowserState  # the fields as this browser showed them last, by name
     restored: list[gr.components.Component]  # what `restore` fills
     restore: Callable
 
 
 def build(
-    library: Library, sample: Customization, painter: Painter, album: Album, starts: Starts, copies: Copies
+    library: Library,
+    sample: Customization,
+    painter: Painter,
+    album: Album,
+    starts: Starts,
+    copies: Copies,
+    kept_here: gr.BrowserState,
 ) -> PlayPage:
+    """The page. `kept_here` holds the fields as a browser showed them last, by name."""
     line, fields = Line(), Fields()
 
     def model_of(name: str) -> tuple[Model, Customization, dict]:
@@ -108,7 +114,6 @@ def build(
                 source = gr.File(label="A PNG made by Joinery", file_types=[".png"], height=110, elem_id="recipe")
     ticket, picked = gr.State(None), gr.State("")
     ready = gr.State(False)  # whether the fields are the person's: until they are restored, nothing is kept
-    kept_here = gr.BrowserState({}, storage_key="joinery-play", secret="no secret: this browser's own fields")
     ranges = fields.ranges | {"seed": (0, LARGEST_SEED)}
     named = ("prompt", "content", "style", "seed", "image", "size")
     prompt, content, style, seed, image, size = (fields[name] for name in named)
@@ -332,13 +337,16 @@ def build(
         return [f'"{label}" is {value!r} in the picture{limits}.' for label, value, limits in said]
 
     def put(values: dict, model: Model, learned: dict) -> dict:
+        """The values of a picture into the fields: its seed is the next one's, and it starts from nothing else."""
+        return written_as({"image": None} | values | {"fresh": False}, model, learned) | to_paint(None)
+
+    def written_as(values: dict, model: Model, learned: dict) -> dict:
         """Values into the fields; a scale of what was not learned cannot be moved."""
         usable = dict(zip(("content", "style"), scales(learned), strict=True))
         for concept in usable.keys() & values.keys():
             usable[concept]["value"] = values[concept]
         chosen = {"run": runs(values["run"])}  # a run may be newer than the page's list, or have another name by now
-        given = {"image": None} | values | usable | chosen | {"fresh": False}
-        return fields.write(given) | to_paint(None) | {adapter: _download(model)}
+        return fields.write(values | usable | chosen) | {adapter: _download(model)}
 
     def take(given: dict) -> dict:
         """A picture that was dropped is shown as training would see it, and is the only one."""
@@ -420,15 +428,10 @@ def build(
     def restore(values: Any, now: str) -> dict:
         """The fields as they were, on the run that they were for if it is still there."""
         values = {name: value for name, value in (values or {}).items() if name in fields and name not in NOT_KEPT}
-        odd = [name for name, limits in ranges.items() if name in values and not drawing.within(values[name], limits)]
-        values = {name: value for name, value in values.items() if name not in odd}
-        if not values or values.get("run", BASE_ALONE) not in (*names(), BASE_ALONE):
+        if not values or values.setdefault("run", now or BASE_ALONE) not in (*names(), BASE_ALONE):
             return {ready: True}
-        model, _, learned = model_of(values.setdefault("run", now or BASE_ALONE))
-        usable = dict(zip(("content", "style"), scales(learned), strict=True))
-        for concept in usable.keys() & values.keys():
-            usable[concept]["value"] = values[concept]
-        return fields.write(values | usable | {"run": runs(values["run"])}) | {adapter: _download(model), ready: True}
+        model, _, learned = model_of(values["run"])
+        return written_as(drawing.fitting(values, ranges)[0], model, learned) | {ready: True}
 
     def leave(request: gr.Request) -> None:
         line.stop(request.session_hash)
@@ -452,7 +455,7 @@ def build(
     gr.on(changes, keep, fields.all | {ready}, kept_here, trigger_mode="always_last", **QUICK)
     source.clear(lambda: "", None, note, **QUICK)
     shown = [run, prompt, content, style, start.folded, adapter]
-    return PlayPage(run, shown, offer, add_new, filled, set_from, set_seed, leave, kept_here, [*filled, ready], restore)
+    return PlayPage(run, shown, offer, add_new, filled, set_from, set_seed, leave, [*filled, ready], restore)
 
 
 class _Drawn(NamedTuple):

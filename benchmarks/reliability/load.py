@@ -8,7 +8,6 @@ there, and by how much the studio's memory grows over its drawings. Writes resul
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,8 +16,8 @@ from pathlib import Path
 import httpx
 import tyro
 
+from benchmarks.common.studio import studio_process
 from benchmarks.reliability.summary import keep
-from training.config import HOUSE
 
 WARM = 10  # drawings, after which nothing more is opened or kept that stays
 PATIENCE = 300  # seconds until the studio answers
@@ -78,33 +77,27 @@ def main(clients: int = 50, seconds: float = 300, drawings: int = 300, patience:
         drawings: of one client, after the others.
         patience: seconds for these.
     """
-    with tempfile.TemporaryDirectory(prefix="joinery-load-") as folder:
-        command = [sys.executable, "-m", "app", "--runs", folder, "--port", "0"]
-        process = subprocess.Popen(command, cwd=HOUSE, stdout=subprocess.PIPE, text=True)
-        try:
-            address = next(word for line in process.stdout for word in line.split() if word.startswith("http"))
-            load = Load(address.rstrip("."), time.monotonic() + seconds)
-            threads = [threading.Thread(target=load.client) for _ in range(clients)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            keep(
-                clients=clients,
-                load_seconds=seconds,
-                answers=load.answers,
-                server_errors=load.errors,
-                page_ms_median=round(statistics.median(load.milliseconds)),
-            )
-            with httpx.Client(base_url=load.address, timeout=PATIENCE) as client:
-                memory = draw(client, process, drawings, time.monotonic() + patience)
-            if len(memory) == drawings > WARM:
-                keep(**{f"memory_growth_{drawings}": round(memory[-1] / memory[WARM] - 1, 4)})
-            else:
-                print(f"{len(memory)} drawings: from {memory[:1]} to {memory[-1:]} bytes")
-        finally:
-            process.terminate()
-            process.wait()
+    place = tempfile.TemporaryDirectory(prefix="joinery-load-")
+    with place as folder, studio_process(folder) as (address, process):
+        load = Load(address, time.monotonic() + seconds)
+        threads = [threading.Thread(target=load.client) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        keep(
+            clients=clients,
+            load_seconds=seconds,
+            answers=load.answers,
+            server_errors=load.errors,
+            page_ms_median=round(statistics.median(load.milliseconds)),
+        )
+        with httpx.Client(base_url=load.address, timeout=PATIENCE) as client:
+            memory = draw(client, process, drawings, time.monotonic() + patience)
+        if len(memory) == drawings > WARM:
+            keep(**{f"memory_growth_{drawings}": round(memory[-1] / memory[WARM] - 1, 4)})
+        else:
+            print(f"{len(memory)} drawings: from {memory[:1]} to {memory[-1:]} bytes")
 
 
 if __name__ == "__main__":

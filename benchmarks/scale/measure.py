@@ -7,28 +7,23 @@ that waits. Writes results.json, and docs/scale.md from it.
 
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
 import psutil
 import tyro
 from playwright.sync_api import sync_playwright
 
+from app.drawing import usual
 from app.painter import Model, Painter
-from app.recipe import Recipe
 from benchmarks.common.environment import environment
+from benchmarks.common.studio import studio_process
 from benchmarks.scale.table import DOC, RESULTS, filled
 from benchmarks.screenshot import BROWSERS
 from training import Run
-from training.config import HOUSE
 
 PICTURES = 16
-PATIENCE = 120  # seconds until a studio answers
-PORT = 7990
 
 
 def main(run: tyro.conf.Positional[Path]) -> None:
@@ -55,11 +50,7 @@ def drawing(run: Run) -> dict[str, float]:
     """Seconds and bytes of a picture, a mean over some; the first one, which opens the base, is left out."""
     config = run.customization()
     model, painter = Model.of(config, run), Painter()
-    settings = config.samples
-    recipe = Recipe(
-        config.sample_prompt, 0, 1.0, 1.0, "APG", {}, settings.guidance_scale, settings.inference_steps,
-        model.resolution, model.name,
-    )  # fmt: skip
+    recipe = usual(config, model)
     painter.draw(model, recipe, 1)
     began = time.monotonic()
     drawn = painter.draw(model, recipe, PICTURES)
@@ -71,29 +62,11 @@ def drawing(run: Run) -> dict[str, float]:
 def studio(run: Run) -> dict[str, int]:
     """Bytes that a browser takes to open the page, for the first time and again, and the memory of the studio."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        runs = Path(folder) / "runs"
-        shutil.copytree(run.folder, runs / "a")
-        command = [sys.executable, "-m", "app", "--runs", str(runs), "--port", str(PORT)]
-        child = subprocess.Popen(command, cwd=HOUSE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            address = f"http://127.0.0.1:{PORT}"
-            wait_for(address)
+        shutil.copytree(run.folder, Path(folder) / "a")
+        with studio_process(folder) as (address, process):
             first, again = pages(address)
-            memory = psutil.Process(child.pid).memory_info().rss
-        finally:
-            child.kill()
-            child.wait()
+            memory = psutil.Process(process.pid).memory_info().rss
     return {"page_bytes": first, "page_again_bytes": again, "studio_bytes": memory}
-
-
-def wait_for(address: str) -> None:
-    for _ in range(PATIENCE):
-        try:
-            urllib.request.urlopen(f"{address}/healthz")
-            return
-        except OSError:
-            time.sleep(1)
-    raise TimeoutError(address)
 
 
 def pages(address: str) -> tuple[int, int]:

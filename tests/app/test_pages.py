@@ -144,8 +144,11 @@ def test_what_a_person_wrote_stays_until_a_recipe_is_dropped(tmp_path_factory, p
         expect(page.get_by_label("range slider for Content")).to_be_enabled()
         prompt.fill("others")
         expect(note).not_to_contain_text("200")
+        page.get_by_role("tab", name="1 Project").click()
+        expect(page.get_by_label("Learning rate: apart")).to_have_value("0.5")
 
         # A reload shows Play as it was.
+        page.get_by_role("tab", name="3 Play").click()
         page.get_by_label("range slider for Content").fill("0.5")
         page.wait_for_timeout(1000)
         page.reload()
@@ -153,8 +156,6 @@ def test_what_a_person_wrote_stays_until_a_recipe_is_dropped(tmp_path_factory, p
         expect(prompt).to_have_value("others")
         expect(page.locator("#play-run input")).to_have_value(name)
         expect(page.get_by_label("range slider for Content")).to_have_value("0.5")
-        page.get_by_role("tab", name="1 Project").click()
-        expect(page.get_by_label("Learning rate: apart")).to_have_value("0.5")
 
 
 @pytest.mark.slow

@@ -172,21 +172,13 @@ def test_only_what_was_learned_is_compared_each_in_words_that_it_knows():
         assert {label: drawn.prompt for label, drawn in columns.items()} == prompts
 
 
-OWN = {"size": drawing.SQUARE, "sampler": ""}  # the base's
+PLAIN = {"prompt": "a", "content": 1, "style": 1, "seed": 0, "fresh": True, "negative_prompt": ""}  # of all fields
+PLAIN |= {"size": drawing.SQUARE, "sampler": ""}  # the base's own
 RANGES = {"style": (0, 1.5), "steps": (1, 50), "seed": (0, 99)}
 
 
 def test_a_grid_changes_two_fields_and_nothing_else(model):
-    values = {
-        "prompt": "a",
-        "content": 1,
-        "style": 1,
-        "seed": 0,
-        "fresh": True,
-        "steps": 2,
-        "negative_prompt": "",
-    } | OWN
-    values |= drawing.looks("emoji", 7.0)["Balanced"]
+    values = PLAIN | {"steps": 2} | drawing.looks("emoji", 7.0)["Balanced"]
     across = drawing.Axis.read("style", "0, 0.5,,0", RANGES)
     down = drawing.Axis.read("guidance", "cfg, APG", RANGES)
     assert across.values == [0, 0.5] and down.values == ["CFG", "APG"]
@@ -220,16 +212,7 @@ def test_values_of_a_grid_that_cannot_be_are_named(name, text, said):
 
 
 def test_a_grid_goes_over_prompts_and_over_the_strength_of_a_start(model):
-    values = {
-        "prompt": "a",
-        "content": 1,
-        "style": 1,
-        "seed": 0,
-        "fresh": True,
-        "steps": 4,
-        "negative_prompt": "",
-    } | OWN
-    values |= drawing.looks("emoji", 7.0)["Balanced"]
+    values = PLAIN | {"steps": 4} | drawing.looks("emoji", 7.0)["Balanced"]
     prompts = drawing.Axis.read("prompt", "a bear, ink; a boat; ", RANGES)
     strengths = drawing.Axis("strength", [0.5, 1.0])
     with pytest.raises(UserError, match="strength changes nothing without a picture"):
@@ -240,16 +223,7 @@ def test_a_grid_goes_over_prompts_and_over_the_strength_of_a_start(model):
 
 
 def test_a_grid_goes_over_runs_each_on_its_own_base(model):
-    values = {
-        "prompt": "a",
-        "content": 1,
-        "style": 1,
-        "seed": 0,
-        "fresh": True,
-        "steps": 4,
-        "negative_prompt": "",
-    } | OWN
-    values |= drawing.looks("emoji", 7.0)["Balanced"]
+    values = PLAIN | {"steps": 4} | drawing.looks("emoji", 7.0)["Balanced"]
     with pytest.raises(UserError, match=r"run is 'nobody'\. Choose of first, second"):
         drawing.Axis.read("run", "first, nobody", RANGES, ["first", "second"])
     runs = drawing.Axis.read("run", "Second, first", RANGES, ["first", "second"])
@@ -271,15 +245,7 @@ def test_a_grid_has_two_sides_and_an_end(model):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_look_is_known_again_by_its_numbers_and_in_a_picture_s_recipe(preset, model):
     known = drawing.looks(preset, 7.0)
-    others = {
-        "prompt": "a",
-        "content": 1,
-        "style": 1,
-        "seed": 0,
-        "fresh": False,
-        "steps": 2,
-        "negative_prompt": "",
-    } | OWN
+    others = PLAIN | {"fresh": False, "steps": 2}
     values = dict(eta=1, norm_threshold=0, momentum=0) | others
     for name, look in known.items():
         values |= look
