@@ -18,15 +18,14 @@ from benchmarks.common.drawing import CAPTION, both_judges, rounded, tensor
 from benchmarks.common.environment import environment
 from benchmarks.pairs.methods.b_lora import BLOCKS
 from benchmarks.pairs.methods.prompted import unasked
+from benchmarks.pairs.methods.ready import opened
 from benchmarks.pairs.score import GUIDANCE, STEPS
 from pipelines.adapters import fingerprint
 from training import sheet
 from training.base import data
 from training.base.data import Pair
-from training.config import HOUSE
 from training.draws import keyed
-from training.model import encode_prompts, open_base
-from training.sampling import guided_pipeline
+from training.model import encode_prompts
 
 COUNT, BATCH = 48, 16
 CHOOSES = "judge"  # the second confirms
@@ -90,7 +89,7 @@ def chosen(shares: dict[str, dict[str, float]]) -> dict[str, str]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    pipe = guided_pipeline(open_base(str(HOUSE / "models/emoji")), "emoji")
+    pipe = opened({})
     pairs, others = prompts()
     judges = both_judges()
     found: dict = {name: {} for name in judges}

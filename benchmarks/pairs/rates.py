@@ -1,7 +1,7 @@
 """The better of three learning rates for each rival: python -m benchmarks.pairs.rates [METHOD ...]
 
-Scores each rate on a few development cells, those of `benchmarks.pairs.run` among them, and writes the one whose mean
-of the first judge's harmonic means is highest to results/rates.json. Test cells are then scored with it.
+Scores each rate on a few development cells, at full scales alone, and writes the one whose mean of the first judge's
+harmonic means is highest to results/rates.json. Test cells are then scored with it.
 """
 
 import json
@@ -14,7 +14,7 @@ from benchmarks.pairs.methods import LEARNING
 from pipelines.errors import UserError
 
 RATES = (3e-4, 1e-3, 3e-3)
-EVERY = 7  # of the development cells one: four, of different contents and all styles
+EVERY = 9  # of the development cells one: three, of different contents and all styles
 CHOOSES = "judge"
 
 
@@ -29,7 +29,7 @@ def main(*methods: str) -> None:
     some = cells("development")[::EVERY]
     for method in methods or LEARNING:
         for rate in RATES:
-            run.main(method, (change(rate),), cell=tuple(f"{one.content},{one.style}" for one in some))
+            run.main(method, (change(rate),), cell=tuple(f"{one.content},{one.style}" for one in some), frontier=False)
         found = run.chosen() | {method: best(run.lines(), method, {(one.content, one.style) for one in some})}
         run.CHOSEN.write_text(json.dumps(rounded(found), indent=1) + "\n", encoding="utf-8")
 

@@ -23,7 +23,7 @@ from benchmarks.pairs.cells import Cell, cells, pictures, shown
 from benchmarks.pairs.judges import judges_of
 from benchmarks.pairs.methods import LEARNING, METHODS, folder
 from benchmarks.pairs.methods.ready import opened
-from benchmarks.pairs.score import GUIDANCE, drawer, score
+from benchmarks.pairs.score import GUIDANCE, STYLE_SCALES, drawer, score
 from pipelines.adapters import fingerprint
 from pipelines.errors import UserError
 from training import sheet
@@ -39,6 +39,7 @@ def main(
     part: Literal["development", "test"] = "development",
     cell: tuple[str, ...] = (),
     seed: int = 0,
+    frontier: bool = True,
 ) -> None:
     """Learn, join and score a method on cells.
 
@@ -48,8 +49,10 @@ def main(
         part: which cells.
         cell: only these, each CONTENT,STYLE.
         seed: of the training.
+        frontier: draw at all scales of the style; without it the frontier is that of full scales alone.
     """
     torch.set_num_threads(1)
+    scales = STYLE_SCALES if frontier else (1.0,)
     changes = with_rate(method, changes) if part == "test" else changes
     tables = parsed(changes)
     scale = tables.pop("samples", {}).get("guidance_scale", GUIDANCE)  # learning does not depend on it
@@ -63,7 +66,7 @@ def main(
         ready = METHODS[method](one, seed, tables)
         row = key | {"learned in": round(time.monotonic() - began)}
         judges = judges_of(one.style)
-        figures, drawn = score(one, drawer(ready.pipe, scale), ready.set_scales, judges, ready.prompt)
+        figures, drawn = score(one, drawer(ready.pipe, scale), ready.set_scales, judges, ready.prompt, scales)
         row |= rounded(figures) | {"seconds": round(time.monotonic() - began)}
         look(one, [Image.fromarray(picture.numpy()) for picture in drawn[:8]], method, changes)
         LINES.parent.mkdir(exist_ok=True)

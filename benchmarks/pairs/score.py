@@ -1,6 +1,6 @@
 """What a cell's pictures are worth: content and style by both judges, what leaks, what is kept, and the trade."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import harmonic_mean
 
 import torch
@@ -31,7 +31,12 @@ def drawer(pipe, guidance_scale: float = GUIDANCE) -> Draw:
 
 
 def score(
-    cell: Cell, draw: Draw, set_scales: Callable[[float, float], None] | None, judges: dict[str, Judge], prompt: str
+    cell: Cell,
+    draw: Draw,
+    set_scales: Callable[[float, float], None] | None,
+    judges: dict[str, Judge],
+    prompt: str,
+    scales: Sequence[float] = STYLE_SCALES,
 ) -> tuple[dict, Tensor]:
     """All figures of a cell, and its pictures, a seed each, uint8 (16, 64, 64, 3).
 
@@ -39,9 +44,10 @@ def score(
         draw: with what was learned on.
         set_scales: of content and style; None of a method that has no two scales.
         prompt: what asks for the cell.
+        scales: of the style, 1 among them; the frontier is drawn through them.
     """
     across = {}
-    for scale in STYLE_SCALES if set_scales else (1.0,):
+    for scale in scales if set_scales else (1.0,):
         if set_scales:
             set_scales(1.0, scale)
         across[scale] = draw([prompt] * len(SEEDS), SEEDS)

@@ -11,7 +11,7 @@ from benchmarks.pairs.methods.prompted import without_prompt
 from benchmarks.pairs.methods.ready import OWN, Ready, folder, opened, over, own, project
 from training import Run, customize, mixed
 from training.base.data import SIZE
-from training.config import Customization, Steps
+from training.config import Customization
 
 # Tables of the project for the run of one concept alone, for example apart.style.optimizer.name=adamw; and "bare": the
 # adapter is off in the unconditional half of guidance.
@@ -37,8 +37,8 @@ def joined(cell: Cell, seed: int, changes: dict) -> Ready:
 
 
 def ours(cell: Cell, seed: int, changes: dict) -> Ready:
-    """Content and style learned apart, joined, and fine-tuned, as a project file has it."""
-    return join(cell, seed, changes, make=Steps(**changes.get("steps", {})).make)
+    """Content and style learned apart, joined, and fine-tuned where the preset or the changes have it."""
+    return join(cell, seed, changes, make=of_both(cell, seed, changes).steps.make)
 
 
 def join(cell: Cell, seed: int, changes: dict, make: int) -> Ready:
@@ -76,6 +76,12 @@ def loaded(run: Run, changes: dict) -> tuple[DiffusionPipeline, Callable[..., No
         off = dict.fromkeys(scales, 0.0)
         without_prompt(pipe, changes.get("resolution", SIZE), lambda on: pipe.set_scales(**scales if on else off))
     return pipe, set_scales
+
+
+def of_both(cell: Cell, seed: int, changes: dict) -> Customization:
+    """The customization of a whole cell."""
+    kinds = {"content": cell.content, "style": cell.style}
+    return customization(kinds, over({"samples": {"every": 0}}, project(changes)) | {"seed": seed})
 
 
 def of_one(kind: str, name: str, seed: int, changes: dict) -> Customization:

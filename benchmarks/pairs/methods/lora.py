@@ -24,7 +24,7 @@ from training.loop import train_step
 from training.optimizers.registry import make_optimizer
 from training.others import draw_others
 from training.run import decisive
-from training.stages import Part, Stage, own_part, steps_of
+from training.stages import BOTH, Part, Stage, own_part, steps_of
 from training.state import State
 
 RATE = 1e-3  # where the changes name none
@@ -100,7 +100,7 @@ def identity_of(pipe: DiffusionPipeline, config: Customization, concepts: dict[s
 
 
 def both(pipe: DiffusionPipeline, cell: Cell, seed: int, changes: dict, pattern: str = "") -> tuple[Factors, Factors]:
-    """A LoRA of the cell's content and one of its style, learned apart, each for `steps.break` steps."""
+    """A LoRA of the cell's content and one of its style, learned apart, each for as many steps as the product takes."""
     return tuple(alone(pipe, kind, cell, seed, changes, pattern) for kind in ("content", "style"))
 
 
@@ -120,11 +120,11 @@ def alone(pipe: DiffusionPipeline, kind: str, cell: Cell, seed: int, changes: di
     return learned(pipe, config, Stage(kind, 0, steps_of(config, kind), parts, {kind: config.optimizer.lr}), pattern)
 
 
-def together(pipe: DiffusionPipeline, cell: Cell, seed: int, changes: dict, steps: int) -> Factors:
-    """One LoRA of both concepts, each with half of every batch, as in a make."""
+def together(pipe: DiffusionPipeline, cell: Cell, seed: int, changes: dict) -> Factors:
+    """One LoRA of both concepts, each with half of every batch, as in a make, for as many steps as both have apart."""
     config = plain({"content": cell.content, "style": cell.style}, seed, changes)
-    each = max(1, config.steps.batch_size // 2)
-    parts = tuple(Part(concept, each, (concept,)) for concept in ("content", "style"))
+    each, steps = max(1, config.steps.batch_size // 2), sum(steps_of(config, concept) for concept in BOTH)
+    parts = tuple(Part(concept, each, (concept,)) for concept in BOTH)
     return learned(pipe, config, Stage("joint", 0, steps, parts, {"content": config.optimizer.lr}), "")
 
 
