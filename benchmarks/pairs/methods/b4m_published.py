@@ -18,8 +18,8 @@ from benchmarks.pairs.methods.ready import Ready, over, project
 from training.stages import steps_of
 
 OURS = {  # the preset's own, taken back
-    "content": {"prior_weight": 1.0, "variants": {}},
-    "style": {"prior_weight": 1.0, "slack": 0.0},
+    "content": {"prior_weight": 0.0, "variants": {}},
+    "style": {"prior_weight": 0.0, "slack": 0.0},
     "adapter": {"content_in": "everywhere", "style_in": "everywhere"},
 }
 
