@@ -182,3 +182,14 @@ def test_break_for_make_as_published_takes_nothing_of_its_own_from_the_preset(ki
     plain = Customization(preset="sd15", **{kind: {"pictures": "p"}})  # a preset that adds nothing to a concept
     for key in ("prior_weight", "slack", "variants") if kind == "content" else ("prior_weight", "slack"):
         assert getattr(found.concepts[kind], key) == getattr(plain.concepts[kind], key)
+
+
+def test_a_concept_may_be_learned_from_fewer_pictures_in_a_folder_of_their_own(monkeypatch, tmp_path):
+    there = [("guitar", style) for style in cells.CHOSEN["shown"]["styles of a content"]]
+    given = data.Pictures(torch.zeros(len(there), 8, 8, 3, dtype=torch.uint8), there)
+    monkeypatch.setattr(cells, "pictures", lambda: given)
+    monkeypatch.setenv("JOINERY_DATA", str(tmp_path))
+    of_one = import_module("benchmarks.pairs.methods.joined").of_one
+    folders = [of_one("content", "guitar", 0, parsed([f"shown.content={n}"])).content.pictures[0] for n in (3, 5, 1)]
+    assert [len([*folder.glob("*.png")]) for folder in folders] == [3, 5, 1]
+    assert folders[1] == of_one("content", "guitar", 0, {}).content.pictures[0]

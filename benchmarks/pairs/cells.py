@@ -79,10 +79,11 @@ def shown(kind: str, name: str) -> list[Pair]:
     return found
 
 
-def folder_of(kind: str, name: str) -> Path:
-    """The folder with the pictures and captions of a content or a style, as a person would bring them."""
-    folder = runs_folder().parent / "pairs/pictures" / kind / name.replace(" ", "-")
-    for content, style in shown(kind, name):
+def folder_of(kind: str, name: str, count: int = SHOWN) -> Path:
+    """The folder with so many pictures of a content or a style and their captions, as a person would bring them."""
+    few = "" if count == SHOWN else f" {count}"
+    folder = runs_folder().parent / "pairs/pictures" / kind / f"{name}{few}".replace(" ", "-")
+    for content, style in shown(kind, name)[:count]:
         picture = folder / f"{content} in {style}.png"
         if not picture.exists():
             sheet.save(pictures().image((content, style)), picture)
@@ -92,17 +93,18 @@ def folder_of(kind: str, name: str) -> Path:
     return folder
 
 
-def customization(kinds: dict[str, str], changes: dict | None = None) -> Customization:
+def customization(kinds: dict[str, str], changes: dict | None = None, count: int = SHOWN) -> Customization:
     """A project as a person would write it.
 
     Args:
         kinds: "content" and "style" -> which; one may be missing.
         changes: tables of the project file over the defaults.
+        count: of pictures that each is learned from.
     """
     tables = {kind: dict(table) for kind, table in (changes or {}).items() if isinstance(table, dict)}
     for kind, name in kinds.items():
         words = CONTENTS if kind == "content" else STYLES
-        given = {"pictures": folder_of(kind, name), "placeholder": PLACEHOLDERS[kind], "class_word": words[name]}
+        given = {"pictures": folder_of(kind, name, count), "placeholder": PLACEHOLDERS[kind], "class_word": words[name]}
         tables[kind] = given | tables.get(kind, {})
     for kind in {"content", "style"} - kinds.keys():
         tables.pop(kind, None)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from diffusers import DiffusionPipeline
 
-from benchmarks.pairs.cells import Cell, customization, prompt_with
+from benchmarks.pairs.cells import SHOWN, Cell, customization, prompt_with
 from benchmarks.pairs.methods.prompted import without_prompt
 from benchmarks.pairs.methods.ready import OWN, Ready, folder, opened, over, own, project
 from training import Run, customize, mixed
@@ -16,6 +16,7 @@ from training.config import Customization
 # Tables of the project for the run of one concept alone, for example apart.style.optimizer.name=adamw; and "bare": the
 # adapter is off in the unconditional half of guidance.
 OWN["apart"] = {"content": {}, "style": {}, "bare": False}
+OWN["shown"] = {"content": SHOWN, "style": SHOWN}  # pictures that each is learned from, for example shown.content=3
 
 
 def learned(config: Customization) -> Run:
@@ -88,4 +89,4 @@ def of_one(kind: str, name: str, seed: int, changes: dict) -> Customization:
     """The customization of a content or a style alone."""
     tables = over({"samples": {"every": 0}}, project(changes)) | {"seed": seed}
     tables["steps"] = {key: value for key, value in tables.get("steps", {}).items() if key != "make"}
-    return customization({kind: name}, tables)
+    return customization({kind: name}, tables, getattr(own("shown", changes), kind))
