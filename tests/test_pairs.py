@@ -168,22 +168,6 @@ def settings_of(kind, tables):
     return Customization(**{kind: {"pictures": "p"} | own}, **project(tables))
 
 
-TABLES = ("adapter", "optimizer", "make", "steps")
-
-
-@pytest.mark.parametrize("kind", ["content", "style"])
-def test_break_for_make_as_published_takes_nothing_of_its_own_from_the_preset(kind):
-    published = import_module("benchmarks.pairs.methods.b4m_published").published
-    tables = published({"optimizer": {"lr": 3e-4}})
-    found = settings_of(kind, {key: table for key, table in tables.items() if key in (kind, *TABLES)})
-    assert (found.adapter.content_in, found.adapter.style_in) == ("everywhere", "everywhere")
-    assert (found.adapter.constant_block, found.adapter.layers) == ("released", "attention")
-    assert (found.optimizer.name, found.optimizer.lr, found.optimizer.make_lr) == ("adamw", 3e-4, 3e-4)
-    plain = Customization(preset="sd15", **{kind: {"pictures": "p"}})  # a preset that adds nothing to a concept
-    for key in ("prior_weight", "slack", "variants") if kind == "content" else ("prior_weight", "slack"):
-        assert getattr(found.concepts[kind], key) == getattr(plain.concepts[kind], key)
-
-
 def test_a_concept_may_be_learned_from_fewer_pictures_in_a_folder_of_their_own(monkeypatch, tmp_path):
     there = [("guitar", style) for style in cells.CHOSEN["shown"]["styles of a content"]]
     given = data.Pictures(torch.zeros(len(there), 8, 8, 3, dtype=torch.uint8), there)

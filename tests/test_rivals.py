@@ -116,14 +116,20 @@ def test_subspace_blending_writes_into_the_other_s_outputs_and_changes_over():
     assert balanced(torch.tensor(3.0), torch.tensor(5.0), 0.5).item() == 9
 
 
-def test_b4m_as_published_has_their_settings_under_the_changes():
+def test_b4m_as_published_has_their_settings_under_the_changes_and_nothing_of_the_preset():
     tables = published({"steps": {"break": 50}, "optimizer": {"lr": 3e-3}, "adapter": {"content_half": "up"}})
-    config = Customization(content={"pictures": "."}, style={"pictures": "."}, **tables)
+    given = {kind: {"pictures": "."} | tables.pop(kind) for kind in ("content", "style")}
+    config = Customization(**given, **tables)
     assert (config.adapter.constant_block, config.adapter.layers) == ("released", "attention")
+    assert (config.adapter.content_in, config.adapter.style_in) == ("everywhere", "everywhere")
     assert config.adapter.content_half == "up"
     assert (config.optimizer.name, config.optimizer.lr, config.optimizer.make_lr) == ("adamw", 3e-3, 3e-3)
-    assert (config.optimizer.weak, config.steps.break_, config.steps.make) == (0.1, 50, 50)
+    assert (config.optimizer.weak, config.steps.break_) == (0.1, 50)
     assert config.steps.others_batch_size == 3 and config.make.precondition
+    plain = Customization(preset="sd15", **{kind: {"pictures": "."} for kind in given})  # it adds nothing to a concept
+    for kind, own_keys in (("content", ("prior_weight", "variants")), ("style", ("prior_weight", "slack"))):
+        for key in own_keys:
+            assert getattr(config.concepts[kind], key) == getattr(plain.concepts[kind], key)
 
 
 def test_tables_of_methods_are_not_of_the_project_and_unknown_settings_are_refused():
