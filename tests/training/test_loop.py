@@ -332,6 +332,7 @@ def test_a_full_disk_is_refused_before_the_start(config, tmp_path, monkeypatch):
     assert Run(tmp_path / "run").status == "new" and not list(tmp_path.glob("run/*.*"))
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_loses_nothing(config, tmp_path, finished, monkeypatch):
     def fill(entry):
         if entry["step"] == 5:

@@ -21,7 +21,16 @@ def test_what_has_learned_nothing_stays_as_it_is():
     assert least_strength(lambda s: 1.0 + s, 0.05) == 1.0
 
 
-@pytest.mark.parametrize("adapter", [{}, {"content_in": "words", "style_in": "not words"}, {"method": "full"}])
+OTHER_WAYS = ({}, {"method": "full"})  # to hold a style than as the embedded base's preset has it
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"content_in": "words", "style_in": "not words"},
+        *(pytest.param(how, marks=pytest.mark.slow) for how in OTHER_WAYS),
+    ],
+)
 def test_a_run_s_file_holds_the_style_at_that_strength_and_says_so(config, tmp_path, adapter):
     data = config.model_dump(by_alias=True)
     data["adapter"] |= adapter

@@ -32,7 +32,7 @@ FLOWS = [name for name, family in FAMILIES.items() if family.predictions == ("fl
 
 # The longest test runs in `make test-all` only where a text encoder is deep, and for SD and SDXL, of which `test_loop`
 # and `test_export` hold the same.
-QUICK = ("flux1",)
+QUICK = ("sana",)
 LONG = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in BASES]
 
 

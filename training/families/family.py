@@ -273,4 +273,4 @@ def by_statistics(latents: Tensor, vae: nn.Module) -> Tensor:
 def mean_square(error: Tensor, weights: Tensor | None, groups: int = 1) -> Tensor:
     """The mean of an error's squares, weighed where there are weights; of more than one group (groups,)."""
     squares = error.square() if weights is None else weights * error.square()
-    return squares.mean() if groups == 1 else squares.view(groups, -1).mean(1)
+    return squares.mean() if groups == 1 else squares.reshape(groups, -1).mean(1)
