@@ -127,7 +127,7 @@ def test_b4m_as_published_has_their_settings_under_the_changes_and_nothing_of_th
     assert (config.optimizer.weak, config.steps.break_) == (0.1, 50)
     assert config.steps.others_batch_size == 3 and config.make.precondition
     plain = Customization(preset="sd15", **{kind: {"pictures": "."} for kind in given})  # it adds nothing to a concept
-    for kind, own_keys in (("content", ("prior_weight", "variants")), ("style", ("prior_weight", "slack"))):
+    for kind, own_keys in (("content", ("prior_weight", "variants")), ("style", ("prior_weight", "slack", "reach"))):
         for key in own_keys:
             assert getattr(config.concepts[kind], key) == getattr(plain.concepts[kind], key)
 

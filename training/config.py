@@ -40,7 +40,7 @@ HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/...
 # factors are larger here; not tried yet.
 EMBEDDED: dict[str, Any] = {
     "content": {"prior_weight": 1.0, "variants": {"blueprint style": "blueprint", "sepia style": "sepia"}},
-    "style": {"prior_weight": 0.1, "steps": 300, "slack": 0.05},
+    "style": {"prior_weight": 0.1, "steps": 300, "reach": 0.67},
     "adapter": {"content_in": "words", "style_in": "not words"},
     "optimizer": {"lr": 2e-3, "rank": 0.5},
     "steps": {"break": 600, "make": 0},
@@ -156,9 +156,20 @@ class Style(Concept):
         description="for pictures without a .txt of the same name; {file_name} is the file's own",
     )
     mirror: bool = Field(True, description="learn the pictures' mirror images too")
+    reach: Share = Field(
+        0.0,
+        description="how far it has to show on things that it was not learned on, as a share of the most that it can: "
+        "the file holds the least strength that does, more than it was learned with or less; 0: as it was learned",
+    )
     others: Pictures = Field(
         [], description="pictures in other styles, for the content run; empty: the base draws some"
     )
+
+    @model_validator(mode="after")
+    def _check_reach(self) -> Self:
+        if self.reach and self.slack:
+            raise UserError(f"style.reach is {self.reach:g} and style.slack {self.slack:g}", "Set one of them to 0")
+        return self
 
 
 class Others(Strict):

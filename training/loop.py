@@ -44,7 +44,7 @@ from training.sampling import guided_pipeline
 from training.sheet import Stopped
 from training.stages import BOTH, SHORT, Part, Stage, in_one_pass
 from training.state import State, all_finite, check_finite
-from training.strength import error_of, least_strength
+from training.strength import error_of, least_strength, reach_of, reaching_strength
 
 # Parameters of a denoiser whose layers are too small to share: two that spin are a sixth faster on an idle
 # machine and less than half as fast beside another program (benchmarks/customization/threads.py).
@@ -249,7 +249,8 @@ def train_stage(work: Work, state: State, stage: Stage, report: "Report", should
             with at_rest(state.optimizer):
                 state.done |= {c: work.adapter.learned(c) for c in stage.teaches if c in config.concepts}
             if not stage.joins:
-                state.done |= {c: settled(work, c, state.done[c]) for c in stage.teaches if c in config.concepts}
+                taught = [concept for concept in stage.teaches if concept in config.concepts]
+                state.done |= {concept: settled(work, concept, state.done[concept], should_stop) for concept in taught}
 
         # Report
         report.step(stage, state.step, losses, time.monotonic() - began)
@@ -264,16 +265,24 @@ def train_stage(work: Work, state: State, stage: Stage, report: "Report", should
         state.in_backward.remove()
 
 
-def settled(work: Work, concept: str, learned: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a concept has learned, at the least strength that gives up no more of it than its slack."""
-    config = work.config
-    if not (slack := config.concepts[concept].slack):
+def settled(work: Work, concept: str, learned: dict[str, Tensor], should_stop: Callable[[], bool]) -> dict[str, Tensor]:
+    """What a concept has learned, at the least strength that reaches as far as it has to, or keeps all but its slack.
+
+    Raises:
+        Stopped: `should_stop` ended it; the stage goes on from its last checkpoint then.
+    """
+    config, own = work.config, work.concepts[concept]
+    slack, reach = config.concepts[concept].slack, config.style.reach if concept == "style" else 0
+    if not (slack or reach):
         return learned
     work.run.write_state(doing=f"Looking how strong the {concept} has to be")
     for each in BOTH:
         work.adapter.load(each, learned if each == concept else None)
-    own, batch = work.concepts[concept], config.steps.batch_size
-    strength = least_strength(error_of(work.pipe, work.adapter, concept, own, batch, config.seed), slack)
+    if reach:
+        strength = reaching_strength(reach_of(work.pipe, work.adapter, config, own, should_stop), reach)
+    else:
+        error = error_of(work.pipe, work.adapter, concept, own, config.steps.batch_size, config.seed)
+        strength = least_strength(error, slack)
     log.info("The %s has %g of the strength that it was learned with", concept, strength)
     return learned if strength == 1 else work.adapter.weakened(concept, learned, strength)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 
 from pipelines import CFG, UserError
 from training import sheet
@@ -69,12 +70,27 @@ def draw_others(
         if all(whole[number] for number in chunk):
             continue
         say(f"Drawing pictures of other things in other styles, {first} of {len(paths)}")
-        prompts = [captions[number] for number in chunk]
-        with _unaltered(pipe):
-            drawn = sheet.draw(pipe, prompts, tuple(chunk), config.resolution, scale, STEPS, CFG(), should_stop)
+        drawn = draw(pipe, [captions[number] for number in chunk], tuple(chunk), config.resolution, should_stop)
         for number, picture in zip(chunk, drawn, strict=True):
             sheet.save(picture, paths[number])
     return [Picture(path, open_picture(path), caption) for path, caption in zip(paths, captions, strict=True)]
+
+
+def draw(
+    pipe: DiffusionPipeline,
+    prompts: list[str],
+    seeds: tuple[int, ...],
+    resolution: int,
+    should_stop: Callable[[], bool] | None = None,
+) -> list[Image.Image]:
+    """Pictures to learn from or to measure, a seed each: no checker turns them black, no watermark lies in them.
+
+    Raises:
+        Stopped: `should_stop`, which is asked after every step, said so.
+    """
+    with _unaltered(pipe):
+        scale = family_of(pipe).others_scale
+        return sheet.draw(pipe, prompts, seeds, resolution, scale, STEPS, CFG(), should_stop)
 
 
 def _is_whole(path: Path) -> bool:

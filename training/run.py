@@ -316,7 +316,7 @@ def decisive(config: Customization) -> dict[str, Any]:
 # Keys that a project file got after the first runs, whose identity does not name them.
 LATER = {
     "content": ("further", "rate", "steps", "prior_weight", "slack", "caption_dropout", "unmasked_weight", "variants"),
-    "style": ("further", "rate", "steps", "prior_weight", "slack", "caption_dropout", "unmasked_weight"),
+    "style": ("further", "rate", "steps", "prior_weight", "slack", "caption_dropout", "unmasked_weight", "reach"),
     "adapter": ("content_in", "style_in"),
     "steps": ("schedule", "warm_up", "max_grad_norm"),
     "loss": ("min_snr", "noise_offset"),

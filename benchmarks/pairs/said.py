@@ -1,7 +1,7 @@
 """What a style's own pictures say of it: python -m benchmarks.pairs.said STYLE [key=value ...]
 
 Which of the base's style words is nearest to them, and how much of the style is kept at less strength: the share of
-what was gained in the loss on them, learned as `joined` learns it with no slack. Adds to results/said.json.
+what was gained in the loss on them, learned as `joined` learns it and at the strength with which it was. Adds to results/said.json.
 """
 
 import json
@@ -37,7 +37,7 @@ def main(name: Annotated[str, tyro.conf.Positional], changes: tyro.conf.Position
     """
     torch.set_num_threads(1)
     words = nearest(customization({"style": name}), "style", SPLIT["styles"])
-    run = learned(of_one("style", name, 0, over({"style": {"slack": 0.0}}, parsed(changes))))
+    run = learned(of_one("style", name, 0, over({"style": {"reach": 0.0}}, parsed(changes))))
     pipe, config = open_run(run.folder)
     encoded = prepare(pipe, read_all_pictures(config)["style"], run.cache, config.style)
     errors = {}

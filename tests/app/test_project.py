@@ -83,11 +83,11 @@ def test_memory_fits_a_preset_to_what_there_is(config):
 
 
 def test_what_one_preset_brings_to_a_concept_does_not_go_along_to_another(config):
-    config.content.variants, config.style.slack, config.style.steps = {"grey style": "grey"}, 0.05, 300
-    assert fields(config).content.variants and fields(config).style.slack == 0.05
+    config.content.variants, config.style.reach, config.style.steps = {"grey style": "grey"}, 0.67, 300
+    assert fields(config).content.variants and fields(config).style.reach == 0.67
     made = fields(config, {"preset": "sdxl", **ProjectForm(config).start("sdxl"), "base": "some/sdxl"})
     plain = Customization(preset="sdxl", content={"pictures": ["a"]}, style={"pictures": ["a"]})
-    assert (made.content.variants, made.style.slack, made.style.steps) == ({}, 0, 0)
+    assert (made.content.variants, made.style.reach, made.style.steps) == ({}, 0, 0)
     for one in ("content", "style"):
         kept = {"pictures", "crops", "class_word", "placeholder", "caption"}
         ours, theirs = (getattr(config, one).model_dump(exclude=kept) for config in (made, plain))

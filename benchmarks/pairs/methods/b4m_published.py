@@ -19,7 +19,7 @@ from training.stages import steps_of
 
 OURS = {  # the preset's own, taken back
     "content": {"prior_weight": 0.0, "variants": {}},
-    "style": {"prior_weight": 0.0, "slack": 0.0},
+    "style": {"prior_weight": 0.0, "reach": 0.0},
     "adapter": {"content_in": "everywhere", "style_in": "everywhere"},
 }
 
