@@ -24,6 +24,7 @@ steps = 0
 [style]
 pictures = "style"
 others = "other_styles"
+reach = 0
 steps = 0
 [adapter]
 rank = 4

@@ -24,6 +24,7 @@ steps = 0
 [style]
 pictures = "style"
 others = "other_styles"
+reach = 0
 prior_weight = 0.0
 steps = 0
 [adapter]

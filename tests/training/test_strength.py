@@ -1,9 +1,16 @@
 """A concept is kept at the least strength that shows nearly all of what was learned."""
 
-import pytest
+import math
 
-from training import Customization, customize, export
-from training.strength import STRENGTHS, least_strength
+import pytest
+import torch
+
+from pipelines.errors import UserError
+from training import Customization, customize, export, loop
+from training.run import Run
+from training.sheet import Stopped
+from training.stages import BOTH
+from training.strength import REACHES, STRENGTHS, least_strength, reach_of, reaching_strength
 
 
 @pytest.mark.parametrize(
@@ -66,3 +73,59 @@ def test_a_stage_that_follows_begins_from_it_and_a_run_that_goes_on_too(config, 
     customize(Customization(**data), tmp_path / "parts", should_stop=stop)
     again = customize(Customization(**data), tmp_path / "parts")
     assert again.adapter.read_bytes() == straight.adapter.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "share, expected",
+    [(0.0, 1.0), (0.25, 0.25), (0.5, 0.88), (0.75, 1.33), (1.0, 1.75)],
+)
+def test_the_least_strength_that_reaches_a_share_of_the_most(share, expected):
+    shown = dict(zip(REACHES, (0.2, 0.3, 0.35, 0.45, 0.55, 0.7, 0.8, 0.6), strict=True))
+    assert reaching_strength(shown.__getitem__, share) == expected
+
+
+def test_a_style_that_shows_on_nothing_else_stays_as_it_is():
+    assert reaching_strength(lambda s: -s, 0.67) == 1.0
+
+
+def test_a_run_s_style_is_as_strong_as_it_has_to_be_to_show_on_other_things(config, tmp_path, monkeypatch):
+    asked = []
+
+    def reached(strength: float) -> float:
+        return asked.append(strength) or min(strength, 1.5)
+
+    data = config.model_dump(by_alias=True)
+    data["steps"] |= {"make": 0}
+    whole = customize(Customization(**data), tmp_path / "whole")
+    data["style"]["reach"] = 0.9
+    monkeypatch.setattr(loop, "reach_of", lambda *given: reached)
+    run = customize(Customization(**data), tmp_path / "run")
+    (before, card), (after, _) = (export.read(one.adapter) for one in (whole, run))
+    stronger, _ = export.scaled(before, card, {"style": 1.35})
+    for name, pair in after.items():
+        ours, wanted = (up.flatten(1) @ down.flatten(1) for up, down in (pair, stronger[name]))
+        assert torch.allclose(ours, wanted, atol=1e-6)
+    assert asked == [*REACHES]
+
+
+def test_how_far_a_style_reaches_is_what_its_adapter_explains_of_other_things_drawn_in_it(config, tmp_path):
+    """By an adapter whose strength is known to show: the error falls with it, and nothing of the adapter is changed."""
+    work = loop.prepare_work(config, Run(tmp_path / "run"), lambda: False)
+    before = {concept: work.adapter.learned(concept) for concept in BOTH}
+    generator = torch.Generator().manual_seed(0)
+    learned = {name: torch.randn(p.shape, generator=generator) * 0.2 for name, p in before["style"].items()}
+    work.adapter.load("style", learned)
+    reached = reach_of(work.pipe, work.adapter, config, work.concepts["style"])
+    found = [reached(strength) for strength in (0.0, 1.0)]
+    assert all(map(math.isfinite, found))
+    again = reach_of(work.pipe, work.adapter, config, work.concepts["style"])
+    assert [again(strength) for strength in (0.0, 1.0)] == found
+    after = work.adapter.learned("style")
+    assert all(torch.equal(after[name], learned[name]) for name in learned)
+    with pytest.raises(Stopped):
+        reach_of(work.pipe, work.adapter, config, work.concepts["style"], lambda: True)(1.0)
+
+
+def test_two_measures_of_a_style_s_strength_are_one_too_many():
+    with pytest.raises(UserError, match=r"style\.reach is 0\.5 and style\.slack 0\.1"):
+        Customization(style={"pictures": ".", "reach": 0.5, "slack": 0.1})
