@@ -1,7 +1,8 @@
 """What a style's own pictures say of it: python -m benchmarks.pairs.said STYLE [key=value ...]
 
 Which of the base's style words is nearest to them, and how much of the style is kept at less strength: the share of
-what was gained in the loss on them, learned as `joined` learns it and at the strength with which it was. Adds to results/said.json.
+what was gained in the loss on them, learned as `joined` learns it and as strong as it was then. Adds to
+results/said.json.
 """
 
 import json
