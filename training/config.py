@@ -206,6 +206,11 @@ class AdapterSettings(Strict):
     content_half: Literal["down", "up"] = Field(
         "down", description="the factor of which the content learns its part; the style learns the other's"
     )
+    split_gates: bool = Field(
+        False,
+        description="in a UNet's feed-forward (GEGLU) each concept learns half of the values and half of the gates; "
+        "false: one of the two learns on the gates alone, as in older runs. Adapters join only if theirs agree",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="of the frozen factors; adapters join only if theirs agree")
     compander: bool = Field(False, description="a Weight Compander on the learned factors")
     compander_scale: float = Field(

@@ -226,6 +226,11 @@ def join(content: Path, style: Path, target: Path) -> None:
             f"{content} and {style} adapt different layers",
             "Join adapters that were trained with the same adapter.layers, content_in and style_in",
         )
+    if card_c.fused != card_s.fused:
+        raise UserError(
+            f"{content} and {style} differ in how a feed-forward's values and gates are shared",
+            "Join adapters that were trained with the same adapter.split_gates",
+        )
     words = {"content": card_c.placeholders["content"], "style": card_s.placeholders["style"]}
     scales = ("content", dict(card_c.scales)["content"]), ("style", dict(card_s.scales)["style"])
     ups, downs = (factors_c, factors_s) if dict(card_c.halves)["content"] == "up" else (factors_s, factors_c)

@@ -12,7 +12,7 @@ from training.adapters import METHODS
 from training.config import HOUSE, PRESETS, AdapterSettings, Customization
 from training.memory import BUDGETS, ROWS
 from training.optimizers.settings import OPTIMIZERS
-from training.run import Run
+from training.run import Run, decisive
 
 OK = {"content": {"pictures": "c"}, "style": {"pictures": ["s/a.png", "s/b.png"]}}
 
@@ -292,3 +292,19 @@ def test_a_run_that_is_older_than_a_key_has_its_default_whatever_the_preset_says
     old = run.customization()
     assert old.content.variants == {} and old.content.prior_weight == old.style.prior_weight == 0
     assert old.adapter.content_in == old.adapter.style_in == "everywhere"
+
+
+def test_presets_of_unets_split_values_and_gates_and_runs_from_before_do_not(tmp_path):
+    """Where nothing is adapted that has gates, a run from before is the same run."""
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    for layers, same in (("attention", True), ("all", False)):
+        config = Customization(**BOTH_GIVEN, preset="sdxl", adapter={"layers": layers})
+        config.save(run.config)
+        text = run.config.read_text()
+        assert "split_gates = true" in text
+        run.config.write_text(text.replace("split_gates = true\n", ""))
+        old = run.customization()
+        assert config.adapter.split_gates and not old.adapter.split_gates
+        assert (decisive(old) == decisive(config)) is same
+    assert not Customization(**BOTH_GIVEN).adapter.split_gates  # of the embedded base, whose concepts share no layer

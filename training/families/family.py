@@ -94,6 +94,7 @@ class Family(ABC):
     network: ClassVar[str]  # class of the denoiser
     # `adapter.layers` -> a regular expression over the denoiser's module names, from their start to their end.
     layers: ClassVar[dict[str, str]]
+    always_by_parts: ClassVar[bool] = True  # `fused` holds whatever `adapter.split_gates` says
     words: ClassVar[str] = ""  # layers that make keys and values of a prompt's words; none where text and picture share
     blocks: ClassVar[tuple[str, ...]]  # lists of modules in it, of which OwLore trains some at a time
 

@@ -41,7 +41,7 @@ class StableDiffusion(Diffusion):
         "make": {"precondition": True},
         "base": "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "resolution": 512,
-        "adapter": {"rank": 32, "layers": "attention"},
+        "adapter": {"rank": 32, "layers": "attention", "split_gates": True},
         "optimizer": {"lr": 4e-5, "make_lr": 1e-5},
         "steps": {"break": 500, "make": 200, "batch_size": 2, "others_batch_size": 1},
         "samples": {"every": 100, "inference_steps": 25},
