@@ -259,7 +259,7 @@ def encode_prompts(pipe: DiffusionPipeline, prompts: list[str], resolution: int)
 def tokenizers(pipe: DiffusionPipeline) -> list[Reader]:
     """A base's tokenizers that know how many tokens of a prompt it reads."""
     family = family_of(pipe)
-    return [Reader(tokenizer, family.longest) for tokenizer in _tokenizers(pipe, family.readers)]
+    return [Reader(tokenizer, family.longest, family.windows) for tokenizer in _tokenizers(pipe, family.readers)]
 
 
 def _tokenizers(pipe: DiffusionPipeline, parts: tuple[str, ...]) -> list[PreTrainedTokenizerBase]:

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipelines.windows import MOST
 from training.families.diffusion import Diffusion
 from training.families.family import BLOCKS, EIGHT_BIT, EXACT, PHOTOGRAPHED, PROJECTED, Header, fast_name
 
@@ -64,6 +65,7 @@ class StableDiffusion(Diffusion):
             "cpu": ("fp32", True, 4, 1, 32, 512, PROJECTED),
         },
     }
+    windows: ClassVar[int] = MOST
     pads: ClassVar[tuple[str, ...]]  # of each tokenizer
     prefixes: ClassVar[dict[str, str]]  # of the parts' tensors in a single file
 
