@@ -46,6 +46,7 @@ class Diffusion(Family):
     predictions: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction", "sample")
     network: ClassVar[str] = "UNet2DConditionModel"
     layers: ClassVar[dict[str, str]] = LAYERS
+    fp16: ClassVar[bool] = True
     always_by_parts: ClassVar[bool] = False  # older runs learned a style on the gates alone
     words: ClassVar[str] = r"\.attn2\.to_[kv]$"
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)

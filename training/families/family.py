@@ -86,6 +86,7 @@ class Family(ABC):
     memory: ClassVar[dict[str, dict[int | str, tuple]]] = {}
 
     longest: ClassVar[int] = NO_LIMIT  # tokens that the pipeline lets through, however many its tokenizer reads
+    fp16: ClassVar[bool] = False  # whether it computes soundly in it
     windows: ClassVar[int] = 1  # of as many tokens as its tokenizer reads, one after the other
 
     # What drawing may begin with beside noise: a whole picture ("image"), or one of which a part changes ("inpaint").
