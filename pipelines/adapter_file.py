@@ -250,14 +250,11 @@ def layer_names(module: nn.Module) -> dict[str, str]:
     ]
     names = {_flat(name): name for name in layers}
     if hasattr(module, "down_blocks") and hasattr(module, "up_blocks"):
-        blocks = _original_blocks(module)
+        depth = len(module.down_blocks[0].resnets)
         for name in layers:
-            for ours, theirs in blocks.items():
-                if name == ours or name.startswith(f"{ours}."):
-                    inner = name[len(ours) :]
-                    for part, original in RESNET.items():
-                        inner = inner.replace(f".{part}", f".{original}") if ".resnets." in ours else inner
-                    names.setdefault(_flat(theirs + inner), name)
+            theirs = original_name(name, depth)
+            for alias in (theirs, theirs.replace(".2.conv", ".1.conv")):  # the second where nothing attends before
+                names.setdefault(_flat(alias), name)
     for name in layers:
         if name.endswith("to_out.0"):
             names.setdefault(_flat(name.removesuffix(".0")), name)
@@ -289,27 +286,33 @@ TOP = {
 }
 
 
-def _original_blocks(unet: nn.Module) -> dict[str, str]:
-    """A part of the UNet -> what its authors, and with them kohya and ComfyUI, call it."""
-    names, number = dict(TOP), 1
-    for i, block in enumerate(unet.down_blocks):
-        for j in range(len(block.resnets)):
-            names[f"down_blocks.{i}.resnets.{j}"] = f"input_blocks.{number}.0"
-            names[f"down_blocks.{i}.attentions.{j}"] = f"input_blocks.{number}.1"
-            number += 1
-        if getattr(block, "downsamplers", None):
-            names[f"down_blocks.{i}.downsamplers.0.conv"] = f"input_blocks.{number}.0.op"
-            number += 1
-    number = 0
-    for i, block in enumerate(unet.up_blocks):
-        for j in range(len(block.resnets)):
-            names[f"up_blocks.{i}.resnets.{j}"] = f"output_blocks.{number}.0"
-            names[f"up_blocks.{i}.attentions.{j}"] = f"output_blocks.{number}.1"
-            if getattr(block, "upsamplers", None) and j == len(block.resnets) - 1:
-                place = 2 if getattr(block, "attentions", None) else 1
-                names[f"up_blocks.{i}.upsamplers.0.conv"] = f"output_blocks.{number}.{place}.conv"
-            number += 1
-    return names
+KINDS = {"resnets": 0, "attentions": 1, "upsamplers": 2}
+BLOCK = re.compile(
+    r"(?P<way>down|up)_blocks\.(?P<block>\d+)\.(?P<kind>resnets|attentions|(?:down|up)samplers)\.(?P<place>\d+)"
+)
+
+
+def original_name(name: str, depth: int) -> str:
+    """What a UNet's authors call one of its layers, with them ComfyUI, and of SDXL kohya's scripts.
+
+    Args:
+        name: in diffusers.
+        depth: residual blocks of each of its blocks on the way down; on the way up there is one more.
+    """
+    if found := BLOCK.match(name):
+        first = int(found["block"]) * (depth + 1)
+        if found["kind"] == "downsamplers":
+            return f"input_blocks.{first + depth + 1}.0.op"
+        last = depth if found["kind"] == "upsamplers" else int(found["place"])
+        way, number = ("output", first + last) if found["way"] == "up" else ("input", first + last + 1)
+        start, rest = f"{way}_blocks.{number}.{KINDS[found['kind']]}", name[found.end() :]
+    else:
+        ours = next((part for part in TOP if name == part or name.startswith(f"{part}.")), "")
+        start, rest = TOP.get(ours, ""), name[len(ours) :]
+    if ".resnets." in name:
+        for part, original in RESNET.items():
+            rest = rest.replace(f".{part}", f".{original}")
+    return start + rest
 
 
 def _sizes(layer: nn.Module) -> tuple | None:

@@ -29,6 +29,7 @@ class Family:
         postprocess: what works on the result of guidance: an argument that switches it on, or "always". The rule's
             result is then written into both branches, so that what comes after finds nothing to do.
         prepare: the method that makes the first latents; they are what it returns, or the first of it.
+        windows: texts that are longer than CLIP reads are read in several windows.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Family:
     scale_of_none: float = 1.0
     postprocess: str | None = None
     prepare: str = "prepare_latents"
+    windows: bool = False
 
     @property
     def needs_negative_prompt(self) -> bool:
@@ -70,6 +72,7 @@ FAMILIES = (
         },
         denoisers=("unet",),
         postprocess="guidance_rescale",
+        windows=True,
     ),
     Family(
         "SDXL",
@@ -92,6 +95,7 @@ FAMILIES = (
         },
         denoisers=("unet",),
         postprocess="guidance_rescale",
+        windows=True,
     ),
     Family(
         "Kolors",

@@ -24,6 +24,7 @@ from pipelines.errors import UserError
 from pipelines.families import Family, family_of
 from pipelines.guidance import APG, GuidanceRule
 from pipelines.hook import Hook, hooked, see_latents, see_progress
+from pipelines.windows import in_windows
 
 log = logging.getLogger("joinery")
 
@@ -48,8 +49,10 @@ class GuidedMixin(AdapterMixin):
         stock = stock_class(cls)
         if cls.__call__ is stock.__call__:  # a subclass keeps its own, or the guided one it inherits
             cls.__call__ = _guided_call(stock)
-            prepare = family_of(stock).prepare
-            setattr(cls, prepare, _watched(getattr(cls, prepare)))
+            family = family_of(stock)
+            setattr(cls, family.prepare, _watched(getattr(cls, family.prepare)))
+            if family.windows:
+                cls.encode_prompt = in_windows(cls.encode_prompt)
             if hasattr(stock, "from_single_file"):
                 cls.from_single_file = classmethod(_with_rule(stock.from_single_file.__func__))
 

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Literal, Self
 import tyro
 
 from pipelines.errors import UserError
+from training.config import PRESETS
 from training.formats import shown
 from training.run import make_temporary_place
 
@@ -36,8 +37,8 @@ class New:
 
     project: tyro.conf.Positional[Path] = Path("project.toml")
     """The file to write. The pictures go into the folders `content` and `style` beside it, or where you say there."""
-    preset: Literal["emoji", "sd15", "sdxl"] = "emoji"
-    """The base to start from: the embedded one, Stable Diffusion 1.5, or SDXL."""
+    preset: Literal[tuple(PRESETS)] = "emoji"
+    """The base to start from: the embedded one, or the model that others of a family descend from."""
 
     def __call__(self) -> int:
         from training.project_file import new

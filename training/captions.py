@@ -28,13 +28,20 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Reader:
-    """A tokenizer that a base lets read no more than so many tokens, whatever it could read by itself."""
+    """A tokenizer that a base lets read no more than so many tokens, whatever it could read by itself.
+
+    Args:
+        windows: of as many tokens as it reads, between start and end, that are read one after the other.
+    """
 
     tokenizer: Tokenizer
     longest: int
+    windows: int = 1
 
     @property
     def model_max_length(self) -> int:
+        if self.windows > 1:
+            return (self.tokenizer.model_max_length - 2) * self.windows + 2
         return min(self.tokenizer.model_max_length, self.longest)
 
     def __call__(self, text: str, **options: bool) -> Any:
@@ -139,7 +146,7 @@ def local_tokenizers(base: str) -> tuple[Tokenizer, ...]:
         for part in family.readers if family else ():
             tokenizer = AutoTokenizer.from_pretrained(base, subfolder=part, local_files_only=True)
             if tokenizer.model_max_length < NO_LIMIT:  # else it may be one without words, of files that are not there
-                found.append(Reader(tokenizer, family.longest))
+                found.append(Reader(tokenizer, family.longest, family.windows))
     return tuple(found)
 
 

@@ -28,7 +28,7 @@ from training.adapters import DEFAULT_METHOD, METHODS, method_of
 from training.bounds import allowed
 from training.families import FAMILIES
 from training.formats import shown
-from training.memory import BUDGETS, found_budget, settings_for
+from training.memory import BUDGETS, card_has_bf16, found_budget, settings_for, without_bf16
 from training.optimizers.settings import DEFAULT, OPTIMIZERS, RATES, Optimizer, Strict, shares_rates
 from training.recognise import Base, recognise
 from training.treatments import TREATMENTS
@@ -217,6 +217,11 @@ class AdapterSettings(Strict):
     content_half: Literal["down", "up"] = Field(
         "down", description="the factor of which the content learns its part; the style learns the other's"
     )
+    split_gates: bool = Field(
+        False,
+        description="in a UNet's feed-forward (GEGLU) each concept learns half of the values and half of the gates; "
+        "false: one of the two learns on the gates alone, as in older runs. Adapters join only if theirs agree",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="of the frozen factors; adapters join only if theirs agree")
     compander: bool = Field(False, description="a Weight Compander on the learned factors")
     compander_scale: float = Field(
@@ -320,10 +325,11 @@ class Customization(Strict):
     make: Make = Make()
     samples: Samples = Samples()
     seed: int = Field(0, ge=0, lt=2**63, description="of everything that is drawn by chance while learning")
-    precision: Literal["auto", "fp32", "bf16", "nf4"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16", "nf4"] = Field(
         "auto",
         description="of the base; adapters stay fp32. auto: bf16 on a GPU that has it, else fp32, as where its own "
-        "weights learn. nf4: likewise, and the large linear layers rest in four bits (pip install bitsandbytes)",
+        "weights learn. fp16: of SD and SDXL under an adapter, for a GPU without bf16 (T4, V100, RTX 20). nf4: as "
+        "auto, and the large linear layers rest in four bits (pip install bitsandbytes)",
     )
     resolution: int = Field(
         64,
@@ -352,7 +358,10 @@ class Customization(Strict):
         method = method_of(_table_in(_merge(defaults, data), "adapter").get("method"))
         if isinstance(memory, int | str) and memory in (*BUDGETS, "auto") and preset != "emoji":  # which fits anywhere
             data = data | {"memory": found_budget() if memory == "auto" else memory}
-            defaults = _merge(defaults, settings_for(preset, method.name, data["memory"]))
+            row = settings_for(preset, method.name, data["memory"])
+            if memory == "auto" and data["memory"] != "cpu" and not card_has_bf16():
+                row = without_bf16(row, method.name)
+            defaults = _merge(defaults, row)
 
         # What is set for one optimizer or one method is not another's.
         own = _table_in(defaults, "optimizer")

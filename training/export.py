@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from pipelines.adapter_file import original_name
 from pipelines.adapters import stretches
 from pipelines.errors import UserError
 from training import checkpoint
@@ -83,8 +85,8 @@ def write(
     """Write an adapter with alpha = rank.
 
     Args:
-        style: of the keys; "kohya" for web UIs, "peft" for PEFT. diffusers loads both. By default kohya's of a UNet; of
-            a transformer only peft's, which ComfyUI reads too.
+        style: of the keys; "kohya" for web UIs and sd-scripts, "peft" for PEFT. diffusers loads both. By default
+            kohya's of a UNet; of a transformer only peft's, which ComfyUI reads too.
         said: metadata in place of the card's own.
     Raises:
         UserError: kohya has no such names for it.
@@ -95,10 +97,10 @@ def write(
             "Adapters of a transformer have no names in kohya's format",
             'Choose "peft", which diffusers and ComfyUI read',
         )
-    tensors, metadata = {}, card.metadata() | dict(said or {})
+    kohya, tensors, metadata = kohya_keys(card), {}, card.metadata() | dict(said or {})
     for name, (up, down) in factors.items():
         if style == "kohya":
-            key = "lora_unet_" + name.replace(".", "_")
+            key = kohya[name]
             tensors |= {
                 f"{key}.lora_up.weight": up,
                 f"{key}.lora_down.weight": down,
@@ -113,6 +115,16 @@ def write(
         settings = {"r": card.rank, "lora_alpha": card.rank, "target_modules": list(card.layers)}
         metadata["lora_adapter_metadata"] = json.dumps({f"{card.component}.{k}": v for k, v in settings.items()})
     checkpoint.write_tensors(path, tensors, metadata, DIGESTS)
+
+
+def kohya_keys(card: Card) -> dict[str, str]:
+    """Layer -> its key in kohya's format, which has diffusers' names of a UNet, but of SDXL's its authors'."""
+    names = {name: name for name in card.layers}
+    if card.labels.get("ss_base_model_version", "").startswith("sdxl"):
+        places = re.findall(r"down_blocks\.\d+\.(?:resnets|attentions)\.(\d+)\.", " ".join(card.layers))
+        depth = max(map(int, places), default=1) + 1
+        names = {name: original_name(name, depth) for name in card.layers}
+    return {name: f"lora_unet_{theirs.replace('.', '_')}" for name, theirs in names.items()}
 
 
 def read(path: Path) -> tuple[Factors, Card]:
@@ -141,17 +153,19 @@ def read(path: Path) -> tuple[Factors, Card]:
         )
     try:
         card = Card.read(said)
-        return {name: _factors(tensors, card.component, name) for name in card.layers}, card
+        kohya = kohya_keys(card)
+        return {name: _factors(tensors, card.component, name, kohya[name]) for name in card.layers}, card
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"What {path} says about itself is damaged or from a newer version", "Export it again where it was made"
         ) from None
 
 
-def _factors(tensors: dict[str, Tensor], component: str, name: str) -> tuple[Tensor, Tensor]:
-    kohya, peft = f"lora_unet_{name.replace('.', '_')}", f"{component}.{name}"
-    if f"{kohya}.alpha" in tensors:
-        return tensors[f"{kohya}.lora_up.weight"], tensors[f"{kohya}.lora_down.weight"]
+def _factors(tensors: dict[str, Tensor], component: str, name: str, kohya: str) -> tuple[Tensor, Tensor]:
+    for key in (kohya, f"lora_unet_{name.replace('.', '_')}"):  # the second of SDXL in files of before
+        if f"{key}.alpha" in tensors:
+            return tensors[f"{key}.lora_up.weight"], tensors[f"{key}.lora_down.weight"]
+    peft = f"{component}.{name}"
     return tensors[f"{peft}.lora_B.weight"], tensors[f"{peft}.lora_A.weight"]
 
 
@@ -225,6 +239,11 @@ def join(content: Path, style: Path, target: Path) -> None:
         raise UserError(
             f"{content} and {style} adapt different layers",
             "Join adapters that were trained with the same adapter.layers, content_in and style_in",
+        )
+    if card_c.fused != card_s.fused:
+        raise UserError(
+            f"{content} and {style} differ in how a feed-forward's values and gates are shared",
+            "Join adapters that were trained with the same adapter.split_gates",
         )
     words = {"content": card_c.placeholders["content"], "style": card_s.placeholders["style"]}
     scales = ("content", dict(card_c.scales)["content"]), ("style", dict(card_s.scales)["style"])

@@ -49,6 +49,7 @@ from training.strength import error_of, least_strength, reach_of, reaching_stren
 # Parameters of a denoiser whose layers are too small to share: two that spin are a sixth faster on an idle
 # machine and less than half as fast beside another program (benchmarks/customization/threads.py).
 SMALL = 50_000_000
+LOSS_SCALE = 2.0**12  # of a base in fp16, whose small gradients would vanish: the loss is a mean over many numbers
 CANCELLED = "Cancelled. Start it again to go on."
 # Latents, conditions, noise, noise levels and weights, as `denoising_loss` takes them after the base.
 Batch = tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor | None]
@@ -342,6 +343,7 @@ def begin_stage(work: Work, state: State, stage: Stage) -> None:
 def train_step(work: Work, state: State, stage: Stage) -> dict[str, float]:
     """Take one step of a stage, and give its losses by concept."""
     config, adapter, k, losses = work.config, work.adapter, state.step - stage.first, {}
+    scale = LOSS_SCALE if config.precision == "fp16" else 1.0
 
     # Rate, and the blocks that learn.
     state.optimizer.zero_grad()
@@ -364,10 +366,14 @@ def train_step(work: Work, state: State, stage: Stage) -> dict[str, float]:
             for part, loss in zip(parts, found.view(-1), strict=True):
                 losses[part.concept] += processes.mean(loss.item()) / config.steps.accumulation
                 _check_finite("loss", [loss], work, stage, part, state.step)
-            (parts[0].weight * found.sum() / config.steps.accumulation).backward(inputs=moved)
+            (scale * parts[0].weight * found.sum() / config.steps.accumulation).backward(inputs=moved)
         gradients = [state.in_backward.largest()] if state.in_backward else [p.grad for p in moved]
         gradients = [gradient for gradient in gradients if gradient is not None]
         _check_finite("gradient", gradients, work, stage, parts[0], state.step)
+
+    if scale != 1:
+        for p in (p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None):
+            p.grad /= scale
 
     # Several processes.
     processes.average([p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None])
@@ -510,9 +516,10 @@ def _check_finite(what: str, values: list[Tensor], work: Work, stage: Stage, par
     concept = work.concepts[part.pictures or part.concept]
     index = choose(work.config.seed, stage.name, part.concept, step - stage.first, count, len(concept))
     names = ", ".join(sorted({concept.names[i] for i in index.tolist()}))
+    wider = 'Set precision to "fp32" or "nf4", lower' if work.config.precision == "fp16" else "Lower"
     raise UserError(
         f"The {what} at step {step + 1} is not a finite number (it learned from {names})",
-        "Lower optimizer.lr, or take that picture out, and start a new run; the last checkpoint is good",
+        f"{wider} optimizer.lr, or take that picture out, and start a new run; the last checkpoint is good",
     )
 
 

@@ -50,6 +50,29 @@ def settings_for(preset: str, method: str, memory: int | str) -> dict[str, Any]:
     return settings
 
 
+def without_bf16(settings: dict[str, Any], method: str) -> dict[str, Any]:
+    """The settings of a row for a card without bf16: fp16, which is as small.
+
+    Raises:
+        UserError: the base's own weights are to learn, which fp16 cannot hold.
+    """
+    if settings["precision"] != "bf16":
+        return settings
+    if method == "full":
+        raise UserError(
+            'memory is "auto", and the GPU has no bf16, in which a base\'s own weights would fit it',
+            'Set adapter.method to "plp", or leave memory out',
+        )
+    return settings | {"precision": "fp16"}
+
+
+def card_has_bf16() -> bool:
+    """Whether the GPU at hand computes in it: NVIDIA's do from Ampere on; T4, V100 and RTX 20 emulate it, slowly."""
+    import torch
+
+    return torch.cuda.get_device_capability() >= (8, 0)
+
+
 def found_budget() -> int | str:
     """The largest budget that the GPU at hand has, or "cpu".
 

@@ -84,7 +84,7 @@ def read_taken(config: Customization, adapter: Adapter, base_hash: str) -> dict[
             if (seen := getattr(card, what)) != value:
                 short = not isinstance(value, tuple | dict)
                 said = f" ({_short(seen)} there, {_short(value)} here)" if short else ""
-                name = {"alone": "content_in or style_in"}.get(what, what.replace("_", " "))
+                name = {"alone": "content_in or style_in", "fused": "split_gates"}.get(what, what.replace("_", " "))
                 raise UserError(
                     f"The {kind} of {concept.run} was learned with another {name}{said}",
                     "Take it from a run on the same base, with the same adapter table",

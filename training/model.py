@@ -5,6 +5,7 @@ What differs between families of bases lies in `training.families`.
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,9 +28,12 @@ from training.captions import Reader
 from training.families import FAMILIES, Family, denoiser_of, family_of
 from training.families.family import PARTS
 from training.four_bits import quantize
+from training.memory import card_has_bf16
 from training.optimizers.outlier import blocks_of
 from training.recognise import Base, read_json, recognise, variant
 from training.state import all_finite
+
+log = logging.getLogger("joinery")
 
 UNDECIDING = ("dtype", "torch_dtype", "transformers_version", "architectures", "model_type", "sample_size")
 
@@ -42,8 +46,14 @@ def device() -> torch.device:
 def dtype(precision: str) -> torch.dtype:
     """In which the frozen base computes: "auto" and "nf4" in bf16 on a GPU that has it, and in float32 elsewhere.
 
-    Not fp16: gradients of a small loss vanish in it, and SDXL's autoencoder overflows.
+    fp16 only where it is asked for: gradients of a small loss vanish in it, which the loop scales for that.
     """
+    if precision == "fp16":
+        return torch.float16
+    if precision == "bf16" and device().type == "cuda" and not card_has_bf16():
+        log.warning(
+            'This GPU has no bf16 and emulates it, slowly: memory = "auto" or precision = "fp16" suit it better'
+        )
     narrow = precision == "bf16" or (precision in ("auto", "nf4") and device().type == "cuda" and _computes_bf16())
     return torch.bfloat16 if narrow else torch.float32
 
@@ -60,7 +70,7 @@ def _computes_bf16() -> bool:
     AVX-512 has instructions for it too, but a step of the base takes longer with them than in float32.
     """
     if device().type == "cuda":
-        return torch.cuda.get_device_capability() >= (8, 0)
+        return card_has_bf16()
     return torch.cpu._is_amx_tile_supported()
 
 
@@ -85,6 +95,10 @@ def open_base(
     found = recognise(base).told(prediction, zero_snr)
     found.check_opens()
     family = FAMILIES[found.family]
+    if precision == "fp16" and not family.fp16:
+        raise UserError(
+            f"precision is 'fp16', in which {family.title} does not compute soundly", 'Set it to "auto" or "nf4"'
+        )
     try:
         if os.path.isfile(base):
             pipe = family.open_file(base, dtype(precision))
@@ -259,7 +273,7 @@ def encode_prompts(pipe: DiffusionPipeline, prompts: list[str], resolution: int)
 def tokenizers(pipe: DiffusionPipeline) -> list[Reader]:
     """A base's tokenizers that know how many tokens of a prompt it reads."""
     family = family_of(pipe)
-    return [Reader(tokenizer, family.longest) for tokenizer in _tokenizers(pipe, family.readers)]
+    return [Reader(tokenizer, family.longest, family.windows) for tokenizer in _tokenizers(pipe, family.readers)]
 
 
 def _tokenizers(pipe: DiffusionPipeline, parts: tuple[str, ...]) -> list[PreTrainedTokenizerBase]:

@@ -310,6 +310,8 @@ def decisive(config: Customization) -> dict[str, Any]:
     del data["steps"]["checkpoint_every"], data["steps"]["gradient_checkpointing"]
     for name in config.concepts:
         del data[name]["pictures"], data[name]["crops"], data[name]["others"], data[name]["run"]
+    # Without effect where nothing is adapted that has gates.
+    data["adapter"]["split_gates"] &= config.adapter.layers in ("attention+feedforward", "all")
     return _without_later(data, config)
 
 
@@ -317,7 +319,7 @@ def decisive(config: Customization) -> dict[str, Any]:
 LATER = {
     "content": ("further", "rate", "steps", "prior_weight", "slack", "caption_dropout", "unmasked_weight", "variants"),
     "style": ("further", "rate", "steps", "prior_weight", "slack", "caption_dropout", "unmasked_weight", "reach"),
-    "adapter": ("content_in", "style_in"),
+    "adapter": ("content_in", "style_in", "split_gates"),
     "steps": ("schedule", "warm_up", "max_grad_norm"),
     "loss": ("min_snr", "noise_offset"),
 }

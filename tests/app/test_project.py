@@ -249,16 +249,16 @@ def test_a_project_of_one_concept_alone(config, library, tmp_path, missing):
 
 
 def test_captions_and_prompts_are_judged_in_words(config):
-    """By the base's own tokenizer, which reads 77 letters here."""
+    """By the base's own tokenizer, which reads 600 letters here, 75 at a time."""
     form = ProjectForm(config)
     sound = values(config)
     sound["style.pictures"] = [one._replace(caption="a fox, {placeholder} style") for one in sound["style.pictures"]]
     assert check_words(*form.read(sound)) == []
-    long = {"content.caption": "{who} koala", "style.caption": "{placeholder} " + "x" * 80}
+    long = {"content.caption": "{who} koala", "style.caption": "{placeholder} " + "x" * 600}
     texts = [finding.text for finding in check_words(*form.read(values(config, long)))]
     assert [text.partition(":")[0] for text in texts] == ["Content", "Content", "Style", "Style"]
     assert "no caption holds the placeholder sks" in texts[0] and "{who} is not known" in texts[1]
-    assert "without a caption of their own" in texts[2] and "77 tokens, and so not the caption from 'xxx" in texts[3]
+    assert "without a caption of their own" in texts[2] and "602 tokens, and so not the caption from 'xxx" in texts[3]
 
     def said(prompt: str, **changed) -> list[str]:
         recipe = Recipe(prompt, 0, 1.0, 1.0, "APG", {}, 5.0, 3, 32, "base", **changed)
@@ -266,8 +266,8 @@ def test_captions_and_prompts_are_judged_in_words(config):
 
     assert said("sks koala") == []
     assert said("a fox") == ["The prompt holds no placeholder, sks or zwx, which stands for what is learned."]
-    (cut,) = said("sks koala", negative_prompt="grey " * 30)
-    assert cut == "The base reads 77 tokens, and so not the negative prompt from 'grey' on."
+    (cut,) = said("sks koala", negative_prompt="grey " * 151)
+    assert cut == "The base reads 602 tokens, and so not the negative prompt from 'grey' on."
 
 
 def test_pictures_are_judged_at_the_preset_s_resolution(config, tmp_path):

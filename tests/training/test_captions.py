@@ -170,6 +170,6 @@ def test_all_folders_of_a_project_are_looked_at(config, project):
 
 
 def test_tokenizers_are_found_without_opening_a_base(base):
-    assert [tokenizer.model_max_length for tokenizer in captions.local_tokenizers(str(base))] == [77]
+    assert [tokenizer.model_max_length for tokenizer in captions.local_tokenizers(str(base))] == [602]
     for nothing in ("nobody/nothing", str(base / "unet" / "diffusion_pytorch_model.safetensors"), str(base / "no")):
         assert captions.local_tokenizers(nothing) == ()

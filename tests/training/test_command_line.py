@@ -134,11 +134,11 @@ def test_pictures_of_any_size_lie_beside_their_sheet(finished, tmp_path, monkeyp
 def test_what_a_person_should_know_is_said_before_the_first_step(project, tmp_path):
     """Of a run on the error stream, before its first step; of a prompt likewise."""
     (project.parent / "content" / "plan.svg").write_text("<svg/>")
-    (project.parent / "style" / "picture-0.txt").write_text("{who}, {placeholder} style " + "x" * 80 + " unseen")
+    (project.parent / "style" / "picture-0.txt").write_text("{who}, {placeholder} style " + "x " * 600 + " unseen")
     done = run("customize", project, "--run", tmp_path / "run")
     assert done.returncode == 0
     told, _, _ = done.stderr.partition("The content stage learns")
-    for words in ("Content: plan.svg left out", "Style: {who} is not known", "77 tokens, and so not the caption from"):
+    for words in ("Content: plan.svg left out", "Style: {who} is not known", "602 tokens, and so not the caption from"):
         assert words in told
     done = run("sample", tmp_path / "run", "--prompt", "{placeholder}", "--count", 1, "--out", tmp_path / "sheet.png")
     assert done.returncode == 0 and "The prompt's {placeholder} stays as it is" in done.stderr

@@ -12,7 +12,7 @@ from training.adapters import METHODS
 from training.config import HOUSE, PRESETS, AdapterSettings, Customization
 from training.memory import BUDGETS, ROWS
 from training.optimizers.settings import OPTIMIZERS
-from training.run import Run
+from training.run import Run, decisive
 
 OK = {"content": {"pictures": "c"}, "style": {"pictures": ["s/a.png", "s/b.png"]}}
 
@@ -101,15 +101,44 @@ def test_what_a_file_says_stands_above_the_memory():
     assert Customization(**OK, memory=8).steps == Customization(**OK).steps  # the embedded base fits anywhere
 
 
+@pytest.fixture
+def card(monkeypatch):
+    """Lets the machine have a GPU of so many gigabytes."""
+
+    def put(gigabytes: float, capability: tuple[int, int] = (8, 0)) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        held = SimpleNamespace(total_memory=int(gigabytes * 2**30))
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: held)
+
+    return put
+
+
 @pytest.mark.parametrize(("gigabytes", "budget"), [(7.6, 8), (11.99, 12), (14.7, 12), (23.5, 24), (79.1, 48)])
-def test_auto_is_the_largest_that_the_gpu_has(monkeypatch, gigabytes, budget):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=int(gigabytes * 2**30))
-    )
-    config = Customization(**OK, preset="sd15", memory="auto")
-    assert config.memory == budget and config.steps == Customization(**OK, preset="sd15", memory=budget).steps
+def test_auto_is_the_largest_that_the_gpu_has(card, gigabytes, budget):
+    card(gigabytes)
+    config, row = (Customization(**OK, preset="sd15", memory=memory) for memory in ("auto", budget))
+    assert config.memory == budget and (config.steps, config.precision) == (row.steps, row.precision)
+
+
+@pytest.mark.parametrize("preset", ["sd15", "sdxl"])
+def test_a_card_without_bf16_gets_the_row_of_its_memory_in_fp16(card, preset):
+    """T4, V100 and RTX 20. What the file says of the precision stands above it."""
+    card(14.7, (7, 5))
+    config, row = (Customization(**OK, preset=preset, memory=memory) for memory in ("auto", 12))
+    assert (row.precision, config.precision, config.memory) == ("bf16", "fp16", 12)
+    assert config.model_copy(update={"precision": "bf16"}) == row
+    assert Customization(**OK, preset=preset, memory="auto", precision="nf4").precision == "nf4"
+
+
+def test_a_base_s_own_weights_are_fp32_on_a_card_without_bf16_or_do_not_fit(card):
+    card(14.7, (7, 5))
+    assert Customization(**OK, preset="sd15", memory="auto", adapter={"method": "full"}).precision == "fp32"
+    with pytest.raises(UserError, match=r"the GPU has no bf16, in which .*adapter\.method to \"plp\""):
+        Customization(**OK, preset="sdxl", memory="auto", adapter={"method": "full"})
+    with pytest.raises(UserError, match="precision is 'fp16', in which weights cannot learn"):
+        Customization(**OK, preset="sdxl", precision="fp16", adapter={"method": "full"})
 
 
 def test_auto_without_a_gpu_is_the_cpu(monkeypatch):
@@ -117,10 +146,8 @@ def test_auto_without_a_gpu_is_the_cpu(monkeypatch):
     assert Customization(**OK, preset="sdxl", memory="auto").precision == "fp32"
 
 
-def test_a_gpu_with_too_little_is_told(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=4 * 2**30))
+def test_a_gpu_with_too_little_is_told(card):
+    card(4)
     with pytest.raises(UserError, match=r"the GPU has 4\.0 GB. Set memory to 8"):
         Customization(**OK, preset="sdxl", memory="auto")
 
@@ -292,3 +319,19 @@ def test_a_run_that_is_older_than_a_key_has_its_default_whatever_the_preset_says
     old = run.customization()
     assert old.content.variants == {} and old.content.prior_weight == old.style.prior_weight == 0
     assert old.adapter.content_in == old.adapter.style_in == "everywhere"
+
+
+def test_presets_of_unets_split_values_and_gates_and_runs_from_before_do_not(tmp_path):
+    """Where nothing is adapted that has gates, a run from before is the same run."""
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    for layers, same in (("attention", True), ("all", False)):
+        config = Customization(**BOTH_GIVEN, preset="sdxl", adapter={"layers": layers})
+        config.save(run.config)
+        text = run.config.read_text()
+        assert "split_gates = true" in text
+        run.config.write_text(text.replace("split_gates = true\n", ""))
+        old = run.customization()
+        assert config.adapter.split_gates and not old.adapter.split_gates
+        assert (decisive(old) == decisive(config)) is same
+    assert not Customization(**BOTH_GIVEN).adapter.split_gates  # of the embedded base, whose concepts share no layer

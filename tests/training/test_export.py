@@ -43,11 +43,14 @@ def make(
     base=None,
     half="down",
     learns_in=None,
+    split_gates=False,
 ):
     """A trained adapter's file, and the model as training sees it."""
     unet = tiny_pipeline().unet
     card_hash = base or fingerprint(unet)
-    adapter = PartlyLearnable(unet, rank, layers, seed=seed, content_half=half, learns_in=learns_in)
+    adapter = PartlyLearnable(
+        unet, rank, layers, seed=seed, content_half=half, learns_in=learns_in, split_gates=split_gates
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for concept in ("content", "style"):
@@ -164,9 +167,11 @@ def test_formats_convert_into_each_other_to_the_bit(tmp_path, first, second):
     assert card_a == card_c and all(torch.equal(x, y) for k in a for x, y in zip(a[k], c[k], strict=True))
 
 
-@pytest.mark.parametrize("style, half", zip(FORMATS, ["down", "up"], strict=True))
-def test_scales_equal_those_of_training_and_do_not_drift(tmp_path, style, half):
-    adapter = make(tmp_path / "a.safetensors", style, half=half)
+@pytest.mark.parametrize(
+    "style, half, gates", [("kohya", "down", False), ("peft", "up", False), ("kohya", "down", True)]
+)
+def test_scales_equal_those_of_training_and_do_not_drift(tmp_path, style, half, gates):
+    adapter = make(tmp_path / "a.safetensors", style, half=half, split_gates=gates)
     pipe = adapted(tmp_path / "a.safetensors")
     fresh = forward(pipe.unet)
     torch.testing.assert_close(fresh, forward(adapter.denoiser), atol=1e-5, rtol=1e-5)
@@ -329,10 +334,11 @@ def test_a_base_s_fingerprint_is_that_of_its_weights():
     assert fingerprint(unet) != found
 
 
+GATES = {"split_gates": True}
 APART = {"layers": "all", "learns_in": {"content": "words", "style": "not words"}}
 
 
-@pytest.mark.parametrize("how", [{"half": "down"}, {"half": "up"}, APART, {"learns_in": {"content": "words"}}])
+@pytest.mark.parametrize("how", [{"half": "down"}, {"half": "up"}, APART, {"learns_in": {"content": "words"}}, GATES])
 def test_halves_join_without_training(tmp_path, how):
     make(tmp_path / "c.safetensors", only="content", **how)
     make(tmp_path / "s.safetensors", "peft", only="style", **how)
@@ -351,6 +357,7 @@ def test_halves_join_without_training(tmp_path, how):
         ({"layers": "cross-attention"}, "layers"),
         ({"learns_in": {"content": "words"}}, "adapt different layers"),
         ({"half": "up"}, "halves"),
+        (GATES, "values and gates"),
     ],
 )
 def test_halves_that_do_not_belong_together_are_not_joined(tmp_path, other, word):
@@ -376,7 +383,12 @@ def test_a_finished_run_exports_what_it_trained(finished):
 
 @pytest.mark.parametrize(
     "style, halves, how",
-    [("kohya", ("down", "up"), {}), ("peft", ("first rank", "second rank"), {}), ("kohya", ("down", "up"), APART)],
+    [
+        ("kohya", ("down", "up"), {}),
+        ("peft", ("first rank", "second rank"), {}),
+        ("kohya", ("down", "up"), APART),
+        ("kohya", ("down", "up"), GATES),
+    ],
 )
 def test_scales_precision_and_words_are_baked_into_an_export(tmp_path, style, halves, how):
     make(tmp_path / "a.safetensors", **how)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from pipelines import UserError
 from tests.tiny import TEXT_WIDTH, tiny_pipeline
-from training import Customization, Run, checkpoint, customize, export, sheet
+from training import Customization, Run, checkpoint, customize, export, loop, sheet
 from training.concepts import read_all_pictures
 from training.draws import choose, keyed, stratified_timesteps
 from training.loop import learning_rate_factor
@@ -521,6 +521,20 @@ def test_each_stage_draws_its_own_blocks_and_says_which_have_no_turn(config, tmp
 
 
 @pytest.mark.slow
+def test_in_fp16_the_loss_is_scaled_and_the_steps_are_those_of_fp32(config, tmp_path, monkeypatch):
+    def learned(name: str, precision: str) -> torch.Tensor:
+        """Of the content, in two steps."""
+        config.precision = precision
+        run = customize(config, tmp_path / name, should_stop=StopAfter(2))
+        halves = checkpoint.under(checkpoint.read_last(run.checkpoints).tensors, "half.content.")
+        return torch.cat([halves[key].flatten() for key in sorted(halves)])
+
+    exact, half = learned("a", "fp32"), learned("b", "fp16")
+    assert torch.cosine_similarity(half, exact, 0) > 0.99 and not torch.equal(half, exact)
+    monkeypatch.setattr(loop, "LOSS_SCALE", 2.0**-20)  # then they vanish
+    assert torch.cosine_similarity(learned("c", "fp16"), exact, 0) < 0.9
+
+
 def test_accumulated_batches_make_the_step_of_one_large_batch(config, tmp_path):
     config.steps.make = 0
     config.steps.batch_size, config.steps.others_batch_size = 4, 2

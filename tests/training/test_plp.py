@@ -219,6 +219,24 @@ def test_a_concept_learns_only_where_it_may_and_the_rest_stays_a_joint_lora(unet
     assert all(torch.equal(adapter.learned("style")[name], factor) for name, factor in kept.items())
 
 
+@pytest.mark.parametrize("split", [True, False])
+def test_a_style_learns_on_values_and_gates_or_as_older_runs_on_the_gates_alone(unet, split):
+    before = forward(unet)
+    adapter = PartlyLearnable(unet, RANK, "all", split_gates=split)
+    assert torch.equal(forward(unet), before)
+    gated = [layer for layer in adapter.layers if layer.name.endswith(".ff.net.0.proj")]
+    assert {layer.name for layer in gated if split} == adapter.fused.keys() and gated
+    for layer in gated:
+        zeros = layer.up.weight.detach().clone()
+        torch.nn.init.ones_(layer.B)
+        of_values, of_gates = (layer.up.weight != zeros).any(1).chunk(2)
+        half = len(of_values) // 2
+        if split:
+            assert all(not part[:half].any() and part[half:].all() for part in (of_values, of_gates))
+        else:
+            assert not of_values.any() and of_gates.all()
+
+
 APART = {"content": "words", "style": "not words"}
 
 

@@ -6,6 +6,7 @@ import tomllib
 import pytest
 
 from pipelines import UserError
+from training.__main__ import main
 from training.config import PRESETS, Customization
 from training.optimizers.settings import OPTIMIZERS
 from training.project_file import GIVEN, PAGE, keys, new, page, template
@@ -34,6 +35,13 @@ def test_a_new_project_is_written_once_and_can_be_loaded(tmp_path):
         new(file)
     with pytest.raises(UserError, match=r"cannot be written .* Name a file in a folder that exists"):
         new(tmp_path / "none" / "project.toml")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_command_line_knows_every_preset(tmp_path, monkeypatch, preset):
+    monkeypatch.setattr("sys.argv", ["training", "new", str(tmp_path / "project.toml"), "--preset", preset])
+    assert main() == 0
+    assert tomllib.loads((tmp_path / "project.toml").read_text()).get("preset", "emoji") == preset
 
 
 def test_the_page_of_all_keys_is_made_from_the_models():

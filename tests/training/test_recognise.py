@@ -397,13 +397,15 @@ def test_noise_alone_does_not_predict_noise(config):
         ((7, 0), "auto", torch.float32),  # V100
         ((8, 0), "auto", torch.bfloat16),
         ((8, 9), "fp32", torch.float32),
+        ((7, 5), "fp16", torch.float16),
         ((7, 5), "bf16", torch.bfloat16),  # asked for by name, it is emulated
     ],
 )
-def test_bf16_is_chosen_where_the_card_has_it(monkeypatch, capability, precision, expected):
+def test_bf16_is_chosen_where_the_card_has_it(monkeypatch, caplog, capability, precision, expected):
     monkeypatch.setattr(model, "device", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     assert model.dtype(precision) == expected
+    assert ("This GPU has no bf16 and emulates it" in caplog.text) is (precision == "bf16")
     assert model.fast_dtype() == (torch.bfloat16 if capability >= (8, 0) else torch.float32)
 
 

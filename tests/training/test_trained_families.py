@@ -321,6 +321,12 @@ def test_a_caption_is_said_to_be_cut_where_the_pipeline_cuts_it(name):
     assert captions.cut_from(" ".join(["word"] * 5 * longest), tokenizers(pipe)) == "word"
 
 
+def test_flows_are_not_computed_in_fp16(tmp_path):
+    made("sd3").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="precision is 'fp16', in which Stable Diffusion 3 does not compute soundly"):
+        open_base(str(tmp_path), "fp16")
+
+
 @pytest.mark.parametrize("name", FLOWS)
 def test_levels_are_those_of_diffusers_own_schedule(name):
     pipe = made(name)

@@ -51,7 +51,7 @@ class Adapter(ABC):
 
     @classmethod
     def precision(cls, config: Customization) -> str:
-        """Of the base in training: "auto", "fp32" or "bf16"."""
+        """Of the base in training: "auto", "fp32", "bf16", "fp16" or "nf4"."""
         return config.precision
 
     @classmethod

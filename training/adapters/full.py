@@ -71,9 +71,10 @@ class FullWeights(Adapter):
                 "adapter.content_in and style_in are for the halves of an adapter",
                 'Leave them out with method = "full"',
             )
-        if config.precision == "nf4":
+        if config.precision in ("nf4", "fp16"):
             raise UserError(
-                "precision is 'nf4', in which weights cannot learn", 'Set it to "auto", or adapter.method to "plp"'
+                f"precision is {config.precision!r}, in which weights cannot learn",
+                'Set it to "auto", or adapter.method to "plp"',
             )
         if config.precision == "bf16" and not config.optimizer.narrow:
             raise UserError(

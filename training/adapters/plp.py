@@ -71,6 +71,8 @@ class PartlyLearnable(Adapter):
         content_half: "down" gives D to the content and B to the style, "up" the other way round.
         learns_in: concept -> "everywhere", one of the places of `Family.places` or "not " and one, everywhere if not
             named.
+        split_gates: half of the values and half of the gates of a UNet's feed-forward are each concept's; otherwise
+            one learns on the gates alone.
     Raises:
         UserError: the rank does not fit, or the denoiser has no such layers.
     """
@@ -116,6 +118,7 @@ class PartlyLearnable(Adapter):
             settings.compander_scale if settings.compander else 0.0,
             settings.content_half,
             {"content": settings.content_in, "style": settings.style_in},
+            settings.split_gates,
         )
 
     def __init__(
@@ -128,6 +131,7 @@ class PartlyLearnable(Adapter):
         compander: float = 0.0,
         content_half: str = "down",
         learns_in: dict[str, str] | None = None,
+        split_gates: bool = False,
     ):
         from peft import LoraConfig
         from peft.tuners.lora import LoraLayer
@@ -160,7 +164,8 @@ class PartlyLearnable(Adapter):
             if len(owners) == 1:
                 self.layers.append(Layer(name, up, down, *owners, _leave_free(name, up, down, seed, compander)))
                 continue
-            if parts := family.fused(denoiser, name):
+            parts = family.fused(denoiser, name) if split_gates or family.always_by_parts else {}
+            if parts:
                 self.fused[name] = parts
             _freeze_partly(name, up, down, constant_block, seed, compander, parts)
             self.layers.append(Layer(name, up, down))

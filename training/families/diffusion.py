@@ -46,8 +46,17 @@ class Diffusion(Family):
     predictions: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction", "sample")
     network: ClassVar[str] = "UNet2DConditionModel"
     layers: ClassVar[dict[str, str]] = LAYERS
+    fp16: ClassVar[bool] = True
+    always_by_parts: ClassVar[bool] = False  # older runs learned a style on the gates alone
     words: ClassVar[str] = r"\.attn2\.to_[kv]$"
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
+
+    def fused(self, denoiser: nn.Module, name: str) -> dict[str, tuple[int, ...]]:
+        """The value and the gate of a feed-forward (GEGLU)."""
+        if not name.endswith(".ff.net.0.proj"):
+            return {}
+        half = denoiser.get_submodule(name).out_features // 2
+        return {"up": (half, half)}
 
     def places(self, denoiser: nn.Module, name: str) -> set[str]:
         """Fine are the residual blocks at its two finest resolutions, which hear no word."""

@@ -86,6 +86,8 @@ class Family(ABC):
     memory: ClassVar[dict[str, dict[int | str, tuple]]] = {}
 
     longest: ClassVar[int] = NO_LIMIT  # tokens that the pipeline lets through, however many its tokenizer reads
+    fp16: ClassVar[bool] = False  # whether it computes soundly in it
+    windows: ClassVar[int] = 1  # of as many tokens as its tokenizer reads, one after the other
 
     # What drawing may begin with beside noise: a whole picture ("image"), or one of which a part changes ("inpaint").
     starts: ClassVar[tuple[str, ...]] = ("image", "inpaint")
@@ -94,6 +96,7 @@ class Family(ABC):
     network: ClassVar[str]  # class of the denoiser
     # `adapter.layers` -> a regular expression over the denoiser's module names, from their start to their end.
     layers: ClassVar[dict[str, str]]
+    always_by_parts: ClassVar[bool] = True  # `fused` holds whatever `adapter.split_gates` says
     words: ClassVar[str] = ""  # layers that make keys and values of a prompt's words; none where text and picture share
     blocks: ClassVar[tuple[str, ...]]  # lists of modules in it, of which OwLore trains some at a time
 

@@ -34,7 +34,7 @@ class StableDiffusionXL(StableDiffusion):
         "make": {"precondition": True},
         "base": "stabilityai/stable-diffusion-xl-base-1.0",
         "resolution": 1024,
-        "adapter": {"rank": 64, "layers": "attention"},
+        "adapter": {"rank": 64, "layers": "attention", "split_gates": True},
         "optimizer": {"lr": 2e-5, "make_lr": 5e-6},
         "steps": {"break": 1000, "make": 300, "batch_size": 1, "others_batch_size": 1},
         "samples": {"every": 250, "inference_steps": 25},

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipelines.windows import MOST
 from training.families.diffusion import Diffusion
 from training.families.family import BLOCKS, EIGHT_BIT, EXACT, PHOTOGRAPHED, PROJECTED, Header, fast_name
 
@@ -41,7 +42,7 @@ class StableDiffusion(Diffusion):
         "make": {"precondition": True},
         "base": "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "resolution": 512,
-        "adapter": {"rank": 32, "layers": "attention"},
+        "adapter": {"rank": 32, "layers": "attention", "split_gates": True},
         "optimizer": {"lr": 4e-5, "make_lr": 1e-5},
         "steps": {"break": 500, "make": 200, "batch_size": 2, "others_batch_size": 1},
         "samples": {"every": 100, "inference_steps": 25},
@@ -64,6 +65,7 @@ class StableDiffusion(Diffusion):
             "cpu": ("fp32", True, 4, 1, 32, 512, PROJECTED),
         },
     }
+    windows: ClassVar[int] = MOST
     pads: ClassVar[tuple[str, ...]]  # of each tokenizer
     prefixes: ClassVar[dict[str, str]]  # of the parts' tensors in a single file
 
