@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import bases, figures, jobs
+from app import bases, budgets, figures, jobs
 from app.checks import check, check_words
 from app.copies import Copies
 from app.drafts import Drafts
@@ -22,7 +22,6 @@ from pipelines.errors import UserError
 from training import Customization, Run
 from training.adapters import METHODS
 from training.formats import names as names_of
-from training.memory import BUDGETS
 from training.optimizers.settings import OPTIMIZERS
 from training.packages import require
 from training.plan import plan
@@ -39,12 +38,6 @@ PRESET_NAMES = [
     ("Chroma, 1024 px", "chroma"),
     ("Krea 2, 1024 px", "krea2"),
     ("Sana, 1024 px", "sana"),
-]
-MEMORIES = [
-    ("As the preset has it", ""),
-    ("What this machine has", "auto"),
-    *((f"A GPU of {budget} GB", budget) for budget in BUDGETS if budget != "cpu"),
-    ("No GPU", "cpu"),
 ]
 EVERY_OTHER = "Every other setting"
 LAYERS = [
@@ -92,13 +85,11 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     gone: deque[str] = deque(maxlen=1000)  # pages that were closed or loaded anew
     with gr.Row(equal_height=False):
         columns = {one: concept.build(form, drafts, copies, one, fields) for one in CONCEPTS}
-    with gr.Row(equal_height=False):
-        info = "Fits the numbers below to a base model."
-        preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info=info, scale=3, min_width=300)
-        info = "Fits them to this much. The embedded base needs no choice."
-        memory = gr.Dropdown(
-            MEMORIES, value=sample.memory or "", label="Memory", info=info, scale=1, min_width=200, elem_id="memory"
-        )
+    info = "Fits the numbers below to a base model."
+    preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info=info)
+    info = "Fits them to this much of a GPU's, as each choice says. More memory takes less time."
+    listed = budgets.choices(sample.preset, sample.adapter.method)
+    memory = gr.Dropdown(listed, value=sample.memory or "", label="Memory", info=info, elem_id="memory")
     fields.add("preset", preset)
     fields.add("memory", memory)
 
@@ -177,7 +168,7 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     def compare(concept: str) -> Callable:
         def handler(given: dict) -> Iterator[dict]:
             """The nearest word that the base knows becomes the class word."""
-            asked, word = about(given), fields[f"{concept}.class_word"]
+            note, word = columns[concept].nearest, fields[f"{concept}.class_word"]
             try:
                 config, pictures = form.read(entered(given))
                 own = {concept: pictures[concept]} if concept in pictures else {}
@@ -193,7 +184,7 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
                         others = f", then {', '.join(map(repr, found[1:4]))}" if found[1:] else ""
                         yield {note: figures.note(f"{said}{others}.", "good"), word: found[0]}
             except UserError as error:
-                yield {note: figures.note(str(fields.in_labels(error)), "error", asked)}
+                yield {note: figures.note(str(fields.in_labels(error)), "error")}
 
         return handler
 
@@ -359,6 +350,9 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         lists = {f"{one}.class_word": gr.update(choices=taught.get(one, [])) for one in CONCEPTS}
         return fields.write(lists) | {known: figures.note(bases.about(base))}
 
+    def say_memories(preset: str, method: str) -> gr.Dropdown:
+        return gr.Dropdown(budgets.choices(preset, method, budgets.found()))
+
     base, class_words = fields["base"], [fields[f"{one}.class_word"] for one in CONCEPTS]
     gr.on(None, look_up, base, [*class_words, known], **QUICK)  # when the page loads, and when the base changes
     for (one, column), word in zip(columns.items(), class_words, strict=True):
@@ -369,14 +363,16 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         by_hand(one)(fit, [preset, memory], [*fields.all, said, note], **QUICK)
     again.click(fit, [preset, memory], [*fields.all, said, note], **QUICK)
     method = fields["adapter.method"]
+    gr.on(None, say_memories, [preset, method], memory, **QUICK)
     by_hand(method)(refit, [preset, memory, method], [*fields.all, said, note], **QUICK)
     by_hand(which)(switch, [preset, which, memory], [*fields.all, said], **QUICK)
     asking = {"trigger_mode": "once", "show_progress": "hidden", "api_visibility": "private"}
     asking |= {"concurrency_id": "device", "concurrency_limit": 1}  # a drawing meanwhile would count
     try_out.click(try_first_steps, {*fields.all, draft}, note, **asking)
     for one, column in columns.items():
-        changed = [note, fields[f"{one}.class_word"]]
-        column.compare.click(compare(one), {*fields.all, draft}, changed, **asking)
+        word = fields[f"{one}.class_word"]
+        column.compare.click(compare(one), {*fields.all, draft}, [column.nearest, word], **asking)
+        goes_with(column.nearest, [word, base])
     views = [part for column in columns.values() for part in column.shown]
     shown = [*fields.all, *views, others, said, project, draft, note]
     by_hand(project)(show, project, shown, **QUICK)

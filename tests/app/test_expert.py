@@ -116,5 +116,5 @@ def test_a_setting_is_kept_shown_again_and_counted(project, browser, tmp_path):
 
         # Another preset brings its own values, of which nothing is kept but the preset's name.
         page.get_by_label("Stable Diffusion XL").check()
-        expect(page.locator("#samples-every input")).to_have_value("50")
+        expect(page.locator("#samples-every input")).to_have_value("250")
         kept({"preset": "sdxl"})
