@@ -54,14 +54,22 @@ class Drafts:
             raise _gone()
         return values | {key: self._found(name, shown) for key, shown in values.items() if isinstance(shown, list)}
 
-    def write(self, name: str, changed: Mapping[str, Any]) -> None:
-        """Keep values beside those that are kept. Lists of pictures are copied as they are.
+    def write(
+        self, name: str, changed: Mapping[str, Any], usual: Callable[[dict[str, Any]], dict[str, Any]] = lambda kept: {}
+    ) -> dict[str, Any]:
+        """Keep values beside those that are kept, and give all of them. Lists of pictures are copied as they are.
 
+        Args:
+            usual: what holds beside these values where nothing is kept; what does not differ from that is not.
         Raises:
             UserError: there is no such draft, or it could not be written.
         """
         with _writing:
-            self._save(name, self.read(name) | dict(changed))
+            values = self.read(name) | dict(changed)
+            usually = usual(values)
+            values = {key: value for key, value in values.items() if key not in usually or value != usually[key]}
+            self._save(name, values)
+            return values
 
     def change(self, name: str, key: str, change: Callable[[list[Given]], list[Given]], begin: list[Given]) -> None:
         """Change some pictures. `begin` are those that there are where none are kept.

@@ -6,6 +6,7 @@ from typing import Any
 
 from app.bases import short
 from app.given import Given
+from app.pages.expert import TABLES
 from app.pages.optimizer import SHARED, entered
 from pipelines.errors import UserError
 from training import Customization
@@ -46,17 +47,24 @@ class ProjectForm:
         # What the page does not show comes from the sample project, or from another preset's own defaults.
         preset = values["preset"]
         data: dict[str, Any] = self.sample.model_dump(by_alias=True) if preset == self.sample.preset else {}
+        renamed = any(self._is_renamed(concept, values) for concept in CONCEPTS if pictures[concept])
+        if renamed:
+            data.get("samples", {}).pop("prompt", None)
         for concept in CONCEPTS:
-            data[concept] = self._concept(data, concept, values, pictures[concept]) if pictures[concept] else None
+            data[concept] = self._concept(concept, values, pictures[concept]) if pictures[concept] else None
         # Another optimizer's settings are not this one's.
         data["optimizer"] = entered(values["optimizer.name"], values)
         for key, value in values.items():
             table, _, name = key.rpartition(".") if isinstance(key, str) else ("", "", "")
             if name and table not in CONCEPTS and key != MEMORY:
+                if key == "samples.prompt" and renamed and value == self.sample.samples.prompt:
+                    continue  # the sample project's prompt names its own
                 place = data.setdefault(table, {}) if table else data
-                place[name] = value.strip() if isinstance(value, str) else value
-        if not METHODS[data["adapter"]["method"]].splits:
-            data["adapter"] = {key: value for key, value in data["adapter"].items() if key not in PLACES}
+                place[name] = self._entered(table, name, value)
+        if not METHODS[data["adapter"]["method"]].splits:  # what a preset says of them is for those that do
+            usual = self._start(preset, values.get(MEMORY, "")).adapter
+            unsaid = [key for key in PLACES if data["adapter"].get(key) == getattr(usual, key)]
+            data["adapter"] = {key: value for key, value in data["adapter"].items() if key not in unsaid}
         data[MEMORY] = values.get(MEMORY) or None
         data["name"] = data["name"] or "my project"
         data["base"] = self.base(data["base"])
@@ -64,14 +72,21 @@ class ProjectForm:
             data = {key: value for key, value in data.items() if key not in OF_THE_BASE}
         return Customization(**data), {concept: shown for concept, shown in pictures.items() if shown}
 
-    def _concept(
-        self, data: dict, concept: str, values: Mapping[Hashable, Any], pictures: list[Given]
-    ) -> dict[str, Any]:
+    def _entered(self, table: str, name: str, value: Any) -> Any:
+        """The value of a key from its field; a list has one entry a line."""
+        if isinstance(getattr(getattr(self.sample, table, None), name, None), list):
+            return [line.strip() for line in (value or "").splitlines() if line.strip()]
+        return value.strip() if isinstance(value, str) else value
+
+    def _is_renamed(self, concept: str, values: Mapping[Hashable, Any]) -> bool:
+        """Whether its words are others than the sample project's."""
+        names, sample = ("class_word", "placeholder"), self.concept(concept)
+        return any((values[f"{concept}.{name}"] or "").strip() != getattr(sample, name) for name in names)
+
+    def _concept(self, concept: str, values: Mapping[Hashable, Any], pictures: list[Given]) -> dict[str, Any]:
         sample = self.concept(concept)
         shown: dict[str, Any] = {name: (values[f"{concept}.{name}"] or "").strip() for name in SHOWN}
         own = shown["class_word"] != sample.class_word  # what suits the sample's concept may not suit another
-        if own or shown["placeholder"] != sample.placeholder:
-            data.get("samples", {}).pop("prompt", None)  # the sample project's prompt names its own
         preset = values["preset"]
         start = sample if preset == self.sample.preset else getattr(self._start(preset), concept)
         kept = start.model_dump(exclude={"mirror", "short_captions"} if own else None)
@@ -84,6 +99,8 @@ class ProjectForm:
     def write(self, config: Customization) -> dict[str, Any]:
         """What the fields show of a customization, by key: the reverse of `read`, but for the pictures."""
         values, base = by_key(config), short(config.base)
+        lists = {key: value for key, value in values.items() if isinstance(value, list) and _table(key) in TABLES}
+        values |= {key: "\n".join(value) for key, value in lists.items()}
         for concept in CONCEPTS.keys() - config.concepts.keys():
             values |= {f"{concept}.{name}": "" for name in SHOWN} | {f"{concept}.steps": self.concept(concept).steps}
         shown = {"base": next((name for name, one in self.bases.items() if one == base), base)}
@@ -97,40 +114,47 @@ class ProjectForm:
         """The sample project's content or style; if it has none, one without words."""
         return getattr(self.sample, name) or CONCEPTS[name](pictures=[name])
 
-    def start(self, preset: str, memory: int | str = "") -> dict[str, Any]:
+    def start(self, preset: str, memory: int | str = "", method: str | None = None) -> dict[str, Any]:
         """What the fields below the pictures start with; the optimizer's own settings are `optimizer`'s.
 
         Args:
             memory: as project files have it, that the preset is to fit; empty: whatever it takes.
+            method: of learning, that takes the memory; by default the preset's.
         Raises:
             UserError: as `training.memory`.
         """
         own = {"base", "seed", MEMORY, STYLE_STEPS, *(f"optimizer.{name}" for name in SHARED)}
-        shown = self.write(self._start(preset, memory)).items()
-        return {key: value for key, value in shown if key in own or key.startswith(("adapter.", "steps."))}
+        shown = self.write(self._start(preset, memory, method)).items()
+        return {key: value for key, value in shown if key in own or _table(key) in TABLES}
 
     def resolution(self, preset: str) -> int:
         """At which pictures are learned."""
         return self._start(preset).resolution
 
-    def optimizer(self, preset: str, name: str | None = None, memory: int | str = "") -> Learning:
+    def optimizer(
+        self, preset: str, name: str | None = None, memory: int | str = "", method: str | None = None
+    ) -> Learning:
         """What an optimizer starts with: the preset's settings if they are its, else its own.
 
         The rates are the preset's wherever they suit it. Without a name, the preset's optimizer.
         """
-        planned = self._start(preset, memory).optimizer
+        planned = self._start(preset, memory, method).optimizer
         if name in (None, planned.name):
             return planned
         own = OPTIMIZERS[name]()
         suited = own.lr == OPTIMIZERS[planned.name]().lr
         return OPTIMIZERS[name](lr=planned.lr, make_lr=planned.make_lr) if suited else own
 
-    def _start(self, preset: str, memory: int | str = "") -> Customization:
+    def _start(self, preset: str, memory: int | str = "", method: str | None = None) -> Customization:
         """The sample project, or what another preset brings."""
         if preset == self.sample.preset and not memory:
             return self.sample
-        concepts = {name: {"pictures": [name]} for name in CONCEPTS}
-        return Customization(preset=preset, memory=memory or None, **concepts)
+        given = {name: {"pictures": [name]} for name in CONCEPTS} | ({"adapter": {"method": method}} if method else {})
+        return Customization(preset=preset, memory=memory or None, **given)
+
+
+def _table(key: str) -> str:
+    return key.partition(".")[0]
 
 
 def by_key(config: Customization) -> dict[str, Any]:

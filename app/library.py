@@ -1,5 +1,6 @@
 """The runs on disk, and the adapters they ended with."""
 
+import os
 import re
 import shutil
 import statistics
@@ -48,9 +49,9 @@ class Library:
         Raises:
             UserError: there is none.
         """
-        for run in self.runs():
-            if run.folder.name == name:
-                return run
+        there = os.listdir(self.folder) if self.folder.exists() else []
+        if name in there and shown(name) == name and os.path.isfile(Run(self.folder / name).config):
+            return Run(self.folder / name)
         raise UserError(f"There is no run {name!r} in {self.folder.name}", "Choose another one")
 
     def holding(self, adapter_hash: str) -> Run | None:

@@ -39,6 +39,7 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700) !important;
 .dark button[role="tab"][aria-selected="true"] { color: var(--primary-300) !important; }
 .masthead h1 { font-size: 1.7rem; font-weight: 650; letter-spacing: -0.02em; margin: 0; }
 .masthead p { margin: 2px 0 0; color: var(--body-text-color-subdued); }
+.said:not(:has(p)) { display: none; }
 .lead p, .lead { color: var(--body-text-color-subdued); max-width: 68ch; }
 
 .projects { align-items: end; }

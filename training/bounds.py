@@ -27,7 +27,8 @@ def _is_union(annotation: Any) -> bool:
 
 def _words(annotation: Any, marks: list) -> str:
     if _is_union(annotation):
-        return ", or ".join(_words(member, []) for member in get_args(annotation) if member is not NoneType)
+        members = [member for member in get_args(annotation) if member is not NoneType]
+        return ", or ".join(_words(member, marks if len(members) == 1 else []) for member in members)
     if get_origin(annotation) is Annotated:
         annotation, *metadata = get_args(annotation)
         return _words(annotation, [mark for one in metadata for mark in getattr(one, "metadata", [one])])

@@ -1,5 +1,6 @@
 """A run's folder: where everything lies in it, what it is doing, and what has been measured."""
 
+import functools
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from training.config import Customization
 from training.formats import NO_JSON
 
 PATIENCE = 2.0  # seconds: who only asks whether a run is written holds its lock for a moment
+RESTS = 2.0  # seconds after which a state is taken to be written for good: longer than any disk's clock ticks
 NUMBER = int | float
 METRICS = {"step": int, "loss": NUMBER, "seconds_per_step": NUMBER}  # without which an entry is none of ours
 LARGEST = 10**12  # of a number that can be shown
@@ -235,11 +237,15 @@ class Run:
         checkpoint.write_bytes(self.state, json.dumps(state).encode(), lasting=False)
 
     def read_state(self) -> dict[str, Any]:
+        """What was written last. The file is opened again only where it has changed."""
         try:
-            state = json.loads(self.state.read_text(encoding="utf-8"))
-        except (OSError, *NO_JSON):  # none yet, or damaged from outside: the run is still readable without
+            file = os.stat(self.state)
+        except OSError:  # none yet
             return {}
-        return state if isinstance(state, dict) else {}
+        # Two states of one moment could look the same from outside.
+        rests = time.time() - file.st_mtime > RESTS
+        read = _read_state if rests else _read_state.__wrapped__
+        return dict(read(self.state, (file.st_mtime_ns, file.st_ino, file.st_size)))
 
     def append_metrics(self, **values: Any) -> None:
         checkpoint.append_line(self.metrics, json.dumps(values))
@@ -285,6 +291,16 @@ class Onlooker(Run):
 
     def rewind_metrics(self, step: int) -> None:
         """The first process does."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_state(path: Path, seen: tuple[int, int, int]) -> dict[str, Any]:
+    """`seen`: what tells one file under this path from the next."""
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, *NO_JSON):  # damaged from outside: the run is still readable without
+        return {}
+    return state if isinstance(state, dict) else {}
 
 
 def _is_ours(entry: Any) -> bool:

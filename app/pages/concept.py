@@ -49,6 +49,7 @@ class Column:
     describe: gr.Button
     outside: gr.Slider  # how much counts what lies outside the masks
     compare: gr.Button  # the words that the base knows
+    nearest: gr.HTML  # what comes of that
 
     @property
     def key(self) -> str:
@@ -212,7 +213,8 @@ def build(form: ProjectForm, drafts: Drafts, copies: Copies, concept: str, field
             add("class_word", gr.Dropdown, "Class word", "The nearest that the base knows.", min_width=120, **listed)
             add("placeholder", gr.Textbox, "Placeholder", "Stands for it in prompts.", max_lines=1, min_width=120)
         compare = gr.Button("Which word is nearest?", size="sm", elem_id=f"{concept}-nearest")
-        asked = gr.HTML(padding=False, elem_id=f"{concept}-word")
+        nearest = gr.HTML(padding=False, elem_classes="said", elem_id=f"{concept}-nearest-word")
+        asked = gr.HTML(padding=False, elem_classes="said", elem_id=f"{concept}-word")
         add("caption", gr.Textbox, "Caption", "For pictures that bring no caption of their own.", max_lines=2)
         outside = {"minimum": 0, "maximum": 1, "step": 0.05, "visible": any(one.mask for one in begin)}
         add(
@@ -236,4 +238,5 @@ def build(form: ProjectForm, drafts: Drafts, copies: Copies, concept: str, field
         ask,
         fields[f"{concept}.unmasked_weight"],
         compare,
+        nearest,
     )

@@ -8,21 +8,21 @@ from typing import Any
 
 import gradio as gr
 
-from app import bases, figures, jobs
+from app import bases, budgets, figures, jobs
 from app.checks import check, check_words
 from app.copies import Copies
 from app.drafts import Drafts
 from app.fields import Fields
-from app.form import CONCEPTS, ProjectForm, by_key
+from app.form import CONCEPTS, MEMORY, ProjectForm, by_key
 from app.given import Given, pictures_of
 from app.library import Library
 from app.measuring import measure, nearest
-from app.pages import QUICK, about, by_hand, concept, goes_with, optimizer
+from app.pages import QUICK, about, by_hand, concept, expert, goes_with, optimizer
 from pipelines.errors import UserError
 from training import Customization, Run
 from training.adapters import METHODS
 from training.formats import names as names_of
-from training.memory import BUDGETS
+from training.optimizers.settings import OPTIMIZERS
 from training.packages import require
 from training.plan import plan
 
@@ -39,12 +39,7 @@ PRESET_NAMES = [
     ("Krea 2, 1024 px", "krea2"),
     ("Sana, 1024 px", "sana"),
 ]
-MEMORIES = [
-    ("As the preset has it", ""),
-    ("What this machine has", "auto"),
-    *((f"A GPU of {budget} GB", budget) for budget in BUDGETS if budget != "cpu"),
-    ("No GPU", "cpu"),
-]
+EVERY_OTHER = "Every other setting"
 LAYERS = [
     ("Cross-attention only", "cross-attention"),
     ("All attention", "attention"),
@@ -90,13 +85,11 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     gone: deque[str] = deque(maxlen=1000)  # pages that were closed or loaded anew
     with gr.Row(equal_height=False):
         columns = {one: concept.build(form, drafts, copies, one, fields) for one in CONCEPTS}
-    with gr.Row(equal_height=False):
-        info = "Fits the numbers below to a base model."
-        preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info=info, scale=3, min_width=300)
-        info = "Fits them to this much. The embedded base needs no choice."
-        memory = gr.Dropdown(
-            MEMORIES, value=sample.memory or "", label="Memory", info=info, scale=1, min_width=200, elem_id="memory"
-        )
+    info = "Fits the numbers below to a base model."
+    preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info=info)
+    info = "Fits them to this much of a GPU's, as each choice says. More memory takes less time."
+    listed = budgets.choices(sample.preset, sample.adapter.method)
+    memory = gr.Dropdown(listed, value=sample.memory or "", label="Memory", info=info, elem_id="memory")
     fields.add("preset", preset)
     fields.add("memory", memory)
 
@@ -136,6 +129,9 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         with gr.Accordion("The optimizer's own settings", open=False), gr.Row(elem_classes="settings"):
             for slot, field in optimizer.fields(form.optimizer(sample.preset)).items():
                 fields.add(slot, field, key=f"optimizer.{slot.name}")
+        with gr.Accordion(EVERY_OTHER, open=False, elem_id="expert") as others:
+            other_keys = expert.build(fields, starts)
+        again = gr.Button("All as the preset has it", size="sm", elem_id="as-preset")
     estimate = gr.HTML(padding=False, elem_id="estimate")
     words = gr.HTML(padding=False, elem_id="word-findings")
     with gr.Row(elem_classes="starting"):
@@ -145,11 +141,11 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
 
     which, rates = fields["optimizer.name"], ("optimizer.lr", "optimizer.make_lr")
 
-    def fit(preset: str, memory: int | str) -> dict:
+    def fit(preset: str, memory: int | str, method: str | None = None) -> dict:
         """What a preset brings, into the fields that follow it."""
         try:
-            fresh = {key: value for key, value in form.start(preset, memory).items() if key in fields}
-            chosen = form.optimizer(preset, memory=memory)
+            fresh = {key: value for key, value in form.start(preset, memory, method).items() if key in fields}
+            chosen = form.optimizer(preset, memory=memory, method=method)
         except UserError as error:
             return {note: figures.note(str(fields.in_labels(error)), "error")}
         return fields.write(fresh | optimizer.show(chosen)) | {said: optimizer.about(chosen.name), note: ""}
@@ -172,7 +168,7 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     def compare(concept: str) -> Callable:
         def handler(given: dict) -> Iterator[dict]:
             """The nearest word that the base knows becomes the class word."""
-            asked, word = about(given), fields[f"{concept}.class_word"]
+            note, word = columns[concept].nearest, fields[f"{concept}.class_word"]
             try:
                 config, pictures = form.read(entered(given))
                 own = {concept: pictures[concept]} if concept in pictures else {}
@@ -188,9 +184,13 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
                         others = f", then {', '.join(map(repr, found[1:4]))}" if found[1:] else ""
                         yield {note: figures.note(f"{said}{others}.", "good"), word: found[0]}
             except UserError as error:
-                yield {note: figures.note(str(fields.in_labels(error)), "error", asked)}
+                yield {note: figures.note(str(fields.in_labels(error)), "error")}
 
         return handler
+
+    def refit(preset: str, memory: int | str, method: str) -> dict:
+        """What another method brings where the memory decides."""
+        return fit(preset, memory, method) if memory else {note: gr.skip()}
 
     def switch(preset: str, name: str, memory: int | str) -> dict:
         chosen = form.optimizer(preset, name, memory)
@@ -200,8 +200,11 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     def follow(given: dict, request: gr.Request) -> dict:
         """Keep what has changed, and say what follows from it."""
         name, shown = given[draft], {}
-        if name and "name" in keep(name, fields.read(given), request.session_hash):
+        changed = keep(name, fields.read(given), request.session_hash) if name else {}
+        if "name" in changed:
             shown[project] = listed(name)
+        if changed.keys() & {"preset", MEMORY, *other_keys}:
+            shown[others] = count_others(drafts.read(name))
         try:
             return shown | {estimate: figures.note(_estimate(library, form.read(entered(given))[0]))}
         except UserError:
@@ -213,10 +216,10 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
             return {}
         own = {*optimizer.own(values["optimizer.name"])}
         now = {_key(field): value for field, value in values.items() if isinstance(field, str) or field in own}
-        before = begins | drafts.read(name) if (page, name) not in known_to else known_to[page, name]
+        before = known_to.get((page, name)) or kept_in(name)[0]
         changed = {key: value for key, value in now.items() if value != before.get(key)}
         if changed:
-            drafts.write(name, changed)
+            drafts.write(name, changed, usual)
         known_to[page, name] = before | changed
         return changed
 
@@ -235,6 +238,25 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
 
     begins = {name: fields[name].value for name in fields if isinstance(name, str)}
 
+    def usual(kept: dict[str, Any]) -> dict[str, Any]:
+        """What the fields show, by key, where a draft says nothing else: as its preset has it."""
+        preset, memory, which = (kept.get(key, begins[key]) for key in ("preset", MEMORY, "adapter.method"))
+        method = which if memory else None
+        try:
+            fresh = form.start(preset, memory, method)
+        except UserError:  # what it would take is not known, which is said where it is chosen
+            memory = method = None
+            fresh = form.start(preset)
+        own = form.optimizer(preset, kept.get("optimizer.name", fresh["optimizer.name"]), memory or "", method)
+        of_own = {f"optimizer.{name}": getattr(own, name) for name in ("lr", "make_lr")}
+        of_own |= {_key(slot): getattr(own, slot.name) for slot in optimizer.own(own.name)}
+        return begins | {key: fresh[key] for key in fresh.keys() & begins.keys() - {MEMORY}} | of_own
+
+    def count_others(kept: Mapping[str, Any]) -> gr.Accordion:
+        """How many of the settings that are folded away differ from the preset."""
+        count = len(kept.keys() & {*other_keys})
+        return gr.Accordion(label=f"{EVERY_OTHER} ({count} changed)" if count else EVERY_OTHER)
+
     def names() -> dict[str, str]:
         return {name: drafts.read(name).get("name", sample.name) for name in drafts.names()}
 
@@ -244,10 +266,10 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     def kept_in(name: str) -> tuple[dict[str, Any], dict[Hashable, dict]]:
         """The values of a draft by key, and what shows the settings of its optimizer."""
         kept = drafts.read(name)
-        values = begins | {key: value for key, value in kept.items() if key in begins}
-        updates = optimizer.show(form.optimizer(values["preset"], values["optimizer.name"], values["memory"]))
+        values = usual(kept)
+        values |= {key: kept[key] for key in values.keys() & kept.keys()}
+        updates = optimizer.show(OPTIMIZERS[values["optimizer.name"]]())
         for slot in optimizer.own(values["optimizer.name"]):
-            values[_key(slot)] = kept.get(_key(slot), updates[slot]["value"])
             updates[slot] |= {"value": values[_key(slot)]}
         return values, updates
 
@@ -260,7 +282,8 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         cards = {}
         for column in columns.values():
             cards |= column.show(name, values)
-        return fields.write(into) | cards | {said: about, project: listed(name), draft: name, note: ""}
+        counted = {others: count_others(drafts.read(name))}
+        return fields.write(into) | cards | counted | {said: about, project: listed(name), draft: name, note: ""}
 
     def of_draft(name: str) -> dict[Hashable, Any]:
         """What `ProjectForm.read` takes, without the page."""
@@ -298,7 +321,8 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         given = {key: [one for one in shown if one.path.is_file()] for key, shown in given.items()}
         if not any(given.values()):
             raise UserError(f"The pictures of {run.folder.name} are not there any more", "Begin a new project")
-        name = drafts.make(values | given)
+        name = drafts.make(given)
+        drafts.write(name, values, usual)
         again = by_key(form.read(of_draft(name))[0])
         other = [key for key, value in by_key(config).items() if again.get(key) != value]
         said = f"This is what {run.folder.name} was made from."
@@ -326,6 +350,9 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         lists = {f"{one}.class_word": gr.update(choices=taught.get(one, [])) for one in CONCEPTS}
         return fields.write(lists) | {known: figures.note(bases.about(base))}
 
+    def say_memories(preset: str, method: str) -> gr.Dropdown:
+        return gr.Dropdown(budgets.choices(preset, method, budgets.found()))
+
     base, class_words = fields["base"], [fields[f"{one}.class_word"] for one in CONCEPTS]
     gr.on(None, look_up, base, [*class_words, known], **QUICK)  # when the page loads, and when the base changes
     for (one, column), word in zip(columns.items(), class_words, strict=True):
@@ -334,15 +361,20 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
 
     for one in (preset, memory):
         by_hand(one)(fit, [preset, memory], [*fields.all, said, note], **QUICK)
+    again.click(fit, [preset, memory], [*fields.all, said, note], **QUICK)
+    method = fields["adapter.method"]
+    gr.on(None, say_memories, [preset, method], memory, **QUICK)
+    by_hand(method)(refit, [preset, memory, method], [*fields.all, said, note], **QUICK)
     by_hand(which)(switch, [preset, which, memory], [*fields.all, said], **QUICK)
     asking = {"trigger_mode": "once", "show_progress": "hidden", "api_visibility": "private"}
     asking |= {"concurrency_id": "device", "concurrency_limit": 1}  # a drawing meanwhile would count
     try_out.click(try_first_steps, {*fields.all, draft}, note, **asking)
     for one, column in columns.items():
-        changed = [note, fields[f"{one}.class_word"]]
-        column.compare.click(compare(one), {*fields.all, draft}, changed, **asking)
+        word = fields[f"{one}.class_word"]
+        column.compare.click(compare(one), {*fields.all, draft}, [column.nearest, word], **asking)
+        goes_with(column.nearest, [word, base])
     views = [part for column in columns.values() for part in column.shown]
-    shown = [*fields.all, *views, said, project, draft, note]
+    shown = [*fields.all, *views, others, said, project, draft, note]
     by_hand(project)(show, project, shown, **QUICK)
     anew.click(make_new, None, shown, **QUICK)
     copy.click(make_copy, draft, shown, **QUICK)
@@ -350,7 +382,7 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     # When the page loads, and when a field changes; of many changes at once the last is what counts.
     latest = {"trigger_mode": "always_last"} | QUICK
     changes = [field.change for field in (*fields.all, *views[::2], draft)]
-    gr.on(changes, follow, {*fields.all, draft}, [estimate, project], **latest)
+    gr.on(changes, follow, {*fields.all, draft}, [estimate, project, others], **latest)
     gr.on(changes, say_words, {*fields.all, draft}, words, **latest)
     goes_with(note, fields.all)
     return ProjectPage(fields, draft, entered, start, note, shown, open_newest, open_run, leave, names, start_kept)

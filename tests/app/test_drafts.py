@@ -58,6 +58,19 @@ def test_a_mask_is_kept_with_its_picture_and_goes_with_it(drafts, tmp_path):
     assert drafts.read(name)["content.pictures"] == [kept._replace(mask=None)] and not kept.mask.exists()
 
 
+def test_what_does_not_differ_from_the_usual_is_not_kept(drafts):
+    def usual(kept):
+        return {"preset": "a", "rank": 8 if kept.get("preset", "a") == "a" else 32, "seed": 0}
+
+    name = drafts.make({"name": "x"})
+    assert drafts.write(name, {"rank": 8, "seed": 7}, usual) == drafts.read(name) == {"name": "x", "seed": 7}
+    drafts.write(name, {"preset": "b"}, usual)
+    drafts.write(name, {"rank": 32, "seed": 0}, usual)
+    assert drafts.read(name) == {"name": "x", "preset": "b"}
+    drafts.write(name, {"rank": 8}, usual)
+    assert drafts.read(name) == {"name": "x", "preset": "b", "rank": 8}
+
+
 def test_what_is_removed_lies_in_the_trash(drafts, tmp_path):
     name = drafts.make({"style.pictures": [Given(picture(tmp_path / "a.png"))]})
     where = drafts.remove(name)

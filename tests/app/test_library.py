@@ -1,5 +1,7 @@
 """Runs on disk, and the checks before one is made."""
 
+import os
+
 import pytest
 from PIL import Image
 
@@ -11,6 +13,7 @@ from tests.app.conftest import pictures_of
 from training import Customization, Run
 from training.config import HOUSE
 from training.formats import find_pictures
+from training.run import _read_state
 
 
 def test_a_new_run_holds_everything_it_needs(library, config):
@@ -29,6 +32,24 @@ def test_a_new_run_holds_everything_it_needs(library, config):
     assert stored.content.crops == {"01-picture-0.png": 0.25} and stored.style.crops == {}
     assert (run.folder / "pictures/content/01-picture-0.mask.png").read_bytes() == mask.read_bytes()
     assert stored.steps == config.steps and stored.content.class_word == "koala"
+
+
+def test_a_state_that_rests_is_read_once_and_again_when_it_has_changed(tmp_path):
+    run, read = Run(tmp_path), _read_state.cache_info
+    run.write_state(step=1)
+    assert run.read_state()["step"] == 1 and run.read_state()["step"] == 1
+    before = read()
+    os.utime(run.state, (5, 5))
+    for _ in range(3):
+        run.read_state()["step"] = 7  # a reader's own
+    assert run.read_state()["step"] == 1
+    assert (read().misses - before.misses, read().hits - before.hits) == (1, 3)
+    run.write_state(step=2)
+    assert run.read_state()["step"] == 2
+    os.utime(run.state, (5, 5))  # as a clock would have it that stands still
+    assert run.read_state()["step"] == 2
+    run.state.unlink()
+    assert run.read_state() == {}
 
 
 def test_others_keep_their_captions_and_nothing_else_is_copied(library, config):

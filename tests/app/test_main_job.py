@@ -77,7 +77,7 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
     # Start; and while it trains, the page can be closed and opened again.
     page.get_by_label("Adapter rank").fill("4")
     page.click("#style-nearest")
-    expect(page.locator("#project-note .good")).to_contain_text("is nearest to these pictures")
+    expect(page.locator("#style-nearest-word .good")).to_contain_text("is nearest to these pictures")
     expect(page.get_by_label("Class word").last).to_have_value("noto")
     page.click("#measure")
     expect(page.locator("#project-note")).to_contain_text("Doing the first steps of each stage")

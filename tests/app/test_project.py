@@ -192,7 +192,9 @@ def test_the_method_and_the_compander_are_chosen(config):
     assert adapter.compander and adapter.compander_scale == 0.25
     assert config.adapter.apart
     full = fields(config, {"adapter.method": "full", "optimizer.name": "adamw"}).adapter
-    assert full.method == "full" and not full.apart  # which the page has no fields for
+    assert full.method == "full" and not full.apart  # the preset's places are not for it
+    with pytest.raises(UserError, match="content_in"):
+        fields(config, {"adapter.method": "full", "optimizer.name": "adamw", "adapter.content_in": "fine"})
 
 
 @pytest.mark.parametrize(
@@ -315,7 +317,7 @@ def test_errors_speak_in_the_page_s_labels(config, library, tmp_path):
             fields(config, changed, own)
         assert str(page.fields.in_labels(error.value)).startswith(words)
     # Words that are no keys stay, and so do keys that are no fields.
-    for text in ("The base model 'x' is neither. Set base to a folder", "others.count is 3", "a seed is a number"):
+    for text in ("The base model 'x' is neither. Set base to a folder", "content.rate is 3", "a seed is a number"):
         assert page.fields.spell(text).replace('"Base model"', "base") == text
 
 
