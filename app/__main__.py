@@ -46,6 +46,8 @@ class Studio:
     """Let in everyone who reaches --host, without a password."""
     names: tuple[str, ...] = ()
     """Host names of this machine beside its own, for example the one that a proxy in front of it has."""
+    quota: float | None = None
+    """Gigabytes that all files of the studio may take; what would pass it is refused. JOINERY_QUOTA does the same."""
     runs: Path | None = None
     """The folder that holds the runs; `runs` in the data folder if not given."""
     project: Path = HOUSE / "samples" / "project.toml"
@@ -70,8 +72,10 @@ class Studio:
                 "Set JOINERY_PASSWORD or --password, or let in everyone with --open-to-all",
             )
         print("Opening the studio ...", flush=True)
+        from app.quota import chosen_quota
         from training.run import make_temporary_place, runs_folder
 
+        limit = chosen_quota(self.quota)
         make_temporary_place()  # Gradio looks for it when it is imported
         from app import jobs
         from app.studio import serve
@@ -80,7 +84,7 @@ class Studio:
         jobs.said_aloud = self.stop_training  # who ends training with the studio reads of it in the studio's own log
         # A page that is still open keeps connections; they must not keep the studio from closing.
         runs = self.runs or runs_folder()
-        application = serve(runs, self.project, password, self.names)
+        application = serve(runs, self.project, password, self.names, limit)
         settings = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=3)
         with door:
             _Server(settings, self.open, runs if self.stop_training else None).run(sockets=[door])

@@ -7,6 +7,7 @@ from html import escape
 from app.checks import Finding
 from app.jobs import Job
 from app.measuring import Measured
+from app.quota import FRESH, Quota, size
 from app.recipe import Recipe
 
 STAGES = {"content": "Content", "style": "Style", "make": "Join"}
@@ -63,9 +64,9 @@ def taken(found: Measured) -> str:
     return " ".join([f"{what}; {memory}; {disk}.", *small])
 
 
-def size(count: int) -> str:
-    """Bytes as a person says them."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
+def used(quota: Quota) -> str:
+    """What the files of a studio take, in a sentence."""
+    return f'<p class="about">{quota.said(FRESH)}.</p>'
 
 
 def facts(pairs: Mapping[str, str]) -> str:

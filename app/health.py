@@ -3,6 +3,8 @@
 `python -m app.health` asks the studio on this machine, for a container's health check.
 """
 
+from __future__ import annotations
+
 import json
 import shutil
 import sys
@@ -11,10 +13,13 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.port import chosen_port
 from pipelines.errors import UserError
+
+if TYPE_CHECKING:
+    from app.quota import Quota
 
 STALE = 60  # seconds without a look at the line, which is looked at every second
 
@@ -24,6 +29,7 @@ class Health:
     """Of the studio that keeps its runs in a folder. `looked` is when it last looked at the line of runs."""
 
     folder: Path
+    quota: Quota
     looked: float = field(default_factory=time.monotonic)
 
     def look(self) -> dict[str, Any]:
@@ -39,7 +45,8 @@ class Health:
             "line": "alive" if alive else "dead",
             "waiting": len(jobs.waiting(self.folder)),
             "disk_free_mb": free // 2**20,
-        }
+            "used_mb": self.quota.used // 2**20,
+        } | ({"quota_mb": self.quota.limit // 2**20} if self.quota.limit else {})
 
 
 def main() -> int:

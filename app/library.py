@@ -5,11 +5,12 @@ import re
 import shutil
 import statistics
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from app import jobs
 from app.given import Given
+from app.quota import Quota
 from app.recipe import file_hash
 from app.trash import to_trash
 from pipelines.errors import UserError
@@ -26,6 +27,7 @@ class Library:
     """A folder of run folders. Whatever else lies in it is left alone."""
 
     folder: Path
+    quota: Quota = field(default_factory=Quota, compare=False)
 
     def runs(self) -> list[Run]:
         """All runs, the newest first. One in a folder whose name is no text cannot be shown on a page."""
@@ -120,9 +122,16 @@ class Library:
         Args:
             config: its `pictures` and `crops` are replaced by those of the copies; `others` are copied too.
             pictures: for "content" and "style".
+        Raises:
+            UserError: their copies would pass the quota.
         """
+        given = [file for files in pictures.values() for one in files for file in (one.path, one.mask) if file]
+        given += [file for concept in config.concepts.values() for file in find_pictures(concept.others)]
+        with self.quota.room(sum(file.stat().st_size for file in given)):
+            return self._copy_in(config.model_copy(deep=True), pictures)
+
+    def _copy_in(self, config: Customization, pictures: dict[str, list[Given]]) -> Run:
         run = Run(self._free_folder(config.name))
-        config = config.model_copy(deep=True)
         for name, files in pictures.items():
             concept, folder = getattr(config, name), run.folder / "pictures" / name
             folder.mkdir(parents=True)

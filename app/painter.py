@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from app.preview import EVERY, decode, guesses
+from app.quota import Quota
 from app.recipe import RULES, Recipe, file_hash
 from app.starts import Starts
 from pipelines import APG, GuidanceRule
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 TOOLS = "training.sampling"  # imports all that draws
 LARGEST_SEED = 2**32 - 1
+COLOURS = 3  # bytes of a pixel: a PNG takes no more, but for a little
 AT_ONCE = 512 * 512  # pixels that are drawn in one batch: many small pictures, or one large one
 
 log = logging.getLogger("joinery")
@@ -83,10 +85,12 @@ class Painter:
 
     Args:
         starts: where the pictures are that recipes start from; not needed for recipes that start from none.
+        quota: what drawings count towards.
     """
 
-    def __init__(self, starts: Starts | None = None) -> None:
+    def __init__(self, starts: Starts | None = None, quota: Quota | None = None) -> None:
         self._starts = starts
+        self._quota = quota or Quota()
         self._base: tuple[str, str, str | None, bool | None] | None = None
         self._adapter: str | None = None  # the hash of the file that is loaded
         self._sampler = ""  # as recipes name it
@@ -112,7 +116,7 @@ class Painter:
             preview: is given small pictures of a batch every few steps.
         Raises:
             UserError: the base or the adapter cannot be opened, the memory does not suffice, or the picture to start
-                from is gone, or the base can start from none.
+                from is gone, or the base can start from none, or the pictures would pass the quota.
             Stopped: `stop` was set.
         """
         stop = stop or threading.Event()
@@ -121,7 +125,7 @@ class Painter:
         if TOOLS not in sys.modules:
             say("Loading PyTorch and diffusers, which only the first drawing waits for")
         import_tools()
-        with _one_at_a_time:
+        with _one_at_a_time, self._quota.room(count * math.prod(recipe.size) * COLOURS):
             if stop.is_set():  # while it waited
                 raise Stopped
             pipe, recipe = self._open(model, recipe, say)

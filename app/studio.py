@@ -25,10 +25,12 @@ from app.library import Library
 from app.pages import QUICK, about, in_words, play, project, train
 from app.pages import library as library_page
 from app.painter import Painter
+from app.quota import Doorkeeper, Quota, watch
 from app.starts import Starts
 from app.temporary import TemporaryFolder
 from pipelines.errors import UserError
 from training import Customization
+from training.run import runs_folder
 
 TITLE = "Joinery"
 SECONDS = 1.0  # between two looks at the line of runs
@@ -40,7 +42,7 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
     """The page. `sample` is the project that is filled in when it opens."""
     form, album = ProjectForm(sample, bases.offered(library, sample)), Album.of(library.folder)
     starts = Starts.of(library.folder)
-    painter = Painter(starts)
+    painter = Painter(starts, library.quota)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.HTML(
             f'<div class="masthead"><h1>{TITLE}</h1>'
@@ -112,36 +114,48 @@ async def _start_in_turn(library: Library, server: FastAPI, health: Health) -> N
         await asyncio.sleep(SECONDS)
 
 
-def serve(runs: Path, sample: Path, password: str | None = None, names: Collection[str] = ()) -> FastAPI:
+def serve(
+    runs: Path,
+    sample: Path,
+    password: str | None = None,
+    names: Collection[str] = (),
+    limit: int | None = None,
+) -> FastAPI:
     """The web application: the page at /, adapters to download, and a health check.
 
     Args:
         password: asked of everyone, but not for the health check.
         names: host names under which it answers beside this machine's own.
+        limit: bytes that its files may take, those of the data folder if the runs lie there; None for no limit.
     Raises:
         UserError: the sample project or its pictures cannot be read, or the folder for runs cannot be made.
     """
-    library = Library(runs.resolve())
-    health = Health(library.folder)
+    folder = runs.resolve()
     try:
-        library.folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"The folder {runs} cannot be made ({error.strerror})", "Name another with --runs") from None
     customization = Customization.load(sample)
     temporary = TemporaryFolder()
     os.environ["GRADIO_TEMP_DIR"] = str(temporary.path)  # Gradio serves files of this folder, and of no other
     shut_fetching()
+    data = runs_folder().parent.resolve()
+    places = (folder, temporary.path, *([data] if folder.is_relative_to(data) else ()))
+    library = Library(folder, Quota(places, limit))
+    health = Health(folder, library.quota)
 
     @asynccontextmanager
     async def lifespan(server: FastAPI) -> AsyncIterator[None]:
-        line = asyncio.create_task(_start_in_turn(library, server, health))
+        tasks = [asyncio.create_task(task) for task in (_start_in_turn(library, server, health), watch(library.quota))]
         yield
-        line.cancel()
+        for task in tasks:
+            task.cancel()
         temporary.remove()
 
     server = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     server.state.closing = False
-    server.add_middleware(Guard, names=names)
+    server.add_middleware(Doorkeeper, quota=library.quota)
+    server.add_middleware(Guard, names=names)  # the last one is asked first
 
     def signed_in(request: Request) -> None:
         """Gradio's own check is for its own routes."""

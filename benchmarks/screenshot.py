@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 import uvicorn
@@ -25,10 +25,10 @@ PATIENCE = 120_000  # milliseconds
 
 
 @contextmanager
-def studio(runs: Path, project: Path, password: str | None = None) -> Iterator[str]:
-    """The address of a studio that shows a folder of runs; it closes with the context."""
+def studio(runs: Path, project: Path, **settings: Any) -> Iterator[str]:
+    """The address of a studio that shows a folder of runs, with what else `serve` takes; it closes with the context."""
     with listen("127.0.0.1", 0) as door:
-        application = serve(runs, project, password)
+        application = serve(runs, project, **settings)
         server = uvicorn.Server(uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, args=([door],), daemon=True)
         thread.start()

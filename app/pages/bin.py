@@ -1,18 +1,20 @@
 """What was deleted, on the Library page: put back, or removed for good."""
 
 import time
-from pathlib import Path
 
 import gradio as gr
 
 from app import figures
+from app.library import Library
 from app.pages import QUICK
 from app.trash import Thrown, empty, thrown
 from pipelines.errors import UserError
 
 
-def build(runs: Path, here: gr.Tab) -> None:
-    """The trash of a folder of runs, in the tab `here`, which looks anew when that is opened."""
+def build(library: Library, here: gr.Tab) -> None:
+    """The trash of a library, and what all of it takes, in the tab `here`, which looks anew when that is opened."""
+    runs = library.folder
+    used = gr.HTML(padding=False, elem_id="used")
     with gr.Accordion("Trash", open=False):
         chosen = gr.Dropdown([], multiselect=True, label="Deleted", info="The last first.", elem_id="thrown")
         with gr.Row():
@@ -41,12 +43,13 @@ def build(runs: Path, here: gr.Tab) -> None:
 
     def remove() -> tuple:
         said = f"The trash is empty: {figures.size(empty(runs))} are free again."
-        return listed(), figures.note(said, "good"), gr.Button(visible=False)
+        library.quota.measure()
+        return listed(), figures.note(said, "good"), gr.Button(visible=False), figures.used(library.quota)
 
-    here.select(listed, None, chosen, **QUICK)
+    here.select(lambda: (listed(), figures.used(library.quota)), None, [chosen, used], **QUICK)
     back.click(put_back, chosen, [chosen, note], **QUICK)
     away.click(ask, None, sure, **QUICK)
-    sure.click(remove, None, [chosen, note, sure], **QUICK)
+    sure.click(remove, None, [chosen, note, sure, used], **QUICK)
 
 
 def _said(one: Thrown) -> str:

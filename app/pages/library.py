@@ -68,7 +68,7 @@ def build(
                      elem_id="dropped")  # fmt: skip
     gr.Markdown("### Runs and adapters")
     shelf.build(library, tabs, projects, plays, here)
-    bin.build(library.folder, here)
+    bin.build(library, here)
 
     def look(words: str, favourites: bool, number: float) -> dict:
         found = album.find(words, favourites)

@@ -54,7 +54,7 @@ def test_an_open_studio_starts_the_next_run_in_line(config, project, tmp_path, m
 
 def test_an_open_studio_goes_on_looking_at_its_line(project, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr("app.studio.Health", lambda folder: kept.append(health.Health(folder)) or kept[0])
+    monkeypatch.setattr("app.studio.Health", lambda *given: kept.append(health.Health(*given)) or kept[0])
     with open_studio(tmp_path / "runs", project):
         looks, deadline = {kept[0].looked}, time.monotonic() + PATIENCE / 1000
         while len(looks) < 3 and time.monotonic() < deadline:
@@ -110,7 +110,7 @@ def test_health_and_adapters(studio):
     address, _ = studio
     with urllib.request.urlopen(f"{address}/healthz") as answer:
         said = json.load(answer)
-    assert said.keys() == {"status", "line", "waiting", "disk_free_mb"} and said["disk_free_mb"] > 0
+    assert said.keys() == {"status", "line", "waiting", "disk_free_mb", "used_mb"} and said["disk_free_mb"] > 0
     assert (said["status"], said["line"], said["waiting"]) == ("ok", "alive", 0)
     for name in ("nothing", "..", "%2e%2e%2fbase"):
         with pytest.raises(urllib.error.HTTPError) as refused:
