@@ -151,7 +151,7 @@ class Painter:
                     steps = pipe.num_timesteps if start else recipe.steps  # from a picture it takes the last ones alone
                     progress(first * steps + (step + 1) * len(chunk), count * steps)
                     if preview and (step + 1) % EVERY == 0 and step + 1 < steps and (now := guess()) is not None:
-                        preview(decode(pipe, now))
+                        preview(decode(pipe, now, recipe.size))
                     return tensors
 
                 try:

@@ -1,4 +1,7 @@
-"""Small pictures of what is being drawn: the finished latents as the sampler guesses them at a step, decoded."""
+"""Small pictures of what is being drawn: the finished latents as the sampler guesses them at a step, decoded.
+
+Of flows the guess follows from the network's velocity: x - s v at noise level s.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EVERY = 4  # steps
+PACKED = ("FluxTransformer2DModel", "ChromaTransformer2DModel")  # whose latents lie in patches of 2 x 2
 LARGEST = 32  # of latents, per side: larger ones are shrunk before they are decoded, which takes a moment then
 
 
@@ -28,8 +32,11 @@ def guesses(scheduler: SchedulerMixin) -> Iterator[Callable[[], Tensor | None]]:
     @functools.wraps(step)  # pipelines look at its signature
     def watched(*args: Any, **kwargs: Any) -> Any:
         result = step(*args, **kwargs)
-        kept = scheduler.model_outputs if _keeps_guesses(scheduler) else result[1:]
-        last[:] = kept[-1:]
+        if _is_flow(scheduler):
+            velocity = args[0] if args else kwargs["model_output"]
+            last[:] = [result[0] - scheduler.sigmas[scheduler.step_index] * velocity]
+        else:
+            last[:] = (scheduler.model_outputs if _keeps_guesses(scheduler) else result[1:])[-1:]
         return result
 
     scheduler.step = watched
@@ -37,6 +44,11 @@ def guesses(scheduler: SchedulerMixin) -> Iterator[Callable[[], Tensor | None]]:
         yield lambda: last[0] if last else None
     finally:
         del scheduler.step
+
+
+def _is_flow(scheduler: SchedulerMixin) -> bool:
+    """Whether its steps follow a flow's velocity without chance."""
+    return type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler" and not scheduler.config.stochastic_sampling
 
 
 def _keeps_guesses(scheduler: SchedulerMixin) -> bool:
@@ -47,19 +59,33 @@ def _keeps_guesses(scheduler: SchedulerMixin) -> bool:
     )
 
 
-def decode(pipe: DiffusionPipeline, latents: Tensor) -> list[Image.Image]:
-    """Pictures of latents; none where the autoencoder needs more than its own precision."""
+def decode(pipe: DiffusionPipeline, latents: Tensor, size: tuple[int, int]) -> list[Image.Image]:
+    """Pictures of latents; none where the autoencoder needs more than its own precision, or they lie otherwise packed.
+
+    Args:
+        size: of the drawing, width and height in pixels.
+    """
     import torch
     from torch.nn.functional import interpolate
 
     vae = pipe.vae
-    if vae.config.force_upcast and vae.dtype == torch.float16:
+    if vae.config.get("force_upcast") and vae.dtype == torch.float16:
+        return []
+    if latents.ndim == 3 and type(pipe.transformer).__name__ in PACKED:
+        latents = pipe._unpack_latents(latents, *size[::-1], pipe.vae_scale_factor)
+    if latents.ndim != 4 or latents.shape[1] != vae.config.latent_channels:
         return []
     longest = max(latents.shape[-2:])
     if longest > LARGEST:
         latents = interpolate(latents, scale_factor=LARGEST / longest, mode="area")
+    latents = latents.float() / vae.config.scaling_factor
+    mean, std = (vae.config.get(name) for name in ("latents_mean", "latents_std"))
+    if mean and std:  # of some descendants of SDXL
+        mean, std = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+        latents = latents * std + mean
+    latents = latents + (vae.config.get("shift_factor") or 0.0)
     with torch.no_grad():
-        image = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+        image = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
     return pipe.image_processor.postprocess(image.float())
 
 
