@@ -245,6 +245,7 @@ def train_stage(work: Work, state: State, stage: Stage, report: "Report", should
         # Step
         began = time.monotonic()
         losses = train_step(work, state, stage)
+        seconds = time.monotonic() - began
         state.step += 1
         if state.step == stage.end:
             with at_rest(state.optimizer):
@@ -254,7 +255,7 @@ def train_stage(work: Work, state: State, stage: Stage, report: "Report", should
                 state.done |= {concept: settled(work, concept, state.done[concept], should_stop) for concept in taught}
 
         # Report
-        report.step(stage, state.step, losses, time.monotonic() - began)
+        report.step(stage, state.step, losses, seconds)
 
         # Preview
         draw_strip(work, state, stage)
