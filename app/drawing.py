@@ -5,13 +5,14 @@ import random
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Self
 
 from app.painter import LARGEST_SEED, Model, default_rule, settings_of
 from app.parameters import Parameters
 from app.recipe import RULES, Recipe
 from pipelines import APG, CFG, GuidanceRule, UserError
-from training import Customization
+from training import Customization, Run
 from training.config import Content, Style
 from training.families.diffusion import SAMPLERS
 from training.formats import shown
@@ -19,9 +20,10 @@ from training.plan import SCALES, prompt_of
 
 AXES = (
     *("prompt", "content", "style", "guidance", "guidance_scale", "eta", "norm_threshold", "momentum", "steps", "seed"),
-    *("size", "sampler", "strength", "run"),
+    *("size", "sampler", "strength", "run", "checkpoint"),
 )
 NAMED = {"guidance": RULES, "sampler": SAMPLERS}  # axes of which the values have names
+END = "end"  # of a run, among its checkpoints
 MOST_CELLS = 64
 CALM, PUNCHY = 4.0, 12.0  # guidance scales
 RANGES = {  # of what Play's sliders set and programs may ask for
@@ -48,6 +50,7 @@ AS_THEY_ARE = (
     "seed",
     "negative_prompt",
     "sampler",
+    "checkpoint",
 )
 SQUARE = "Square"
 SHAPES = {  # width / height
@@ -242,13 +245,19 @@ class Axis:
     values: list[Any]
 
     @classmethod
-    def read(cls, name: str, text: str, ranges: Mapping[str, tuple[float, float]], runs: Collection[str] = ()) -> Self:
+    def read(
+        cls,
+        name: str,
+        text: str,
+        ranges: Mapping[str, tuple[float, float]],
+        known: Mapping[str, Collection[str]] = MappingProxyType({}),
+    ) -> Self:
         """From what a person has written, values with commas between them; prompts, which have commas, with semicolons.
 
         Args:
             name: one of `AXES`.
             ranges: of the fields that are numbers.
-            runs: the names of those that are finished.
+            known: the runs and the checkpoints that there are, by their names.
         Raises:
             UserError: there is no value, or one is no number of that field's range, or no name of those that there are.
         """
@@ -258,12 +267,11 @@ class Axis:
             raise UserError(f"{name} has no values", f"Write some, with {marks} between them")
         if name in ("prompt", "size"):
             found = words
-        elif name in NAMED or name == "run":
-            every = NAMED.get(name, runs)
-            known = {one.lower(): one for one in every}
-            if odd := [word for word in words if word.lower() not in known]:
+        elif every := NAMED.get(name) or known.get(name):
+            named = {one.lower(): one for one in every}
+            if odd := [word for word in words if word.lower() not in named]:
                 raise UserError(f"{name} is {odd[0]!r}", f"Choose of {', '.join(every)}")
-            found = [known[word.lower()] for word in words]
+            found = [named[word.lower()] for word in words]
         else:
             found = [_number(name, word, *ranges[name]) for word in words]
         return cls(name, [*dict.fromkeys(found)])
@@ -274,12 +282,13 @@ def by_grid(
     model: Model,
     across: Axis,
     down: Axis | None,
-    model_of: Callable[[str], Model] | None = None,
+    model_of: Callable[[str, int], Model] | None = None,
 ) -> list[list[Recipe]]:
     """A row of recipes for each value down, or one row; all are from the seed of the first.
 
     Args:
-        model_of: what draws with a run, by its name, where one of the sides is of runs; its recipes name the run.
+        model_of: what draws with a run, by its name and the step after which it is taken, where one of the sides is of
+            runs or of checkpoints; its recipes name both.
     Raises:
         UserError: it has more than `MOST_CELLS` pictures, both sides are one field, or a value is out of range.
     """
@@ -294,11 +303,24 @@ def by_grid(
     fixed = dict(values) | {"seed": recipe_of(values, model).seed, "fresh": False}
 
     def cell(own: dict[str, Any]) -> Recipe:
-        name = own.get("run")
-        recipe = recipe_of(fixed | own, model_of(name) if name else model)
-        return replace(recipe, adapter=name) if name else recipe
+        if own.keys().isdisjoint({"run", "checkpoint"}):
+            return recipe_of(fixed | own, model)
+        name = own.get("run") or values["run"]
+        # Another run has other checkpoints than the field says.
+        step = step_of(own["checkpoint"]) if "checkpoint" in own else 0
+        return replace(recipe_of(fixed | own, model_of(name, step)), adapter=name, checkpoint=step)
 
     return [[cell(row | {across.name: value}) for value in across.values] for row in rows]
+
+
+def checkpoints(run: Run | None) -> list[str]:
+    """Those that a run can be drawn with, the end last, as the sides of a grid name them."""
+    return [*map(str, run.kept_steps()), END] if run else []
+
+
+def step_of(name: str) -> int:
+    """The step of a checkpoint, as recipes have it."""
+    return 0 if name == END else int(name)
 
 
 def _number(name: str, word: str, low: float, high: float) -> float | int:

@@ -78,10 +78,11 @@ def facts(pairs: Mapping[str, str]) -> str:
 def recipe(drawn: Recipe, when: float) -> str:
     """How a picture was drawn, and when."""
     scales = {"Content": f"{drawn.content:g}", "Style": f"{drawn.style:g}"} if drawn.adapter else {}
+    run = drawn.adapter + (f", after step {drawn.checkpoint}" if drawn.checkpoint else "")
     return facts(
         {"Prompt": drawn.prompt}
         | ({"Keep away from": drawn.negative_prompt} if drawn.negative_prompt else {})
-        | {"Drawn with": drawn.adapter or f"{drawn.base} alone", **scales, "Seed": str(drawn.seed)}
+        | {"Drawn with": run or f"{drawn.base} alone", **scales, "Seed": str(drawn.seed)}
         | {"Guidance": f"{drawn.guidance}, scale {drawn.guidance_scale:g}", "Steps": str(drawn.steps)}
         | {"Size": "{} x {}".format(*drawn.size)}
         | ({"Sampler": drawn.sampler} if drawn.sampler else {})

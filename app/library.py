@@ -56,9 +56,10 @@ class Library:
             return Run(self.folder / name)
         raise UserError(f"There is no run {name!r} in {self.folder.name}", "Choose another one")
 
-    def holding(self, adapter_hash: str) -> Run | None:
-        """The finished run with this very adapter, whatever it is called now."""
-        return next((run for run in self.finished() if file_hash(run.adapter) == adapter_hash), None)
+    def holding(self, adapter_hash: str, step: int = 0) -> Run | None:
+        """The finished run with this very adapter, as it ended or after a step, whatever it is called now."""
+        files = ((run, run.adapter_after(step)) for run in self.finished())
+        return next((run for run, path in files if path.exists() and file_hash(path) == adapter_hash), None)
 
     def rename(self, name: str, new: str) -> Run:
         """Give a run another name, which is its folder's.

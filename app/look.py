@@ -182,7 +182,8 @@ LARGEST_UPLOAD = 50 * 2**20  # bytes
 # Pictures of 64 pixels are enlarged as they are; photographs, shown smaller than they are, stay smooth. Gradio's text
 # fields take nothing but key presses for a person's input: what is pasted, deleted, dictated or written on a telephone
 # is input too. A file that is too large is named before it is sent: what Gradio says of it is "An error occurred". Of a
-# folder that is dropped it would send the name alone. And on a telephone the pictures come below all settings.
+# folder that is dropped it would send the name alone. For what is dropped beside all zones the browser would leave the
+# page. And on a telephone the pictures come below all settings.
 HEAD = """
 <script>
 document.addEventListener("load", (event) => {
@@ -213,6 +214,23 @@ document.addEventListener("drop", async (event) => {
   input.dispatchEvent(new Event("change", { bubbles: true }));
 }, true);
 
+const isTyped = ({ target, clipboardData }) =>
+  target.matches?.("input, textarea, [contenteditable]") && clipboardData?.types.includes("text/plain");
+const takeIn = (event) => {
+  const files = event.dataTransfer?.files ?? event.clipboardData?.files ?? [];
+  if (event.defaultPrevented || !files.length || isTyped(event)) return;
+  event.preventDefault();
+  const input = document.querySelector("input[data-testid=anywhere-upload-button]"), one = new DataTransfer();
+  one.items.add(files[0]);
+  input.files = one.files;
+  input.dispatchEvent(new Event("change", { bubbles: true }));
+  window.scrollTo({ top: 0 });  // where it is said what came of it
+};
+window.addEventListener("dragover", (event) => {
+  if (event.dataTransfer?.types.includes("Files")) event.preventDefault();
+});
+for (const kind of ["drop", "paste"]) window.addEventListener(kind, takeIn);
+
 document.addEventListener("click", ({ target }) => {
   const asked = target.closest("#draw, #compare, #rules") && matchMedia("(max-width: 640px)").matches;
   if (asked) document.getElementById("play-note").scrollIntoView({ block: "start" });
@@ -221,7 +239,7 @@ document.addEventListener("click", ({ target }) => {
 const LARGEST = LARGEST_UPLOAD, MB = 2 ** 20;
 for (const kind of ["change", "drop", "paste"]) document.addEventListener(kind, (event) => {
   const files = [...(event.target.files ?? event.dataTransfer?.files ?? event.clipboardData?.files ?? [])];
-  const block = event.target.closest(".block");
+  const block = event.target.closest?.(".block") ?? document.querySelector(".tabs");
   if (!files.length || !block) return;
   document.querySelectorAll(".too-large").forEach((note) => note.remove());
   const large = files.filter((file) => file.size > LARGEST);

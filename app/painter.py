@@ -66,13 +66,18 @@ class Model:
     run: Run | None = None
     prediction: str | None = None  # where the base's own files are not believed
     zero_snr: bool | None = None
+    checkpoint: int = 0  # step of the run after which its adapter was kept; 0: as it ended
 
     @classmethod
-    def of(cls, config: Customization, run: Run | None = None) -> Model:
+    def of(cls, config: Customization, run: Run | None = None, checkpoint: int = 0) -> Model:
         base = config.resolved_base()
         name = Path(base).name if os.path.exists(base) else base
         said = config.prediction, config.zero_snr
-        return cls(name, base, config.precision, config.resolution, config.preset, run, *said)
+        return cls(name, base, config.precision, config.resolution, config.preset, run, *said, checkpoint)
+
+    @property
+    def adapter(self) -> Path | None:
+        return self.run and self.run.adapter_after(self.checkpoint)
 
     @property
     def opening(self) -> tuple[str, str, str | None, bool | None]:
@@ -219,15 +224,16 @@ class Painter:
             self._base_hash = fingerprint(denoiser_of(self._pipe))
         wanted = None
         if model.run:
-            if not model.run.adapter.exists():
-                raise UserError(f"The run {model.run.folder.name} has no adapter yet", "Let its training end first")
-            wanted = file_hash(model.run.adapter)
+            if not model.adapter.exists():
+                of = f" of step {model.checkpoint}" if model.checkpoint else " yet"
+                raise UserError(f"The run {model.run.folder.name} has no adapter{of}", "Let its training end first")
+            wanted = file_hash(model.adapter)
         if self._adapter != wanted:
             self._adapter = None
             self._pipe.unload_adapter()
             if wanted:
                 say(f"Loading the adapter of {model.run.folder.name}")
-                load_adapter_of(model.run, self._pipe)
+                load_adapter_of(model.run, self._pipe, model.checkpoint)
             self._adapter = wanted
         settings = recipe.guidance_settings or settings_of(default_rule(recipe.guidance, model.preset))
         family = family_of(self._pipe)
@@ -238,6 +244,7 @@ class Painter:
             size = "{} x {}".format(*recipe.size)
             raise UserError(f"size is {size}", f"Set both sides to multiples of {family.multiple}")
         known = {"base": model.name, "base_hash": self._base_hash, "adapter_hash": wanted or ""}
+        known |= {"checkpoint": model.checkpoint}
         pipe = from_picture(self._pipe, masked=bool(recipe.mask)) if recipe.image else self._pipe
         name = model.run.folder.name if model.run else ""
         return pipe, replace(recipe, **known, adapter=name, guidance_settings=settings)

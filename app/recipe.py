@@ -45,6 +45,7 @@ class Recipe:
     mask: str = ""  # the same of a picture that is white where that one changes; empty: everywhere
     width: int = 0  # in pixels, as the height; 0: the resolution
     height: int = 0
+    checkpoint: int = 0  # step of the run after which the adapter was kept; 0: as it ended
     sampler: str = ""  # one of `training.families` for the base; empty: the base's own
     format: int = 1
 
@@ -63,7 +64,7 @@ class Recipe:
         chunks, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
         said = asdict(self)
         later = {"image": ("image", "strength"), "mask": ("mask",), "sampler": ("sampler",)}
-        later |= {"width": ("width", "height")}
+        later |= {"width": ("width", "height"), "checkpoint": ("checkpoint",)}
         for name, keys in later.items():
             if not said[name]:  # pictures of before there was such a thing say nothing of it
                 for key in keys:

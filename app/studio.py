@@ -26,6 +26,8 @@ from app.pages import QUICK, about, in_words, play, project, train
 from app.pages import library as library_page
 from app.painter import Painter
 from app.quota import Doorkeeper, Quota, watch
+from app.parameters import Parameters
+from app.recipe import Recipe
 from app.starts import Starts
 from app.temporary import TemporaryFolder
 from pipelines.errors import UserError
@@ -33,6 +35,10 @@ from training import Customization
 from training.run import runs_folder
 
 TITLE = "Joinery"
+ZONES = (
+    "To learn from it, drop it on the content or the style, under Project. To draw from it, drop it on Start from a "
+    "picture, under Play."
+)
 SECONDS = 1.0  # between two looks at the line of runs
 
 log = logging.getLogger("joinery")
@@ -51,6 +57,8 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
         )
         # Out here, since a page that was not opened yet has no clock and remembers nothing.
         timer = gr.Timer(train.SECONDS)
+        anywhere = gr.UploadButton("anywhere", visible="hidden", elem_id="anywhere")  # what is dropped beside all zones
+        useless = gr.HTML(padding=False, elem_classes="said", elem_id="useless")
         play_fields = gr.BrowserState({}, storage_key="joinery-play", secret="none: the browser's own fields")
         with gr.Tabs(selected="project") as tabs:
             with gr.Tab("1  Project", id="project"):
@@ -83,6 +91,17 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
         def play_with(name: str) -> tuple:
             return gr.Tabs(selected="play"), *plays.offer(name)
 
+        def take_in(path: str, now: str) -> dict:
+            """A picture that was dropped anywhere, or pasted, sets Play as it was drawn."""
+            picture = Path(path)
+            try:
+                if Recipe.is_in(picture) or Parameters.read(picture):
+                    return plays.set_from(picture, now) | {tabs: gr.Tabs(selected="play"), useless: ""}
+                said = f"{picture.name} does not say how it was drawn. {ZONES}"
+            except UserError as error:
+                said = str(error)
+            return {useless: figures.note(said, "warning")}
+
         def add_new(name: str | None, before: list[str]) -> Any:
             new = plays.add_new(name, before)
             return (*new, *trains.mix.offer()) if isinstance(new, tuple) else new
@@ -92,6 +111,9 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
         page.load(projects.open, None, projects.shown, **QUICK)
         opened = page.load(open_page, None, [trains.run, tabs, *plays.shown], **QUICK)
         opened.then(plays.restore, [play_fields, plays.run], plays.restored, **QUICK)
+        filled = [*plays.filled, tabs, useless]
+        anywhere.upload(take_in, [anywhere, plays.run], filled, trigger_mode="multiple", **QUICK)
+        tabs.select(lambda: "", None, useless, **QUICK)
         trains.play.click(play_with, trains.run, [tabs, *plays.shown], **QUICK)
         timer.tick(add_new, [plays.run, known], [*plays.shown, known, *trains.mix.shown], **QUICK)
         page.unload(plays.leave)

@@ -246,6 +246,13 @@ class Steps(Strict):
         False, description="compute the denoiser's insides again where gradients want them: same steps, less memory"
     )
     checkpoint_every: int = Field(50, ge=1, le=100_000, description="steps after which the run is saved")
+    keep_every: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="how many of these saves there are to one whose adapter is kept as a file, so that it can be drawn "
+        "with; 0: only the last step's is",
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="how the rate falls to zero over each stage, or that it does not"
     )

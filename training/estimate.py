@@ -109,7 +109,7 @@ def estimate(config: Customization) -> Estimate:
         learned=numbers,
         optimizer=max(_optimizer_bytes(config, [learned[c] for c in stage.rates]) for stage in stages),
         peak=_peak(),
-        disk=saved * (checkpoint.KEEP + 1) + cached + 4 * numbers,
+        disk=saved * (checkpoint.KEEP + 1) + cached + 4 * numbers * (1 + _kept(config)),
         stages={
             stage.name: (stage.steps, statistics.median(paces[stage.name][1:] or paces[stage.name]))
             for stage in plan(config)
@@ -134,6 +134,12 @@ def clean(folder: Path) -> None:
 def _first(tensors: dict[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
     """The tensors under the first prefix that has any."""
     return next((found for prefix in prefixes if (found := checkpoint.under(tensors, prefix))), {})
+
+
+def _kept(config: Customization) -> int:
+    """Adapters that are kept beside the last one."""
+    steps, every = sum(stage.steps for stage in plan(config)), config.steps.checkpoint_every * config.steps.keep_every
+    return (steps - 1) // every if every else 0
 
 
 def _sampled_rows(config: Customization) -> float:

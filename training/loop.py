@@ -262,6 +262,7 @@ def train_stage(work: Work, state: State, stage: Stage, report: "Report", should
 
         # Checkpoint
         if state.step % config.steps.checkpoint_every == 0 or state.step == stage.end:
+            keep_adapter(work, state, stage)
             save(work, state)
     if state.in_backward:
         state.in_backward.remove()
@@ -313,6 +314,22 @@ def draw_strip(work: Work, state: State, stage: Stage) -> None:
     if processes.as_leader(stopped):
         save(work, state)
         raise Stopped
+
+
+def keep_adapter(work: Work, state: State, stage: Stage) -> None:
+    """Write the adapter as it is after this step, if it is to be kept and this is the process that writes."""
+    adapter, steps = work.adapter, work.config.steps
+    every = steps.checkpoint_every * steps.keep_every
+    if not every or state.step % every or state.step == work.steps or not processes.leads():
+        return
+    with at_rest(state.optimizer):
+        now = {concept: adapter.learned(concept) for concept in BOTH}
+        shown = {c: now[c] for c in stage.teaches if c in work.config.concepts} if state.step < stage.end else {}
+        try:
+            write_adapter(work, work.run.adapter_after(state.step), state.done | shown)
+        finally:
+            for concept, learned in now.items():
+                adapter.load(concept, learned)
 
 
 def save(work: Work, state: State) -> None:
@@ -451,10 +468,23 @@ def finish(work: Work, state: State) -> None:
     """Write the adapter file, and the sheet of what it does, if this is the process that writes."""
     if not processes.leads():
         return
-    config, adapter, run = work.config, work.adapter, work.run
-    run.write_state(stage="export", step=work.steps, steps=work.steps, time_left=0)
+    work.run.write_state(stage="export", step=work.steps, steps=work.steps, time_left=0)
+    factors = write_adapter(work, work.run.adapter, state.done)
+    work.adapter.load_factors(factors)  # the sheet shows what the file does
+    work.previews.finish(state.done.keys())
+    work.run.write_state(status="done", message="")
+
+
+def write_adapter(work: Work, path: Path, learned: dict[str, dict[str, Tensor]]) -> export.Factors:
+    """Put on what was learned, by concept, write it as an adapter file, and give its factors.
+
+    Raises:
+        UserError: something of it is not a finite number, or the file cannot be written.
+    """
+    config, adapter = work.config, work.adapter
+    check_finite(learned)
     for concept in BOTH:
-        adapter.load(concept, state.done.get(concept))
+        adapter.load(concept, learned.get(concept))
     factors = adapter.factors()
     card = export.Card(
         base=Path(config.base).name,
@@ -467,11 +497,8 @@ def finish(work: Work, state: State) -> None:
         halves=tuple(adapter.places.items()),
         **adapter.frozen(config.adapter),
     )
-    check_finite(state.done)
-    adapter.load_factors(factors)  # the sheet shows what the file does
-    export.write(run.adapter, factors, card)
-    work.previews.finish(state.done.keys())
-    run.write_state(status="done", message="")
+    export.write(path, factors, card)
+    return factors
 
 
 class Report:

@@ -94,6 +94,19 @@ class Run:
     def adapter(self) -> Path:
         return self.folder / "adapter.safetensors"
 
+    def adapter_after(self, step: int = 0) -> Path:
+        """The adapter as it was after a step, where `steps.keep_every` asked for it; 0: as it ended."""
+        return checkpoint.place(self._kept, step).with_suffix(".safetensors") if step else self.adapter
+
+    def kept_steps(self) -> list[int]:
+        """After which there is an adapter beside the last one."""
+        names = (path.stem.removeprefix("step-") for path in self._kept.glob("step-*.safetensors"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    @property
+    def _kept(self) -> Path:
+        return self.folder / "kept"
+
     @property
     def status(self) -> str:
         return self.read_state().get("status", "new")
@@ -323,7 +336,7 @@ def decisive(config: Customization) -> dict[str, Any]:
     data = config.model_dump(
         mode="json", exclude={"name", "preset", "memory", "base", "prediction", "zero_snr", "samples"}
     )
-    del data["steps"]["checkpoint_every"], data["steps"]["gradient_checkpointing"]
+    del data["steps"]["checkpoint_every"], data["steps"]["keep_every"], data["steps"]["gradient_checkpointing"]
     for name in config.concepts:
         del data[name]["pictures"], data[name]["crops"], data[name]["others"], data[name]["run"]
     # Without effect where nothing is adapted that has gates.

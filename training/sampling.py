@@ -51,18 +51,19 @@ def open_run(folder: Path, relative: str = "", sampler: str = "") -> tuple[Diffu
     return pipe, config
 
 
-def load_adapter_of(run: Run, pipe: DiffusionPipeline) -> None:
-    """Load a run's adapter on its own base.
+def load_adapter_of(run: Run, pipe: DiffusionPipeline, step: int = 0) -> None:
+    """Load a run's adapter on its own base, as it ended or as it was after a step.
 
     Raises:
         UserError: it is another one now.
     """
-    if other := trained_on(run.adapter, denoiser_of(pipe)):
+    adapter = run.adapter_after(step)
+    if other := trained_on(adapter, denoiser_of(pipe)):
         raise UserError(
-            f"The adapter {run.adapter} was trained on {other}, not on what is there under that name now",
+            f"The adapter {adapter} was trained on {other}, not on what is there under that name now",
             "Put that base back; in Python load_adapter takes relatives of it too",
         )
-    pipe.load_adapter(run.adapter, any_base=True)  # it was looked at
+    pipe.load_adapter(adapter, any_base=True)  # it was looked at
 
 
 def write_model(folder: Path, out: Path) -> None:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from textwrap import shorten
@@ -27,7 +27,7 @@ from app.preview import shown_meanwhile
 from app.recipe import Recipe, file_hash
 from app.starts import Starts
 from pipelines import UserError
-from training import Customization
+from training import Customization, Run
 from training.families import FAMILIES
 from training.formats import shown as readable
 
@@ -35,6 +35,7 @@ SIDES = ("across", "down")  # of a grid
 NOT_KEPT = ("image",)
 LABEL = 40  # letters of a prompt over a column of a grid
 BASE_ALONE = ""  # the dropdown's value for no run
+AS_IT_ENDED = "As it ended"
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,20 @@ def build(
     """The page. `kept_here` holds the fields as a browser showed them last, by name."""
     line, fields = Line(), Fields()
 
-    def model_of(name: str) -> tuple[Model, Customization, dict]:
+    def model_of(name: str, checkpoint: int = 0) -> tuple[Model, Customization, dict]:
         """What draws, its configuration, and the concepts that it has learned."""
         if name == BASE_ALONE:
             return Model.of(sample), sample, {}
         run = library.find(name)
         config = run.customization()
-        return Model.of(config, run), config, config.concepts
+        return Model.of(config, run, checkpoint), config, config.concepts
 
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
             run = fields.add("run", gr.Dropdown([], label="Draw with", elem_id="play-run"))
+            ended = [(AS_IT_ENDED, 0)]
+            checkpoint = gr.Dropdown(ended, value=0, label="Checkpoint", visible=False, elem_id="checkpoint")
+            fields.add("checkpoint", checkpoint)
             start = wish.settings(fields, sample)
         with gr.Column(scale=3, min_width=320):
             with gr.Row(elem_classes="drawing"):
@@ -144,7 +148,7 @@ def build(
                 return
             stopped, drawn = line.stopped(number), []  # of each recipe what is kept already
             try:
-                model, _, learned = model_of(values["run"])
+                model, _, learned = model_of(values["run"], values["checkpoint"])
                 values |= kept(values["image"], given[start.painted], drawing.size_of(values["size"], model.resolution))
                 recipe = drawing.recipe_of(values, model)
                 recipes = plan(recipe, learned, values)
@@ -162,7 +166,7 @@ def build(
                         count, before = 1 if one_each else values["count"], shown_of(drawn)
                         try:
                             found = painter.draw(
-                                model_of(wish.adapter)[0] if wish.adapter else model,
+                                model_of(wish.adapter, wish.checkpoint)[0] if wish.adapter else model,
                                 wish,
                                 count,
                                 show,
@@ -234,11 +238,18 @@ def build(
         return drawing.by_scales(recipe, learned)
 
     def sides(values: dict) -> tuple[Axis, Axis | None]:
+        known = {"run": names(), "checkpoint": drawing.checkpoints(model_of(values["run"])[0].run)}
+        if "checkpoint" in (values["across"], values["down"]) and len(known["checkpoint"]) < 2:
+            what = "No step of this run was kept but the last"
+            raise UserError(what, 'Train again with "Keep every", under Every other setting, at 1 or more')
         across, down = (
-            Axis.read(values[side], values[f"{side} values"], ranges, names()) if values[side] else None
-            for side in SIDES
+            Axis.read(values[side], values[f"{side} values"], ranges, known) if values[side] else None for side in SIDES
         )
         return across, down
+
+    def name_all(side: str, name: str) -> Any:
+        """The values of a side that has just a few, as soon as it is chosen."""
+        return ", ".join(drawing.checkpoints(model_of(name)[0].run)) if side == "checkpoint" else gr.skip()
 
     def heads(side: Axis | None) -> list[str]:
         if side is None:
@@ -250,7 +261,8 @@ def build(
 
     def gridded(recipe: Recipe, learned: dict, values: dict) -> dict[str, Recipe]:
         across, down = sides(values)
-        rows = drawing.by_grid(values, model_of(values["run"])[0], across, down, lambda name: model_of(name)[0])
+        model = model_of(values["run"], values["checkpoint"])[0]
+        rows = drawing.by_grid(values, model, across, down, lambda *of: model_of(*of)[0])
         return {
             ", ".join(filter(None, (head, column))): wish
             for head, row in zip(heads(down), rows, strict=True)
@@ -262,8 +274,15 @@ def build(
         try:
             model, config, learned = model_of(name)
         except UserError as error:
-            return *[gr.skip()] * 4, figures.note(str(error), "error")
-        return config.sample_prompt, *scales(learned), gr.Accordion(visible=_begins(config)), _download(model)
+            return *[gr.skip()] * 4, figures.note(str(error), "error"), gr.skip()
+        folded = gr.Accordion(visible=_begins(config))
+        return config.sample_prompt, *scales(learned), folded, _download(model), checkpoints(model.run)
+
+    def checkpoints(run: Run | None, step: int = 0) -> gr.Dropdown:
+        """Those of a run, where it has any; the last where the wanted one is gone."""
+        kept = run.kept_steps() if run else []
+        every = [(AS_IT_ENDED, 0), *((f"After step {one}", one) for one in kept)]
+        return gr.Dropdown(every, value=step if step in kept else 0, visible=bool(kept))
 
     def scales(learned: dict) -> list[dict]:
         return [gr.update(interactive=concept in learned) for concept in ("content", "style")]
@@ -285,7 +304,7 @@ def build(
         if there == known:
             return gr.skip()
         if not name or name in there:  # an open list says None
-            return runs(name or BASE_ALONE), *[gr.skip()] * 5, there
+            return runs(name or BASE_ALONE), *[gr.skip()] * 6, there
         return *offer(), there
 
     def set_from(path: str | Path, now: str) -> dict:
@@ -301,10 +320,15 @@ def build(
         values, odd = drawing.recall(recipe, ranges)
         values.pop("mask", None)  # which no field has: it is painted
         known = not recipe.adapter or recipe.adapter in names()
-        same = None if known else library.holding(recipe.adapter_hash)  # it may have another name by now
+        # It may have another name by now.
+        same = None if known else library.holding(recipe.adapter_hash, recipe.checkpoint)
         values["run"] = recipe.adapter if known else same.folder.name if same else now
-        model, _, learned = model_of(values["run"])
+        model, _, learned = model_of(values["run"], recipe.checkpoint if known or same else 0)
         faults = [] if known or same else [f"Its adapter, {recipe.adapter}, is not among your runs."]
+        if model.run and not model.adapter.exists():
+            faults.append(f"{values['run']} keeps no adapter of step {recipe.checkpoint}.")
+            model = replace(model, checkpoint=0)
+        values["checkpoint"] = model.checkpoint
         faults += out_of_range({name: getattr(recipe, name) for name in odd})
         try:
             begun = copies.of(starts.path(recipe.image)) if recipe.image else None
@@ -345,7 +369,8 @@ def build(
         usable = dict(zip(("content", "style"), scales(learned), strict=True))
         for concept in usable.keys() & values.keys():
             usable[concept]["value"] = values[concept]
-        chosen = {"run": runs(values["run"])}  # a run may be newer than the page's list, or have another name by now
+        # A run may be newer than the page's list, or have another name by now.
+        chosen = {"run": runs(values["run"]), "checkpoint": checkpoints(model.run, values.get("checkpoint", 0))}
         return fields.write(values | usable | chosen) | {adapter: _download(model)}
 
     def take(given: dict) -> dict:
@@ -442,7 +467,9 @@ def build(
 
     stop.click(stop_drawing, None, note, **QUICK)
     pictures.select(pick, None, [drawn_so, use, picked], **QUICK)
-    by_hand(run)(choose, run, [prompt, content, style, start.folded, adapter], **QUICK)
+    by_hand(run)(choose, run, [prompt, content, style, start.folded, adapter, checkpoint], **QUICK)
+    for side in SIDES:
+        by_hand(fields[side])(name_all, [fields[side], run], fields[f"{side} values"], **QUICK)
     over = [start.view, start.painted, start.part]
     image.upload(take, {image, size, run}, [image, *over, note], **QUICK)
     by_hand(size)(reshape, {image, size, run}, [start.view, start.painted], **QUICK)
@@ -454,7 +481,7 @@ def build(
     changes = [field.change for name, field in ((name, fields[name]) for name in fields) if name not in NOT_KEPT]
     gr.on(changes, keep, fields.all | {ready}, kept_here, trigger_mode="always_last", **QUICK)
     source.clear(lambda: "", None, note, **QUICK)
-    shown = [run, prompt, content, style, start.folded, adapter]
+    shown = [run, prompt, content, style, start.folded, adapter, checkpoint]
     return PlayPage(run, shown, offer, add_new, filled, set_from, set_seed, leave, [*filled, ready], restore)
 
 
@@ -503,7 +530,7 @@ def _begins(config: Customization) -> bool:
 
 
 def _adapter_hash(model: Model) -> str:
-    return file_hash(model.run.adapter) if model.run and model.run.adapter.exists() else ""
+    return file_hash(model.adapter) if model.adapter and model.adapter.exists() else ""
 
 
 def _download(model: Model) -> str:

@@ -75,6 +75,7 @@ def finished(tmp_path_factory, project) -> Run:
     """A finished run in a library of its own. Read it only."""
     config = Customization.load(project)
     config.steps.break_, config.steps.make, config.samples.every = 2, 1, 0
+    config.steps.checkpoint_every, config.steps.keep_every = 2, 1
     run = Library(tmp_path_factory.mktemp("library")).create(config, pictures_of(config))
     return customize(Customization.load(run.config), run.folder)
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from app import drawing
+from app import drawing, figures
+from app.library import Library
 from app.line import Line
 from app.painter import Model, Painter, Stopped
 from app.preview import shown_meanwhile
@@ -225,13 +226,40 @@ def test_a_grid_goes_over_prompts_and_over_the_strength_of_a_start(model):
 def test_a_grid_goes_over_runs_each_on_its_own_base(model):
     values = PLAIN | {"steps": 4} | drawing.looks("emoji", 7.0)["Balanced"]
     with pytest.raises(UserError, match=r"run is 'nobody'\. Choose of first, second"):
-        drawing.Axis.read("run", "first, nobody", RANGES, ["first", "second"])
-    runs = drawing.Axis.read("run", "Second, first", RANGES, ["first", "second"])
+        drawing.Axis.read("run", "first, nobody", RANGES, {"run": ["first", "second"]})
+    runs = drawing.Axis.read("run", "Second, first", RANGES, {"run": ["first", "second"]})
     assert runs.values == ["second", "first"]
     models = {"first": model, "second": replace(model, name="other", resolution=64)}
-    [[one, two]] = drawing.by_grid(values, model, runs, None, models.get)
+    [[one, two]] = drawing.by_grid(values, model, runs, None, lambda name, step: models[name])
     assert (one.adapter, one.base, one.resolution) == ("second", "other", 64)
     assert (two.adapter, two.base, two.resolution) == ("first", model.name, model.resolution)
+
+
+def test_a_grid_goes_over_the_checkpoints_of_a_run(model, finished):
+    values = PLAIN | {"steps": 4, "run": "it"} | drawing.looks("emoji", 7.0)["Balanced"]
+    known = {"checkpoint": drawing.checkpoints(finished)}
+    assert known == {"checkpoint": ["2", "4", "end"]} and drawing.checkpoints(None) == []
+    with pytest.raises(UserError, match=r"checkpoint is '3'\. Choose of 2, 4, end"):
+        drawing.Axis.read("checkpoint", "3", RANGES, known)
+    steps = drawing.Axis.read("checkpoint", "4, END", RANGES, known)
+    styles = drawing.Axis("style", [0.5, 1])
+    rows = drawing.by_grid(values, model, steps, styles, lambda name, step: replace(model, checkpoint=step))
+    drawn = [[(one.adapter, one.checkpoint, one.style) for one in row] for row in rows]
+    assert drawn == [[("it", 4, style), ("it", 0, style)] for style in (0.5, 1)]
+
+
+def test_a_run_is_drawn_with_as_it_was_after_a_step(painter, model, finished, tmp_path):
+    last, [(picture, recipe)] = painter.draw(model, RECIPE, 1), painter.draw(replace(model, checkpoint=2), RECIPE, 1)
+    assert recipe.checkpoint == 2 and recipe.adapter_hash == file_hash(finished.adapter_after(2))
+    assert (np.asarray(picture) != pixels(last)[0]).any()
+    again = Recipe.read(recipe.save(picture, tmp_path / "a.png"))
+    assert again == recipe and drawing.recall(again, {})[0]["checkpoint"] == 2
+    assert "after step 2" in figures.recipe(again, 0.0)
+    assert (pixels(painter.draw(replace(model, checkpoint=2), again, 1))[0] == np.asarray(picture)).all()
+    assert b"checkpoint" not in last[0][1].bytes_with(last[0][0])
+    assert Library(finished.folder.parent).holding(recipe.adapter_hash, 2) == finished
+    with pytest.raises(UserError, match="has no adapter of step 3"):
+        painter.draw(replace(model, checkpoint=3), RECIPE, 1)
 
 
 def test_a_grid_has_two_sides_and_an_end(model):
