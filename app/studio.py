@@ -25,8 +25,8 @@ from app.library import Library
 from app.pages import QUICK, about, in_words, play, project, train
 from app.pages import library as library_page
 from app.painter import Painter
-from app.quota import Doorkeeper, Quota, watch
 from app.parameters import Parameters
+from app.quota import Doorkeeper, Quota, watch
 from app.recipe import Recipe
 from app.starts import Starts
 from app.temporary import TemporaryFolder
