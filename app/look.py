@@ -78,7 +78,13 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700) !important;
 .card li { padding-left: 8px; border-left: 3px solid #d97706; color: var(--body-text-color); overflow-wrap: anywhere; }
 .card li.error { border-color: #dc2626; }
 
-#strips { height: min(660px, 110vw) !important; }
+.strips { margin: 8px 0; }
+.strips h4 { margin: 0 0 6px; font-size: 0.9rem; font-weight: 600; }
+.strips figcaption { display: flex; align-items: center; gap: 14px; margin-bottom: 8px; font-size: 0.92rem; }
+.strips a { text-decoration: underline; }
+.strips input { flex: 1; min-width: 0; accent-color: var(--primary-600); }
+.strips output { min-width: 5em; font-variant-numeric: tabular-nums; }
+.strips img { width: 100%; max-height: 80vh; margin: 0; object-fit: contain; }
 .gallery-container:has(.preview) .grid-wrap { visibility: hidden; }
 .results .grid-wrap { min-height: 240px !important; max-height: none; }
 .results .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }

@@ -11,6 +11,7 @@ from app.copies import Copies
 from app.library import Library
 from app.pages import QUICK, by_hand, mix
 from app.painter import Painter
+from app.strips import SCRIPT, strips
 from pipelines.errors import UserError
 from training import Run
 
@@ -41,16 +42,7 @@ def build(
             line = gr.HTML(padding=False, elem_id="line")
         with gr.Column(min_width=320):
             curve = gr.HTML(padding=False, elem_id="curve")
-    strips = gr.Gallery(
-        label="Samples as it learns: the same seeds for base, content, style and both joined",
-        columns=4,
-        height="auto",
-        object_fit="contain",
-        interactive=False,
-        buttons=["download", "fullscreen"],
-        elem_id="strips",
-        visible=False,
-    )
+    samples = gr.HTML(js_on_load=SCRIPT, apply_default_css=False, padding=False, elem_id="strips")
     seen, seen_strips = gr.State(None), gr.State(None)
     buttons = (cancel, resume, mend, sample, play)
     view = [progress, curve, *buttons, note, line, seen]
@@ -91,9 +83,7 @@ def build(
         now = [name, [path.name for path in paths]]
         if now == before:
             return gr.skip(), gr.skip()
-        pictures = [picture for path in paths for picture in _shown(copies, path)]
-        selected = len(pictures) - 1 if pictures else None
-        return gr.Gallery(pictures, visible=bool(pictures), selected_index=selected), now
+        return strips(name or "", [shown for path in paths for shown in _shown(copies, path)]), now
 
     def ask_to_cancel(name: str) -> str:
         try:
@@ -125,7 +115,7 @@ def build(
 
     for event in (timer.tick, chosen.change):
         event(look, [chosen, seen, note], view, **QUICK)
-        event(look_at_strips, [chosen, seen_strips], [strips, seen_strips], **QUICK)
+        event(look_at_strips, [chosen, seen_strips], [samples, seen_strips], **QUICK)
     by_hand(chosen)(lambda: "", None, note, **QUICK)
     cancel.click(ask_to_cancel, chosen, note, **QUICK)
     resume.click(go_on, chosen, note, **QUICK).then(look, [chosen, seen, note], view, **QUICK)
@@ -155,10 +145,10 @@ def _strips(run: Run) -> list[Path]:
     return sorted(strips) + [path for path in [run.sheet] if path.exists()]
 
 
-def _shown(copies: Copies, path: Path) -> list[tuple[str, str]]:
+def _shown(copies: Copies, path: Path) -> list[tuple[Path, str]]:
     """A sheet's copy and title; nothing of one that is damaged."""
     try:
-        return [(str(copies.of(path)), _title(path))]
+        return [(copies.of(path), _title(path))]
     except UserError:
         return []
 

@@ -1,6 +1,7 @@
 """The main job in a real browser, from pictures to an adapter and back."""
 
 import json
+import re
 import shutil
 
 import psutil
@@ -95,7 +96,16 @@ def test_the_main_job_by_hand(studio, page, tmp_path):
     expect(page.locator("#cancel")).to_be_visible()
     child.resume()
     expect(page.locator("#strips img").first).to_be_visible()
+    slider, step = page.get_by_label("Step of the samples"), page.locator("#strips output")
+    expect(slider).to_be_enabled()
+    slider.press("Home")
+    expect(step).to_have_text("step 5")
     expect(page.locator(".progress")).to_have_attribute("data-status", "done")
+    expect(page.locator("#strips figure")).to_have_attribute("data-all", re.compile("finished"))
+    expect(step).to_have_text("step 5")  # while more came
+    slider.press("End")
+    expect(step).to_have_text("finished")
+    expect(page.locator("#strips img")).to_have_attribute("src", re.compile("sheet.png$"))
     expect(page.locator("svg.curve")).to_be_visible()
     expect(page.locator(".progress")).to_contain_text("30 of 30")
     assert jobs.look(run).status == "done"
