@@ -52,7 +52,7 @@ class Library:
             UserError: there is none.
         """
         there = os.listdir(self.folder) if self.folder.exists() else []
-        if name in there and shown(name) == name and os.path.isfile(Run(self.folder / name).config):
+        if name in there and shown(name) == name and os.path.exists(Run(self.folder / name).config):
             return Run(self.folder / name)
         raise UserError(f"There is no run {name!r} in {self.folder.name}", "Choose another one")
 

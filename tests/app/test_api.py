@@ -13,6 +13,7 @@ from app.__main__ import HOUSE
 from app.api import Api
 from app.health import STALE, Health
 from app.parameters import KEY
+from app.quota import Quota
 from app.recipe import KEY as RECIPE
 from benchmarks.screenshot import studio as open_studio
 from pipelines import UserError
@@ -63,6 +64,6 @@ def test_a_value_of_another_kind_is_a_sentence(library, config, name, given, wor
 
 
 def test_a_studio_that_does_not_look_at_its_line_says_so(tmp_path):
-    assert Health(tmp_path).look()["status"] == "ok"
-    late = Health(tmp_path, looked=time.monotonic() - STALE - 1).look()
+    assert Health(tmp_path, Quota()).look()["status"] == "ok"
+    late = Health(tmp_path, Quota(), looked=time.monotonic() - STALE - 1).look()
     assert late["status"] == "failing" and late["line"] == "dead"
