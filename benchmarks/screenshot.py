@@ -58,6 +58,7 @@ def play(page: Page) -> None:
     page.get_by_label("Seed", exact=True).fill("0")
     page.click("#compare")
     expect(page.locator("#pictures img")).to_have_count(16)
+    expect(page.locator("#pictures")).not_to_contain_text("Drawing")
 
 
 def library(page: Page) -> None:

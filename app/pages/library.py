@@ -64,7 +64,7 @@ def build(
             with gr.Row():
                 mark = gr.Button("", min_width=110, elem_id="mark")
                 remove = gr.Button("Delete", variant="stop", min_width=110, elem_id="delete-picture")
-    source = gr.File(label="Drop a picture here: Play is set as it was drawn", file_types=[".png"], height=110,
+    source = gr.File(label="Drop a picture here: Play is set as it was drawn", file_types=[".png"], height=140,
                      elem_id="dropped")  # fmt: skip
     gr.Markdown("### Runs and adapters")
     shelf.build(library, tabs, projects, plays, here)

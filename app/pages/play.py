@@ -115,7 +115,7 @@ def build(
                 grid = wish.grid(fields)
             with gr.Accordion("Draw a picture again", open=False):
                 gr.Markdown("Every picture carries its recipe. Drop one here to set all fields as it was drawn.")
-                source = gr.File(label="A PNG made by Joinery", file_types=[".png"], height=110, elem_id="recipe")
+                source = gr.File(label="A PNG made by Joinery", file_types=[".png"], height=140, elem_id="recipe")
     ticket, picked = gr.State(None), gr.State("")
     ready = gr.State(False)  # whether the fields are the person's: until they are restored, nothing is kept
     ranges = fields.ranges | {"seed": (0, LARGEST_SEED)}
