@@ -93,7 +93,7 @@ button[role="tab"][aria-selected="true"] { color: var(--primary-700) !important;
 .results .thumbnail-lg { aspect-ratio: auto; height: auto; display: flex; flex-direction: column; }
 .results .thumbnail-lg img { aspect-ratio: 1; height: auto; }
 .results .caption-label { position: static; width: 100%; max-width: 100%; border: 0; border-radius: 0;
-  text-align: center; }
+  text-align: center; white-space: normal; }
 
 .pairs { overflow-x: auto; }
 .pairs table { border-collapse: separate; border-spacing: 6px; }

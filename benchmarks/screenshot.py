@@ -7,7 +7,7 @@ The others are the guide's. Needs a Chromium and playwright (requirements-dev.tx
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,8 +27,14 @@ PATIENCE = 120_000  # milliseconds
 @contextmanager
 def studio(runs: Path, project: Path, **settings: Any) -> Iterator[str]:
     """The address of a studio that shows a folder of runs, with what else `serve` takes; it closes with the context."""
+    with served(serve(runs, project, **settings)) as address:
+        yield address
+
+
+@contextmanager
+def served(application: Callable) -> Iterator[str]:
+    """The address at which a web application answers on this machine; it ends with the context."""
     with listen("127.0.0.1", 0) as door:
-        application = serve(runs, project, **settings)
         server = uvicorn.Server(uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, args=([door],), daemon=True)
         thread.start()

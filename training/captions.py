@@ -120,7 +120,7 @@ def cut_from(text: str, tokenizers: Sequence[Tokenizer]) -> str:
     """The first word of which the text encoders do not see all; empty if they see every word."""
 
     def fits(some: list[str]) -> bool:
-        given = " ".join(some)
+        given = shown(" ".join(some))
         return all(
             len(tokenizer(given, truncation=False, padding=False, verbose=False)["input_ids"])
             <= tokenizer.model_max_length

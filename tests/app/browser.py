@@ -44,7 +44,8 @@ def watched(browser, address: str):
     page.on("request", lambda r: None if r.url.startswith(here) else faults.append(r.url))
     yield page
     context.close()
-    assert [fault for fault in faults if not any(words in fault for words in CUT_OFF)] == []
+    left = [fault for fault in faults if not any(words in fault for words in CUT_OFF)]
+    assert left == [], left
 
 
 @pytest.fixture

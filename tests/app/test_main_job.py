@@ -40,6 +40,7 @@ def test_what_is_wrong_is_said_before_anything_starts(studio, page, tmp_path):
     page.click("#start")
     expect(page.locator("#project-note .error")).to_contain_text("torn.png cannot be opened")
     page.reload()
+    expect(page.locator("#project input")).to_have_value("Red on blue copy")  # the draft is in the fields now
     page.get_by_role("button", name="Advanced").click()
     page.get_by_label("Adapter rank").fill("3")
     page.click("#start")

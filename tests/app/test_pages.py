@@ -153,8 +153,10 @@ def test_what_a_person_wrote_stays_until_a_recipe_is_dropped(tmp_path_factory, p
 
         # A reload shows Play as it was.
         page.get_by_role("tab", name="3 Play").click()
-        page.get_by_label("range slider for Content").fill("0.5")
         page.wait_for_timeout(1000)
+        kept = page.evaluate("localStorage['joinery-play']")
+        page.get_by_label("range slider for Content").fill("0.5")
+        page.wait_for_function("kept => localStorage['joinery-play'] !== kept", arg=kept)
         page.reload()
         page.get_by_role("tab", name="3 Play").click()
         expect(prompt).to_have_value("others")

@@ -121,6 +121,7 @@ def test_the_word_from_which_the_base_reads_no_more_is_named(tokenizer):
     kept = tokenizer.decode(tokenizer(text, truncation=True)["input_ids"], skip_special_tokens=True).replace(" ", "")
     before, after = (" ".join(words[: words.index(word) + more]).replace(" ", "") for more in (0, 1))
     assert kept.startswith(before) and not kept.startswith(after)
+    assert captions.cut_from("a \udcff", [tokenizer]) == ""  # half a letter, which no tokenizer takes
 
 
 def test_which_caption_is_cut_and_from_where_is_said(tokenizer):
