@@ -44,7 +44,7 @@ from training.sampling import guided_pipeline
 from training.sheet import Stopped
 from training.stages import BOTH, SHORT, Part, Stage, in_one_pass
 from training.state import State, all_finite, check_finite
-from training.strength import error_of, least_strength, reach_of, reaching_strength
+from training.strength import is_settled, strength_of
 
 # Parameters of a denoiser whose layers are too small to share: two that spin are a sixth faster on an idle
 # machine and less than half as fast beside another program (benchmarks/customization/threads.py).
@@ -274,20 +274,14 @@ def settled(work: Work, concept: str, learned: dict[str, Tensor], should_stop: C
     Raises:
         Stopped: `should_stop` ended it; the stage goes on from its last checkpoint then.
     """
-    config, own = work.config, work.concepts[concept]
-    slack, reach = config.concepts[concept].slack, config.style.reach if concept == "style" else 0
-    if not (slack or reach):
+    if not is_settled(config := work.config, concept):
         return learned
     work.run.write_state(doing=f"Looking how strong the {concept} has to be")
     for each in BOTH:
         work.adapter.load(each, learned if each == concept else None)
-    if reach:
-        strength = reaching_strength(reach_of(work.pipe, work.adapter, config, own, should_stop), reach)
-    else:
-        error = error_of(work.pipe, work.adapter, concept, own, config.steps.batch_size, config.seed)
-        strength = least_strength(error, slack)
+    strength = strength_of(work.pipe, work.adapter, config, concept, work.concepts[concept], should_stop)
     log.info("The %s has %g of the strength that it was learned with", concept, strength)
-    return learned if strength == 1 else work.adapter.weakened(concept, learned, strength)
+    return learned if strength == 1 else work.adapter.at_strength(concept, learned, strength)
 
 
 def draw_strip(work: Work, state: State, stage: Stage) -> None:
@@ -322,14 +316,9 @@ def keep_adapter(work: Work, state: State, stage: Stage) -> None:
     every = steps.checkpoint_every * steps.keep_every
     if not every or state.step % every or state.step == work.steps or not processes.leads():
         return
-    with at_rest(state.optimizer):
-        now = {concept: adapter.learned(concept) for concept in BOTH}
+    with at_rest(state.optimizer), adapter.put_back() as now:
         shown = {c: now[c] for c in stage.teaches if c in work.config.concepts} if state.step < stage.end else {}
-        try:
-            write_adapter(work, work.run.adapter_after(state.step), state.done | shown)
-        finally:
-            for concept, learned in now.items():
-                adapter.load(concept, learned)
+        write_adapter(work, work.run.adapter_after(state.step), state.done | shown)
 
 
 def save(work: Work, state: State) -> None:

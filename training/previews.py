@@ -47,18 +47,14 @@ class Previews:
         Args:
             done: the learned factors with which earlier stages ended; the adapter itself is left as it was.
         """
-        now = {concept: self.adapter.learned(concept) for concept in BOTH}
-        shown = done | {concept: now[concept] for concept in stage.teaches}
-        try:
+        with self.adapter.put_back() as now:
+            shown = done | {concept: now[concept] for concept in stage.teaches}
             for column in SCALES:
                 changed = not _needs(column).isdisjoint(stage.teaches)
                 if _needs(column) <= shown.keys() and (changed or column not in self.columns):
                     for concept in now:
                         self.adapter.load(concept, shown.get(concept))
                     self.columns[column] = self._pictures(column)
-        finally:
-            for concept, learned in now.items():
-                self.adapter.load(concept, learned)
         title = f"{stage.name}, step {step}: {self.config.sample_prompt}"
         save(self._compose(title), self.strip(step))
 

@@ -28,6 +28,34 @@ REACHES = tuple(k / 4 for k in range(1, 9))  # strengths at which it is looked h
 THINGS = 10  # that are drawn for it at most
 
 
+def is_settled(config: Customization, concept: str) -> bool:
+    """Whether a concept's strength is asked for once it is learned."""
+    own = config.concepts[concept]
+    return bool(own.slack or getattr(own, "reach", 0))
+
+
+def strength_of(
+    pipe: DiffusionPipeline,
+    adapter: Adapter,
+    config: Customization,
+    concept: str,
+    encoded: EncodedConcept,
+    should_stop: Callable[[], bool],
+) -> float:
+    """The least strength at which a style reaches as far as it has to, or a concept keeps all but its slack.
+
+    Args:
+        pipe: with the adapter on, which has learned the concept.
+        encoded: its own pictures.
+    Raises:
+        Stopped: `should_stop` ended it.
+    """
+    own = config.concepts[concept]
+    if share := getattr(own, "reach", 0):
+        return reaching_strength(reach_of(pipe, adapter, config, encoded, should_stop), share)
+    return least_strength(error_of(pipe, adapter, concept, encoded, config.steps.batch_size, config.seed), own.slack)
+
+
 def least_strength(error: Callable[[float], float], slack: float) -> float:
     """The least of `STRENGTHS` that gives up no more than a share of what was learned; 1 where nothing was.
 

@@ -1,16 +1,18 @@
 """A concept is kept at the least strength that shows nearly all of what was learned."""
 
-import math
-
+import numpy as np
 import pytest
 import torch
 
 from pipelines.errors import UserError
-from training import Customization, customize, export, loop
+from training import Customization, customize, export, loop, others, strength
+from training.concepts import EncodedConcept
+from training.draws import keyed
+from training.model import encode_pictures, encode_prompts
 from training.run import Run
 from training.sheet import Stopped
-from training.stages import BOTH
-from training.strength import REACHES, STRENGTHS, least_strength, reach_of, reaching_strength
+from training.state import State
+from training.strength import REACHES, STRENGTHS, THINGS, denoising_error, least_strength, reach_of, reaching_strength
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_a_run_s_style_is_as_strong_as_it_has_to_be_to_show_on_other_things(conf
     data["steps"] |= {"make": 0}
     whole = customize(Customization(**data), tmp_path / "whole")
     data["style"]["reach"] = 0.9
-    monkeypatch.setattr(loop, "reach_of", lambda *given: reached)
+    monkeypatch.setattr(strength, "reach_of", lambda *given: reached)
     run = customize(Customization(**data), tmp_path / "run")
     (before, card), (after, _) = (export.read(one.adapter) for one in (whole, run))
     stronger, _ = export.scaled(before, card, {"style": 1.35})
@@ -109,17 +111,37 @@ def test_a_run_s_style_is_as_strong_as_it_has_to_be_to_show_on_other_things(conf
 
 
 def test_how_far_a_style_reaches_is_what_its_adapter_explains_of_other_things_drawn_in_it(config, tmp_path):
-    """By an adapter whose strength is known to show: the error falls with it, and nothing of the adapter is changed."""
-    work = loop.prepare_work(config, Run(tmp_path / "run"), lambda: False)
-    before = {concept: work.adapter.learned(concept) for concept in BOTH}
-    generator = torch.Generator().manual_seed(0)
-    learned = {name: torch.randn(p.shape, generator=generator) * 0.2 for name, p in before["style"].items()}
-    work.adapter.load("style", learned)
-    reached = reach_of(work.pipe, work.adapter, config, work.concepts["style"])
-    found = [reached(strength) for strength in (0.0, 1.0)]
-    assert all(map(math.isfinite, found))
-    again = reach_of(work.pipe, work.adapter, config, work.concepts["style"])
-    assert [again(strength) for strength in (0.0, 1.0)] == found
+    """Against the same worked out step by step; it is the same each time, and the adapter is left as it was."""
+    work, state = loop.prepare_work(config, Run(tmp_path / "run"), lambda: False), State()
+    stage = next(one for one in work.stages if one.name == "style")
+    state.step = stage.first
+    loop.begin_stage(work, state, stage)
+    while state.step < stage.end:
+        loop.train_step(work, state, stage)
+        state.step += 1
+    own, learned = work.concepts["style"], work.adapter.learned("style")
+
+    def explained(pictures) -> float:
+        errors = []
+        for scale in (0.0, 1.0):
+            work.adapter.set_scales(content=0.0, style=scale)
+            generator = keyed(config.seed, "strength", "style", 0)
+            errors.append(denoising_error(work.pipe, pictures, config.steps.batch_size, generator))
+        work.adapter.set_scales()
+        return errors[0] - errors[1]
+
+    assert explained(own) > 0  # it has learned something
+    assert config.style.class_word == ""
+    prompts = [f"{thing}, zwx style" for thing in config.others.contents[:THINGS]]
+    work.adapter.set_scales(content=0.0, style=1.5)
+    images = others.draw(work.pipe, prompts, tuple(range(len(prompts))), config.resolution)
+    pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 127.5 - 1 for image in images])
+    said = encode_prompts(work.pipe, prompts, config.resolution)
+    drawn = EncodedConcept(encode_pictures(work.pipe, pixels), said, "")
+    expected = explained(drawn) / explained(own)
+
+    reached = reach_of(work.pipe, work.adapter, config, own)
+    assert reached(1.5) == pytest.approx(expected, rel=1e-5) and reached(1.5) == reached(1.5) != reached(0.5)
     after = work.adapter.learned("style")
     assert all(torch.equal(after[name], learned[name]) for name in learned)
     with pytest.raises(Stopped):

@@ -7,8 +7,11 @@ project files without PyTorch, so the methods' files import PyTorch where they c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from training.stages import BOTH
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,8 +90,18 @@ class Adapter(ABC):
     def set_scales(self, content: float = 1.0, style: float = 1.0) -> None:
         """Scale what the concepts do: 0 leaves one out, 1 is as learned."""
 
-    def weakened(self, concept: str, learned: dict[str, Tensor], strength: float) -> dict[str, Tensor]:
-        """A concept's learned factors, which are on, with a share of their strength, as `set_scales` has it."""
+    @contextmanager
+    def put_back(self) -> Iterator[dict[str, dict[str, Tensor]]]:
+        """Concept -> its learned factors, which are on again after the block, whatever is loaded in it."""
+        now = {concept: self.learned(concept) for concept in BOTH}
+        try:
+            yield now
+        finally:
+            for concept, learned in now.items():
+                self.load(concept, learned)
+
+    def at_strength(self, concept: str, learned: dict[str, Tensor], strength: float) -> dict[str, Tensor]:
+        """A concept's learned factors, which are on, so many times as strong, as `set_scales` has it."""
         self.set_scales(**{concept: strength})
         try:
             return self.learned_in(self.factors(), concept)

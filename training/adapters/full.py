@@ -143,7 +143,7 @@ class FullWeights(Adapter):
         self.scales = {"content": content, "style": style}
         self._compose()
 
-    def weakened(self, concept: str, learned: dict[str, Tensor], strength: float) -> dict[str, Tensor]:
+    def at_strength(self, concept: str, learned: dict[str, Tensor], strength: float) -> dict[str, Tensor]:
         return {name: self.base[name] + strength * (weight - self.base[name]) for name, weight in learned.items()}
 
     def _compose(self) -> None:
