@@ -50,9 +50,10 @@ class Api:
     projects: ProjectPage
 
     def offer(self) -> None:
-        """Add them to the page that is being built. Only drawing waits in line."""
+        """Add them to the page that is being built. Only drawing waits for its turn."""
         for method in (self.projects_there, self.start, self.runs, self.status, self.cancel, self.resume):
-            gr.api(method, api_name=_name(method), queue=False)
+            # Gradio puts named calls in its line whatever they are; a limit would let many of them fill it.
+            gr.api(method, api_name=_name(method), queue=False, concurrency_limit=None)
         gr.api(self.draw, api_name="draw", concurrency_id="device", concurrency_limit=1)
 
     def projects_there(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from app.library import Library
+from app.quota import size
 from pipelines.errors import UserError
 from training import Customization, Run
 from training.config import HOUSE, PRESETS
@@ -121,5 +122,5 @@ def _facts(found: Base) -> list[str]:
 
 
 def _size(path: Path) -> str:
-    size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    files = [path] if path.is_file() else path.rglob("*")
+    return size(sum(file.stat().st_size for file in files if file.is_file()))

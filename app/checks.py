@@ -1,6 +1,7 @@
 """What a person should know about pictures before training starts, in words."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,7 +40,7 @@ def check(concept: str, pictures: Sequence[Given], resolution: int) -> list[Find
     findings, seen, small = [], {}, {}
     for number, (path, _, crop, mask) in enumerate(pictures):
         try:
-            files = tuple((file, file.stat().st_mtime_ns if file.exists() else 0) for file in (path, mask) if file)
+            files = tuple((file, _written(file)) for file in (path, mask) if file)
             digest, notes, one = _look(files, resolution, crop)
         except UserError as error:
             said = str(error)
@@ -62,6 +63,11 @@ def check(concept: str, pictures: Sequence[Given], resolution: int) -> list[Find
     if len(seen) > MOST:
         findings.append(Finding(f"{_pictures(len(seen))} of the {concept}: more than {MOST} seldom help.", False))
     return findings
+
+
+def _written(file: Path) -> int:
+    """When, in nanoseconds; 0 of what is not there, or has a name that none can have."""
+    return file.stat().st_mtime_ns if os.path.exists(file) else 0
 
 
 @lru_cache(maxsize=256)

@@ -67,7 +67,10 @@ def _narrow(image: Image.Image, bits: int) -> tuple[Image.Image, bool]:
     Whole numbers of 32 bits are counted from the narrowest range that holds them, floats from 0 to 1.
     """
     exact = np.float64 if image.mode == "I" else np.float32
-    numbers = np.nan_to_num(np.asarray(image).astype(exact), posinf=0, neginf=0)
+    numbers = np.asarray(image)
+    short = numbers.dtype.kind == "u"  # 16 bits: each value is looked up, since floats take four times the memory
+    if not short:
+        numbers = np.nan_to_num(numbers.astype(exact), posinf=0, neginf=0)
     low, high = min(float(numbers.min()), 0.0), float(numbers.max())
     if image.mode == "F":
         white = 1.0
@@ -76,7 +79,9 @@ def _narrow(image: Image.Image, bits: int) -> tuple[Image.Image, bool]:
     else:
         white = float(2**bits - 1)
     top = max(white, high)
-    narrow = Image.fromarray(np.rint((numbers - low) / (top - low) * 255).astype(np.uint8))
+    values = np.arange(2**16, dtype=exact) if short else numbers
+    scaled = np.rint((values - low) / (top - low) * 255).clip(0, 255).astype(np.uint8)
+    narrow = Image.fromarray(scaled[numbers] if short else scaled)
     clear = image.info.get("transparency")  # the one number of a PNG that cannot be seen
     if isinstance(clear, int):
         narrow.putalpha(Image.fromarray(np.where(numbers == clear, 0, 255).astype(np.uint8)))

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ from training.recognise import Base, recognise
 from training.treatments import TREATMENTS
 
 HOUSE = Path(__file__).resolve().parents[1]  # where a base given as "models/..." is found from any folder
+PART = r"""(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+"""  # of a key, between dots
+DEEP = re.compile(rf"(?:{PART}\.[ \t]*+){{32}}")
 
 # What suits the embedded base (64 px pictures, 11 M parameters) beside the defaults below, as cells say (docs/log.md,
 # 2026-11-30). The learning rates of the large bases are the paper's 1e-4, divided by what the frozen
@@ -440,7 +443,10 @@ class Customization(Strict):
         try:
             if stat.S_ISCHR(mode := os.stat(path).st_mode) or stat.S_ISFIFO(mode):  # which may have no end
                 raise OSError(errno.EINVAL, "it is no file")
-            data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+            text = path.read_text(encoding="utf-8-sig")
+            if DEEP.search(text):  # for which the parser takes memory by the square of its depth
+                raise ValueError("a key has too many parts")
+            data = tomllib.loads(text)
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror})", "Name an existing project file") from None
         except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of too many digits, a list too deep

@@ -218,13 +218,18 @@ def _of_parts(base: str, read: Callable[[str], dict[str, Any]]) -> Base:
     family = next((one for one in FAMILIES.values() if one.of_folder(kind, index, denoiser)), None)
     scheduler = str(schedule.get("_class_name", ""))
     flows = scheduler.startswith("FlowMatch") or schedule.get("use_flow_sigmas")
+    prediction = "flow" if flows else schedule.get("prediction_type", "epsilon") if schedule else ""
+    side = family.side(denoiser, vae) if family else 0
+    for what, said, wanted in (("prediction_type", prediction, str), ("sample_size", side, int)):
+        if not isinstance(said, wanted):
+            raise _unreadable(base, f"its {what} is a {type(said).__name__}")
     names = [base, *(part.get("_name_or_path") or "" for part in (index, denoiser))]
     return Base(
         name=base,
         family=family.name if family else kind,
-        prediction="flow" if flows else schedule.get("prediction_type", "epsilon") if schedule else "",
+        prediction=prediction,
         zero_snr=bool(schedule.get("rescale_betas_zero_snr")),
-        resolution=family.side(denoiser, vae) if family else 0,
+        resolution=side,
         distilled=fast_name(names)
         or _fast_parts(schedule, denoiser)
         or (family.distilled(denoiser, schedule) if family else "")

@@ -38,10 +38,12 @@ from training import Customization, customize
 FAILURES = SUMMARY.with_name("hostile.jsonl")
 SOURCES = (pictures, weights, projects, texts, places)
 SECONDS = 30  # of a core, in which an input must be done with
-WAIT = 150  # seconds, in which it must be done with beside other work
+WAIT = 900  # seconds, in which it must be done with beside other work
 MOST = 2 * 2**30  # bytes by which memory may grow
 STOP = 8 * 2**30  # bytes beyond which nothing is given
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.symlink", "os.link", "os.chmod")
+LINKS = ("os.symlink", "os.link")  # of which the second path is written
+TWO = (*LINKS, "os.rename")
 ALONE = ("subprocess.Popen", "os.system", "os.exec", "socket.connect")  # what no input may lead to
 PROJECT = """
 base = "base"
@@ -93,11 +95,17 @@ class Watch:
         if event in ALONE:
             self.seen.append(f"{event} {args[0]!r:.200}")
         writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        if (writes or event in CHANGES) and isinstance(args[0], str | bytes | os.PathLike):
-            with suppress(ValueError):  # a name that none can have
-                path = os.path.realpath(os.path.dirname(os.fsdecode(args[0])))
-                if not (path + os.sep).startswith(self.folder + os.sep) and args[0] != os.devnull:
-                    self.seen.append(f"{event} {os.fsdecode(args[0])!r:.200}")
+        changed = args[event in LINKS : 2 if event in TWO else 1] if writes or event in CHANGES else ()
+        for given in changed:
+            if isinstance(given, str | bytes | os.PathLike) and given != os.devnull:
+                self.note(event, os.fsdecode(given))
+
+    def note(self, event: str, path: str) -> None:
+        """A link is changed where it lies, not where it leads."""
+        with suppress(ValueError):  # a name that none can have
+            place = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+            if not (place + os.sep).startswith(self.folder + os.sep):
+                self.seen.append(f"{event} {path!r:.200}")
 
 
 def attempt(case: Case, there: World, folder: Path) -> dict:

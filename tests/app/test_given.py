@@ -3,7 +3,7 @@
 import pytest
 
 from app.cards import cards
-from app.checks import Finding
+from app.checks import Finding, check
 from app.given import Given, added
 from app.pages.concept import edited
 
@@ -86,3 +86,9 @@ def test_a_card_escapes_all_that_comes_from_outside(tmp_path):
     given = Given(tmp_path / f"{evil.replace('/', '')}.png", f"{evil} sks")
     html = cards([(given, None, None)], [Finding(evil, True, 0)], evil, {"placeholder": "sks", "class_word": evil})
     assert "<script" not in html and "<mark>sks</mark>" in html and "<img" not in html
+
+
+def test_a_picture_of_a_name_that_none_can_have_is_a_finding(tmp_path):
+    for name in ("x" * 5000, "a\0b"):
+        [finding, *_] = check("content", [Given(tmp_path / name)], 64)
+        assert finding.blocks and "does not exist" in finding.text

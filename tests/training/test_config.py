@@ -180,6 +180,15 @@ def test_files_that_are_not_toml_are_refused(tmp_path, text):
         Customization.load(tmp_path / "p.toml")
 
 
+@pytest.mark.parametrize("text", ["a{} = 1", "[a{}]", "a = {{ b{} = 1 }}", "[[a{}]]"])
+@pytest.mark.parametrize("part", [".a", " . a", '."a b"', ".'a'"])
+def test_a_key_of_many_parts_is_refused_before_it_is_read(tmp_path, text, part):
+    """The parser would take memory by the square of their number: gigabytes for a file of 100 kB."""
+    (tmp_path / "p.toml").write_text(text.format(part * 2000))
+    with pytest.raises(UserError, match="not valid TOML \\(a key has too many parts\\)"):
+        Customization.load(tmp_path / "p.toml")
+
+
 def test_a_mark_at_the_start_is_no_part_of_the_file(project):
     plain = Customization.load(project)
     project.write_text(project.read_text(), encoding="utf-8-sig", newline="\r\n")
@@ -195,7 +204,8 @@ def test_what_has_no_end_is_not_read(tmp_path):
 
 
 def test_a_value_of_tables_without_end_is_refused(tmp_path):
-    (tmp_path / "p.toml").write_text("seed" + ".a" * 5000 + " = 1")
+    inner = f"{{a{'.a' * 30} = "
+    (tmp_path / "p.toml").write_text("seed = " + inner * 50 + "1" + "}" * 50)
     with pytest.raises(UserError, match="seed is a table in a table"):
         Customization.load(tmp_path / "p.toml")
 

@@ -174,6 +174,10 @@ def test_files_that_cannot_be_trained_are_refused_in_a_sentence(tmp_path, messag
         ("model_index.json", "[" * 10**5),
         ("model_index.json", '{"_class_name": []}'),
         ("unet/config.json", '{"sample_size": "x", "_name_or_path": 3}'),
+        ("unet/config.json", '{"sample_size": "64"}'),
+        ("unet/config.json", '{"sample_size": 1e308}'),
+        ("scheduler/scheduler_config.json", '{"prediction_type": NaN}'),
+        ("scheduler/scheduler_config.json", '{"prediction_type": ["epsilon"]}'),
         ("unet/diffusion_pytorch_model.safetensors.index.json", '{"weight_map": [3]}'),
     ],
 )

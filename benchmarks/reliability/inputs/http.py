@@ -12,6 +12,7 @@ from benchmarks.reliability.inputs.pictures import HTML, SVG, archive, png, zero
 from benchmarks.screenshot import studio
 
 FAULT = "The studio made a fault"  # what the page says of an exception that is nobody's
+DRAFT = "1"  # the project of a studio that was just opened
 CALLS = ("projects", "start", "runs", "status", "cancel", "resume", "draw")
 FILES = {
     "page.png": HTML,
@@ -92,10 +93,12 @@ def upload(address: str, client: httpx.Client, name: str, data: bytes) -> httpx.
         return sent
     config = client.get(f"{address}/config").json()
     galleries = [c["id"] for c in config["components"] if c["props"].get("elem_id") == "content-pictures"]
-    findings = [d for d in config["dependencies"] if d["inputs"][:1] == galleries and not d["queue"]]
-    index, given = findings[0]["id"], len(findings[0]["inputs"])
     shown = {"image": {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}, "caption": None}
-    body = {"data": [[shown], *["emoji"] * (given - 1)], "fn_index": index, "session_hash": "x"}
+    (event,) = [d for d in config["dependencies"] if galleries[0] in d["inputs"]]
+    given = {c["id"]: DRAFT if c["props"].get("visible") == "hidden" else c["props"].get("value")
+             for c in config["components"]}  # fmt: skip
+    data = [[shown] if one in galleries else given[one] for one in event["inputs"]]
+    body = {"data": data, "fn_index": event["id"], "session_hash": "x"}
     return client.post(f"{address}/gradio_api/run/predict", json=body)
 
 

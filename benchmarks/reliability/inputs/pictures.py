@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 from app.checks import check
 from app.chunks import chunks_of
 from app.copies import Copies
+from app.given import Given
 from app.parameters import Parameters
 from app.recipe import Recipe
 from benchmarks.reliability.inputs.case import Case, Unclear, World, ask, cut, flipped
@@ -69,7 +70,7 @@ def look(path: Path, folder: Path) -> None:
     del opened
     for read in (chunks_of, Recipe.read, Recipe.is_in, Parameters.read):
         ask(read, path)
-    ask(check, "content", [path], 64)
+    ask(check, "content", [Given(path)], 64)
     ask(read_pictures, [path], 64, None)
 
 

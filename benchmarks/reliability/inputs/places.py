@@ -14,6 +14,7 @@ from app.api import Api
 from app.checks import check
 from app.copies import Copies
 from app.drafts import Drafts
+from app.given import Given
 from app.library import Library
 from app.mixing import go_further, mix
 from app.painter import Painter
@@ -73,7 +74,7 @@ def path(world: World, folder: Path, name: str) -> None:
     for given in (Path(name), folder / name):
         ask(open_picture, given)
         ask(Copies(folder / "copies").of, given)
-        ask(check, "content", [given], 64)
+        ask(check, "content", [Given(given)], 64)
         ask(find_pictures, [given])
         ask(Run(given).customization)
         ask(Customization.load, given)
@@ -111,7 +112,7 @@ def _draft_elsewhere(world: World, folder: Path) -> None:
     text = kept.replace('"seed": 1', '"content.pictures": [["../../../../outside/a.png", null], ["/etc/passwd", null]]')
     (drafts.folder / name / "draft.json").write_text(text)
     found = ask(drafts.read, name) or {}
-    if any(drafts.folder / name not in one.resolve().parents for one, _ in found.get("content.pictures", [])):
+    if any(drafts.folder / name not in one.path.resolve().parents for one in found.get("content.pictures", [])):
         raise Unclear(f"It shows {found}")
 
 

@@ -1,10 +1,12 @@
 """Project files: values of another kind, without measure, unknown keys, depth, and what a run holds of itself."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import tomli_w
 
@@ -136,12 +138,23 @@ def project(world: World, folder: Path, text: bytes) -> None:
     again = folder / "again"
     again.mkdir()
     if ask(lambda: config.save(again / "config.toml") or True):
-        if Customization.load(again / "config.toml").model_dump(exclude={"base"}) != config.model_dump(
-            exclude={"base"}
-        ):
+        if meaning(Customization.load(again / "config.toml")) != meaning(config):
             raise Unclear("What is written is not what is read")
         if not (again / "config.toml").is_relative_to(folder):
             raise Unclear("It was written elsewhere")
+
+
+def meaning(config: Customization) -> dict:
+    """All but the base, wherever the file lies that says it."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(held) for key, held in value.items()}
+        if isinstance(value, list):
+            return [plain(held) for held in value]
+        return os.path.normpath(value) if isinstance(value, Path) else value
+
+    return plain(config.model_dump(exclude={"base"}))
 
 
 def circle(world: World, folder: Path) -> None:

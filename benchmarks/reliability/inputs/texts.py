@@ -151,6 +151,7 @@ def recipe(folder: Path, key: str, text: str) -> None:
 def prompt(world: World, folder: Path, text: str) -> None:
     given = dict.fromkeys(("content", "style"), 1.0) | {"guidance": "APG", "guidance_scale": 5.0, "steps": 3, "seed": 1}
     given |= {"eta": 0.0, "norm_threshold": 0, "momentum": 0.0, "start": 0.0, "stop": 1.0, "fresh": False}
+    given |= {"size": drawing.SQUARE, "sampler": ""}
     made = ask(drawing.recipe_of, given | {"prompt": text, "negative_prompt": text}, MODEL)
     ask(of_prompt, text, ["sks", "zwx"], [world.pipe.tokenizer])
     if made and (path := ask(made.save, Image.new("RGB", (16, 16)), folder / "a.png")) and Recipe.read(path) != made:
