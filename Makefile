@@ -19,7 +19,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Without its cache of compiled files each process takes half a minute to import what it needs.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help studio demo test test-all lint lock refresh browser clean
+.PHONY: help studio demo test test-all coverage lint lock notice refresh browser clean
 
 help: ## Say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -36,6 +36,9 @@ test: $(VENV)/.installed-dev browser ## Run the tests (a selection: ARGS="-k apg
 test-all: $(VENV)/.installed-dev browser ## Run every test, the slow ones too
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
+coverage: $(VENV)/.installed-dev browser ## Run the tests, and say which lines none of them runs
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow" --cov $(ARGS)
+
 lint: $(VENV)/.installed-dev ## Check the code's form
 	$(PY) -m ruff check --no-cache .
 	$(PY) -m ruff format --check --exclude '*.md' .
@@ -45,12 +48,15 @@ lock: ## Bring the locked versions and hashes up to the requirements (newest: AR
 	$(PIP) uv==0.13.9
 	$(PY) locks/renew.py $(ARGS)
 
+notice: $(VENV)/.installed ## List the packages of the container image in NOTICE, after a change of the locks
+	$(PY) -m benchmarks.container.notice
+
 refresh: $(VENV)/.installed-dev ## Make anew what follows from the base's weights: pictures, figures, tables (hours)
 	$(PIP) --no-deps --require-hashes -r locks/optimizers.txt
 	$(PY) -m benchmarks.refresh $(ARGS)
 
 clean: ## Remove .venv and caches; data/ and models/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are written last, so that an installation that was interrupted is taken up again.

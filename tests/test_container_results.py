@@ -2,8 +2,9 @@
 
 import configparser
 import json
+import re
 
-from benchmarks.container import build, table
+from benchmarks.container import build, notice, table
 
 
 def test_the_table_of_the_image_is_that_of_the_result_file():
@@ -36,3 +37,18 @@ def test_a_build_has_the_settings_of_pip_and_the_files_that_they_name(tmp_path, 
     settings.read(volumes[1].partition(":")[0])
     assert settings["global"]["timeout"] == "8" and settings["global"]["find-links"] == str(wheels)
     assert settings["global"]["extra-index-url"].split()[1] == "https://example.org/simple"
+
+
+def test_notice_names_every_python_package_of_the_image_with_its_licence():
+    text = notice.NOTICE.read_text(encoding="utf-8")
+    listed = notice.listed(text)
+    assert {name: version for name, (version, _) in listed.items()} == notice.locked(), "make notice"
+    markers = re.findall(r"^([\w.-]+)==\S+ ;", notice.LOCK.read_text(encoding="utf-8"), re.M)
+    assert {name for name, (_, said) in listed.items() if said == notice.UNKNOWN} <= {*markers}
+    for name in listed.keys() - {*markers}:
+        assert listed[name][1] == notice.licence(name), f"{name}: make notice"
+
+
+def test_the_image_holds_no_package_of_debian_s_that_its_base_does_not():
+    text = (build.ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert not re.search(r"\b(apt|apt-get|dpkg|apk|curl|wget)\b", text)
