@@ -12,6 +12,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import asyncio
 import errno
+import re
 import signal
 import socket
 import sys
@@ -48,6 +49,9 @@ class Studio:
     """Host names of this machine beside its own, for example the one that a proxy in front of it has."""
     quota: float | None = None
     """Gigabytes that all files of the studio may take; what would pass it is refused. JOINERY_QUOTA does the same."""
+    root_path: str | None = None
+    """The path under which a proxy shows the studio, for example /joinery; it has to strip it. JOINERY_ROOT_PATH does
+    the same."""
     runs: Path | None = None
     """The folder that holds the runs; `runs` in the data folder if not given."""
     project: Path = HOUSE / "samples" / "project.toml"
@@ -64,6 +68,7 @@ class Studio:
 
     def __call__(self) -> None:
         password = self.password or os.environ.get("JOINERY_PASSWORD")
+        root_path = chosen_root_path(self.root_path)
         door = listen(self.host, chosen_port() if self.port is None else self.port)
         if not (password or self.open_to_all or is_loopback(door.getsockname()[0])):
             door.close()
@@ -84,7 +89,7 @@ class Studio:
         jobs.said_aloud = self.stop_training  # who ends training with the studio reads of it in the studio's own log
         # A page that is still open keeps connections; they must not keep the studio from closing.
         runs = self.runs or runs_folder()
-        application = serve(runs, self.project, password, self.names, limit)
+        application = serve(runs, self.project, password, self.names, limit, root_path)
         settings = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=3)
         with door:
             _Server(settings, self.open, runs if self.stop_training else None).run(sockets=[door])
@@ -124,6 +129,19 @@ class _Server(uvicorn.Server):
         from app.painter import import_tools
 
         threading.Thread(target=import_tools, daemon=True).start()
+
+
+def chosen_root_path(given: str | None = None) -> str:
+    """What was given, or what JOINERY_ROOT_PATH says, as /a/path or empty.
+
+    Raises:
+        UserError: it is no path.
+    """
+    said = os.environ.get("JOINERY_ROOT_PATH", "") if given is None else given
+    path = said.strip("/")
+    if path and not re.fullmatch(r"[\w.~-]+(/[\w.~-]+)*", path, re.ASCII):
+        raise UserError(f"The root path is {said!r}", "Give a path, for example /joinery")
+    return path and f"/{path}"
 
 
 def listen(host: str, port: int) -> socket.socket:

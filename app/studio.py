@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import gradio as gr
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, JSONResponse
+from gradio.route_utils import FnIndexInferError
 
 from app import bases, figures, jobs, look
 from app.album import Album
@@ -39,6 +40,9 @@ ZONES = (
     "To learn from it, drop it on the content or the style, under Project. To draw from it, drop it on Start from a "
     "picture, under Play."
 )
+# Open pages, and calls of programs, each of which is one. Gradio keeps half a megabyte of each; the least used go.
+SESSIONS = 200
+LONGEST_LINE = 128  # calls that wait; more are refused
 SECONDS = 1.0  # between two looks at the line of runs
 
 log = logging.getLogger("joinery")
@@ -121,7 +125,8 @@ def build(library: Library, sample: Customization, copies: Copies) -> gr.Blocks:
         page.unload(projects.leave)
     for event in page.fns.values():
         event.fn = event.fn and in_words(event.fn)
-    page.queue(max_size=32)
+    page.queue(max_size=LONGEST_LINE)
+    page.state_session_capacity = SESSIONS
     return page
 
 
@@ -136,12 +141,18 @@ async def _start_in_turn(library: Library, server: FastAPI, health: Health) -> N
         await asyncio.sleep(SECONDS)
 
 
+def _nothing_there(request: Request, error: Exception) -> JSONResponse:
+    log.info("A client asked for what is not there: %r", error)
+    return JSONResponse({"error": "The studio has nothing of that name or number. Read its page anew."}, 404)
+
+
 def serve(
     runs: Path,
     sample: Path,
     password: str | None = None,
     names: Collection[str] = (),
     limit: int | None = None,
+    root_path: str = "",
 ) -> FastAPI:
     """The web application: the page at /, adapters to download, and a health check.
 
@@ -149,6 +160,7 @@ def serve(
         password: asked of everyone, but not for the health check.
         names: host names under which it answers beside this machine's own.
         limit: bytes that its files may take, those of the data folder if the runs lie there; None for no limit.
+        root_path: the path, such as "/joinery", under which a proxy shows the studio, which the proxy strips.
     Raises:
         UserError: the sample project or its pictures cannot be read, or the folder for runs cannot be made.
     """
@@ -218,6 +230,7 @@ def serve(
         path="/",
         auth=check_password(password) if password else None,
         auth_message="Any user name will do; the password is the studio's.",
+        root_path=root_path or None,
         theme=look.THEME,
         css=look.CSS,
         head=look.HEAD,
@@ -229,4 +242,7 @@ def serve(
         ssr_mode=False,
     )
     gradio = server.routes[-1].app
+    # What a client asks for that is not there; what our own handlers raise is in words before it comes here.
+    for kind in (KeyError, FnIndexInferError):
+        gradio.add_exception_handler(kind, _nothing_there)
     return server

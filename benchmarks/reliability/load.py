@@ -5,12 +5,11 @@ them also draws, as often as the studio lets it. Counts the answers of the kind 
 there, and by how much the studio's memory grows over its drawings. Writes results/summary.json.
 """
 
-import json
 import statistics
 import subprocess
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -49,8 +48,8 @@ class Load:
 
 def call(client: httpx.Client, name: str, data: list) -> str:
     """The events of a named call."""
-    sent = client.post(f"/gradio_api/call/{name}", content=json.dumps({"data": data}))
-    return client.get(f"/gradio_api/call/{name}/{sent.json()['event_id']}").text
+    sent = client.post(f"/gradio_api/call/{name}", json={"data": data}).raise_for_status()
+    return client.get(f"/gradio_api/call/{name}/{sent.json()['event_id']}").raise_for_status().text
 
 
 def resident(process: subprocess.Popen) -> int:
@@ -63,7 +62,7 @@ def draw(client: httpx.Client, process: subprocess.Popen, count: int, until: flo
     """The studio's memory after each drawing."""
     memory = []
     while len(memory) < count and time.monotonic() < until:
-        assert "pictures/" in call(client, "draw", ["red apple, noto style", "", 1, 1, len(memory), 1, 1, 1])
+        assert "pictures/" in call(client, "draw", ["red apple, noto style", "", 1, 1, len(memory), 1, 1, 1, "", ""])
         memory.append(resident(process))
     return memory
 
@@ -80,11 +79,9 @@ def main(clients: int = 50, seconds: float = 300, drawings: int = 300, patience:
     place = tempfile.TemporaryDirectory(prefix="joinery-load-")
     with place as folder, studio_process(folder) as (address, process):
         load = Load(address, time.monotonic() + seconds)
-        threads = [threading.Thread(target=load.client) for _ in range(clients)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(clients) as pool:
+            for one in [pool.submit(load.client) for _ in range(clients)]:
+                one.result()  # what a client could not do is a fault of the load's
         keep(
             clients=clients,
             load_seconds=seconds,

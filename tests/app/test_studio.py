@@ -12,6 +12,7 @@ import urllib.request
 from types import SimpleNamespace
 
 import gradio as gr
+import httpx
 import pytest
 
 from app import health, jobs
@@ -21,6 +22,7 @@ from app.drafts import Drafts
 from app.library import Library
 from app.pages import in_words, project
 from app.studio import build as studio_page
+from app.studio import serve
 from benchmarks.screenshot import studio as open_studio
 from pipelines import UserError
 from tests.app.browser import PATIENCE
@@ -69,6 +71,9 @@ def test_only_what_needs_the_device_waits_in_line(config, library, tmp_path):
     asked = (event for event in page.fns.values() if not event.targets or event.targets[0][1] != "unload")
     queued = [event for event in asked if event.queue is not False]
     assert {event.concurrency_id for event in queued} == {"device"} and len(queued) == 11
+    # Gradio puts what programs call in its line all the same: there it must not wait for others of its kind.
+    named = [event for event in page.fns.values() if not event.targets and event not in queued]
+    assert len(named) == 6 and {event.concurrency_limit for event in named} == {None}
 
 
 def test_whatever_goes_wrong_is_a_sentence(config, library, tmp_path, monkeypatch):
@@ -116,6 +121,25 @@ def test_health_and_adapters(studio):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{address}/adapters/{name}.safetensors")
         assert refused.value.code == 404
+
+
+@pytest.mark.parametrize("door, number", [("queue/join", 10_000), ("run/predict", -1), ("run/predict", None)])
+def test_a_call_of_nothing_is_refused_in_a_sentence(studio, door, number):
+    body = {"data": [1], "session_hash": "x", "fn_index": number}
+    answer = httpx.post(f"{studio[0]}/gradio_api/{door}", json=body)
+    assert answer.status_code == 404 and "nothing of that name or number" in answer.json()["error"]
+
+
+def test_calls_of_programs_do_not_fill_the_memory(project, tmp_path, monkeypatch):
+    """Gradio keeps a session of each, ten thousand if nothing is said."""
+    monkeypatch.setattr("app.studio.SESSIONS", 3)
+    served = []
+    monkeypatch.setattr("benchmarks.screenshot.serve", lambda *given: served.append(serve(*given)) or served[0])
+    with open_studio(tmp_path / "runs", project) as address, httpx.Client(base_url=f"{address}/gradio_api") as client:
+        for _ in range(6):
+            event = client.post("/call/runs", json={"data": []}).json()["event_id"]
+            assert "complete" in client.get(f"/call/runs/{event}").text
+        assert 0 < len(served[0].routes[-1].app.state_holder.session_data) <= 3
 
 
 def test_the_page_is_built_without_what_draws(tmp_path):
