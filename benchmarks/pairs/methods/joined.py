@@ -39,7 +39,8 @@ def joined(cell: Cell, seed: int, changes: dict) -> Ready:
 
 def ours(cell: Cell, seed: int, changes: dict) -> Ready:
     """Content and style learned apart, joined, and fine-tuned where the preset or the changes have it."""
-    return join(cell, seed, changes, make=of_both(cell, seed, changes).steps.make)
+    both = customization({"content": cell.content, "style": cell.style}, project(changes))
+    return join(cell, seed, changes, make=both.steps.make)
 
 
 def join(cell: Cell, seed: int, changes: dict, make: int) -> Ready:
@@ -77,12 +78,6 @@ def loaded(run: Run, changes: dict) -> tuple[DiffusionPipeline, Callable[..., No
         off = dict.fromkeys(scales, 0.0)
         without_prompt(pipe, changes.get("resolution", SIZE), lambda on: pipe.set_scales(**scales if on else off))
     return pipe, set_scales
-
-
-def of_both(cell: Cell, seed: int, changes: dict) -> Customization:
-    """The customization of a whole cell."""
-    kinds = {"content": cell.content, "style": cell.style}
-    return customization(kinds, over({"samples": {"every": 0}}, project(changes)) | {"seed": seed})
 
 
 def of_one(kind: str, name: str, seed: int, changes: dict) -> Customization:
