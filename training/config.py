@@ -52,7 +52,7 @@ EMBEDDED: dict[str, Any] = {
 PRESETS = {"emoji": EMBEDDED} | {family.preset: family.settings for family in FAMILIES.values()}
 
 
-PLACES = ("content_in", "style_in")
+PLACES = ("content_in", "style_in", "split")
 CONCEPTS = ("content", "style")  # tables that a preset adds to and does not bring
 
 
@@ -214,6 +214,11 @@ class AdapterSettings(Strict):
         "concept alone learns, it learns both factors whole",
     )
     style_in: Where = Field("everywhere", description="likewise for the style")
+    split: Literal["factors", "rank"] = Field(
+        "factors",
+        description="how content and style share a layer in which both learn; factors: each learns its part of one "
+        "factor (Break-for-Make); rank: each has half of the rank, and learns both factors there",
+    )
     constant_block: Literal["zero", "released"] = Field(
         "zero", description="zero: a fresh adapter changes nothing; released: as the authors' code has it"
     )

@@ -247,9 +247,6 @@ def join(content: Path, style: Path, target: Path) -> None:
         )
     words = {"content": card_c.placeholders["content"], "style": card_s.placeholders["style"]}
     scales = ("content", dict(card_c.scales)["content"]), ("style", dict(card_s.scales)["style"])
-    ups, downs = (factors_c, factors_s) if dict(card_c.halves)["content"] == "up" else (factors_s, factors_c)
-    joined = {name: (ups[name][0], downs[name][1]) for name in card_c.layers}
-    joined |= {name: (factors_c if owner == "content" else factors_s)[name] for name, owner in card_c.alone.items()}
     if dict(card_c.halves)["content"] == "first rank":
         k = card_c.rank // 2
         joined = {
@@ -259,4 +256,8 @@ def join(content: Path, style: Path, target: Path) -> None:
             )
             for name in card_c.layers
         }
+    else:
+        ups, downs = (factors_c, factors_s) if dict(card_c.halves)["content"] == "up" else (factors_s, factors_c)
+        joined = {name: (ups[name][0], downs[name][1]) for name in card_c.layers}
+    joined |= {name: (factors_c if owner == "content" else factors_s)[name] for name, owner in card_c.alone.items()}
     write(target, joined, replace(card_c, placeholders=words, scales=scales))

@@ -348,7 +348,7 @@ def decisive(config: Customization) -> dict[str, Any]:
 LATER = {
     "content": ("further", "rate", "steps", "prior_weight", "slack", "caption_dropout", "unmasked_weight", "variants"),
     "style": ("further", "rate", "steps", "prior_weight", "slack", "caption_dropout", "unmasked_weight", "reach"),
-    "adapter": ("content_in", "style_in", "split_gates"),
+    "adapter": ("content_in", "style_in", "split_gates", "split"),
     "steps": ("schedule", "warm_up", "max_grad_norm"),
     "loss": ("min_snr", "noise_offset"),
 }

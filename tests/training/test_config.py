@@ -314,8 +314,9 @@ def test_another_optimizer_takes_a_preset_s_rates_and_nothing_else(name):
 def test_a_method_that_cannot_split_leaves_the_preset_s_split_out():
     config = Customization(**BOTH_GIVEN, adapter={"method": "full"})
     assert (config.adapter.content_in, config.adapter.style_in) == ("everywhere", "everywhere")
-    with pytest.raises(UserError, match="content_in and style_in are for the halves"):
-        Customization(**BOTH_GIVEN, adapter={"method": "full", "content_in": "words"})
+    for given in ({"content_in": "words"}, {"split": "rank"}):
+        with pytest.raises(UserError, match="content_in, style_in and split are for the halves"):
+            Customization(**BOTH_GIVEN, adapter={"method": "full"} | given)
 
 
 def test_a_run_that_is_older_than_a_key_has_its_default_whatever_the_preset_says(tmp_path):

@@ -43,14 +43,12 @@ def make(
     base=None,
     half="down",
     learns_in=None,
-    split_gates=False,
+    **settings,
 ):
     """A trained adapter's file, and the model as training sees it."""
     unet = tiny_pipeline().unet
     card_hash = base or fingerprint(unet)
-    adapter = PartlyLearnable(
-        unet, rank, layers, seed=seed, content_half=half, learns_in=learns_in, split_gates=split_gates
-    )
+    adapter = PartlyLearnable(unet, rank, layers, seed=seed, content_half=half, learns_in=learns_in, **settings)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for concept in ("content", "style"):
@@ -338,7 +336,12 @@ GATES = {"split_gates": True}
 APART = {"layers": "all", "learns_in": {"content": "words", "style": "not words"}}
 
 
-@pytest.mark.parametrize("how", [{"half": "down"}, {"half": "up"}, APART, {"learns_in": {"content": "words"}}, GATES])
+RANKS = {"layers": "all", "split": "rank", "learns_in": {"style": "not words"}}
+
+
+@pytest.mark.parametrize(
+    "how", [{"half": "down"}, {"half": "up"}, APART, {"learns_in": {"content": "words"}}, GATES, RANKS]
+)
 def test_halves_join_without_training(tmp_path, how):
     make(tmp_path / "c.safetensors", only="content", **how)
     make(tmp_path / "s.safetensors", "peft", only="style", **how)

@@ -55,6 +55,7 @@ def test_joining_runs_and_making_is_the_whole_customization_to_the_bit(config, t
             for one in (
                 {},
                 {"compander": True},
+                {"split": "rank"},
                 {"content_half": "up"},
                 {"compander": True, "content_half": "up"},
                 {"method": "full"},

@@ -10,7 +10,8 @@ from training.adapters import PartlyLearnable
 from training.adapters.factors import C_NORM, frozen_factors
 from training.config import Make
 from training.families.diffusion import LAYERS
-from training.stages import BOTH, Stage
+from training.optimizers.riemannian import precondition
+from training.stages import BOTH, Part, Stage
 
 RANK = 8
 
@@ -103,9 +104,36 @@ def test_scaled_layer_equals_the_block_formula(unet, content, style, half):
         assert not (A @ C).any()
 
 
+@pytest.mark.parametrize("content, style", [(1, 1), (0.8, 1), (0, 1), (-0.5, 1.7)])
+def test_split_by_rank_a_layer_adds_a_lora_of_each_concept(unet, content, style):
+    before = forward(unet)
+    adapter = PartlyLearnable(unet, RANK, split="rank")
+    assert torch.equal(forward(unet), before)
+    fill(adapter)
+    adapter.set_scales(content, style)
+    pairs = [adapter.parameters(concept) for concept in BOTH]
+    for layer, up_c, down_c, up_s, down_s in zip(
+        adapter.layers, pairs[0][::2], pairs[0][1::2], pairs[1][::2], pairs[1][1::2], strict=True
+    ):
+        assert up_c.shape == up_s.shape == (len(layer.up.weight), RANK // 2)
+        expected = content * up_c @ down_c + style * up_s @ down_s
+        torch.testing.assert_close(layer.up.weight @ layer.down.weight, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_split_by_rank_make_preconditions_each_concept_s_pair(unet):
+    adapter = PartlyLearnable(unet, RANK, split="rank")
+    fill(adapter)
+    forward(unet).square().mean().backward()
+    up, down = adapter.parameters("style")[:2]
+    expected = precondition(up.grad, down.grad, up.detach(), down.detach(), 1e-4)
+    with adapter.stepping(Stage("make", 0, 1, (Part("content", 1, BOTH),), {}), Make(precondition=True)):
+        torch.testing.assert_close((up.grad, down.grad), expected)
+
+
+@pytest.mark.parametrize("split", ["factors", "rank"])
 @pytest.mark.parametrize("own, other", [("content", "style"), ("style", "content")])
-def test_a_loss_moves_its_own_half_only(unet, own, other):
-    adapter = PartlyLearnable(unet, RANK)
+def test_a_loss_moves_its_own_half_only(unet, own, other, split):
+    adapter = PartlyLearnable(unet, RANK, split=split)
     fill(adapter)
     forward(unet).square().mean().backward(inputs=adapter.parameters(own))
     assert all(p.grad is not None and p.grad.any() for p in adapter.parameters(own))
@@ -166,14 +194,28 @@ def test_merged_equals_unmerged(unet, layers):
     assert (forward(unet) - before).norm() <= 1e-5 * before.norm()
 
 
-def test_halves_are_put_back(unet):
-    adapter = PartlyLearnable(unet, RANK)
+@pytest.mark.parametrize("split", ["factors", "rank"])
+def test_halves_are_put_back(unet, split):
+    adapter = PartlyLearnable(unet, RANK, split=split)
     fill(adapter)
+    begun = adapter.learned_in(adapter.factors(), "content")
+    assert all(torch.equal(begun[key], value) for key, value in adapter.learned("content").items())
     half, output = adapter.learned("content"), forward(unet)
     adapter.load("content", None)
     assert not torch.equal(forward(unet), output)
     adapter.load("content", half)
     assert torch.equal(forward(unet), output)
+
+
+def test_split_by_rank_a_compander_bounds_what_is_learned(unet):
+    adapter = PartlyLearnable(unet, RANK, compander=0.2, split="rank")
+    with torch.no_grad():
+        for concept in BOTH:
+            for parameter in adapter.parameters(concept):
+                parameter.copy_(100 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    for layer in adapter.layers:
+        for factor in (layer.up.weight, layer.down.weight):
+            assert 0.3 < factor.abs().max() <= 0.2 * math.pi / 2 * (1 + 1e-6)
 
 
 def test_a_compander_bounds_the_learned_halves_and_folds_into_them(unet):

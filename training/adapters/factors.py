@@ -68,7 +68,7 @@ class PartlyLearned(nn.Module):
     def __init__(self, frozen: Tensor, dim: int, compander: WeightCompander | None = None, parts: tuple[int, ...] = ()):
         super().__init__()
         self.register_buffer("frozen", frozen, persistent=False)  # a buffer: weight decay cannot reach it
-        self.dim, self.scale, self.compander = dim, 1.0, compander
+        self.dim, self.scales, self.compander = dim, [1.0], compander
         second = [i for start, size in stretches("", parts) for i in range(start, start + size)]
         first = sorted({*range(sum(parts))} - {*second})
         # Where each row or column comes from, and where the learned ones are; nothing for a single matrix.
@@ -78,7 +78,7 @@ class PartlyLearned(nn.Module):
     def forward(self, learned: Tensor) -> Tensor:
         if self.compander is not None:
             learned = self.compander(learned)
-        whole = torch.cat([self.frozen, learned if self.scale == 1.0 else learned * self.scale], self.dim)
+        whole = torch.cat([self.frozen, times(learned, self.scales[0])], self.dim)
         return whole if self.order is None else whole.index_select(self.dim, self.order)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -88,3 +88,25 @@ class PartlyLearned(nn.Module):
         else:
             learned = weight.index_select(self.dim, self.learned)
         return learned if self.compander is None else self.compander.right_inverse(learned)
+
+
+class SplitByRank(nn.Module):
+    """Parametrization of one LoRA factor that both concepts learn, each in its half of the rank, which is `dim`."""
+
+    def __init__(self, dim: int, compander: WeightCompander | None = None):
+        super().__init__()
+        self.dim, self.scales, self.compander = dim, [1.0, 1.0], compander
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        learned = (first, second) if self.compander is None else (self.compander(first), self.compander(second))
+        return torch.cat([times(one, scale) for one, scale in zip(learned, self.scales, strict=True)], self.dim)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        whole = weight if self.compander is None else self.compander.right_inverse(weight)
+        first, second = whole.tensor_split(2, self.dim)
+        return first.contiguous(), second.contiguous()
+
+
+def times(learned: Tensor, scale: float) -> Tensor:
+    """Scaled; at 1 the same to the bit, and no work."""
+    return learned if scale == 1.0 else learned * scale

@@ -66,9 +66,9 @@ class FullWeights(Adapter):
             )
         if config.adapter.compander:
             raise UserError("adapter.compander is for the halves of an adapter", 'Leave it out with method = "full"')
-        if {config.adapter.content_in, config.adapter.style_in} != {"everywhere"}:
+        if {config.adapter.content_in, config.adapter.style_in} != {"everywhere"} or config.adapter.split != "factors":
             raise UserError(
-                "adapter.content_in and style_in are for the halves of an adapter",
+                "adapter.content_in, style_in and split are for the halves of an adapter",
                 'Leave them out with method = "full"',
             )
         if config.precision in ("nf4", "fp16"):

@@ -4,6 +4,7 @@ Break-for-Make (arXiv 2403.19456): up = [A ; B] and down = [C , D], as `factors`
 content's, the other the style's; the paper's figure and its code disagree on which.
 
 In a layer where one concept alone learns, nothing has to be kept free for the other: it learns both factors whole.
+Split by rank, each concept has half of the rank's coordinates instead, and learns both factors there: two LoRAs, added.
 
 The learned factors are what parametrizations on the weights of peft's LoRA layers are made of, so that peft's forward,
 scaling and merging stay as they are, and removing the parametrizations leaves an ordinary LoRA.
@@ -30,6 +31,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """What a concept learns of a parametrized factor: all that is learned there, or its half of the rank."""
+
+    factor: nn.Module
+    half: int | None = None
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        held = self.factor.parametrizations.weight
+        return held.original if self.half is None else getattr(held, f"original{self.half}")
+
+    def of(self, weight: Tensor) -> Tensor:
+        """What it is in a factor of this weight."""
+        parametrization = self.factor.parametrizations.weight[0]
+        found = parametrization.right_inverse(weight.to(self.parameter))
+        return found if self.half is None else found[self.half]
+
+    def set_scale(self, scale: float) -> None:
+        self.factor.parametrizations.weight[0].scales[self.half or 0] = scale
+
+
+@dataclass(frozen=True)
 class Layer:
     """One adapted layer: its name in the denoiser, and the two parametrized factors."""
 
@@ -37,7 +60,7 @@ class Layer:
     up: nn.Module  # peft's lora_B, weight m x r
     down: nn.Module  # peft's lora_A, weight r x n; of a convolution r x n x its kernel
     owner: str | None = None  # the concept that alone learns here
-    begin: Tensor | None = None  # what its down begins with then
+    by_rank: bool = False  # whether each concept has half of the rank
 
     @property
     def B(self) -> nn.Parameter:
@@ -47,15 +70,18 @@ class Layer:
     def D(self) -> nn.Parameter:
         return self.down.parametrizations.weight.original
 
-    def learned(self, concept: str, place: str) -> dict[str, nn.Module]:
-        """The factors of which a concept learns something, by the names under which it is kept.
+    def learned(self, concept: str, place: str) -> dict[str, Learned]:
+        """What a concept learns here, by the names under which it is kept; of both factors, up first.
 
         Args:
-            place: "up" or "down", the one that is the concept's in a layer of both.
+            place: "up" or "down", the factor that is the concept's in a layer of both that is not split by rank.
         """
-        if self.owner is None:
-            return {self.name: getattr(self, place)}
-        return {f"{self.name}.up": self.up, f"{self.name}.down": self.down} if self.owner == concept else {}
+        if self.owner not in (None, concept):
+            return {}
+        if self.owner is None and not self.by_rank:
+            return {self.name: Learned(getattr(self, place))}
+        half = BOTH.index(concept) if self.by_rank else None
+        return {f"{self.name}.up": Learned(self.up, half), f"{self.name}.down": Learned(self.down, half)}
 
 
 class PartlyLearnable(Adapter):
@@ -73,6 +99,7 @@ class PartlyLearnable(Adapter):
             named.
         split_gates: half of the values and half of the gates of a UNet's feed-forward are each concept's; otherwise
             one learns on the gates alone.
+        split: of a layer in which both learn; by "factors" as said above, or by "rank".
     Raises:
         UserError: the rank does not fit, or the denoiser has no such layers.
     """
@@ -119,6 +146,7 @@ class PartlyLearnable(Adapter):
             settings.content_half,
             {"content": settings.content_in, "style": settings.style_in},
             settings.split_gates,
+            settings.split,
         )
 
     def __init__(
@@ -132,6 +160,7 @@ class PartlyLearnable(Adapter):
         content_half: str = "down",
         learns_in: dict[str, str] | None = None,
         split_gates: bool = False,
+        split: str = "factors",
     ):
         from peft import LoraConfig
         from peft.tuners.lora import LoraLayer
@@ -139,8 +168,11 @@ class PartlyLearnable(Adapter):
         from pipelines.adapters import ADAPTER
 
         self.denoiser, self.layers, self.constant_block = denoiser, [], constant_block
+        self.begins: dict[str, dict[str, Tensor]] = {concept: {} for concept in BOTH}  # what is not zero at first
         self.fused: dict[str, dict[str, tuple[int, ...]]] = {}  # of the layers that are several matrices in one
         self.places = {"content": content_half, "style": "up" if content_half == "down" else "down"}
+        if split == "rank":
+            self.places = {"content": "first rank", "style": "second rank"}
         denoiser.requires_grad_(False)
         family = family_of_denoiser(denoiser)
         pattern = re.compile(family.layers[layers])
@@ -161,8 +193,13 @@ class PartlyLearnable(Adapter):
                 continue
             up, down = module.lora_B[ADAPTER].float(), module.lora_A[ADAPTER].float()
             owners = [concept for concept in BOTH if name in learning[concept]]
-            if len(owners) == 1:
-                self.layers.append(Layer(name, up, down, *owners, _leave_free(name, up, down, seed, compander)))
+            if len(owners) == 1 or split == "rank":
+                _leave_free(name, up, down, seed, compander, by_rank=len(owners) == 2)
+                layer = Layer(name, up, down, owners[0]) if len(owners) == 1 else Layer(name, up, down, by_rank=True)
+                self.layers.append(layer)
+                for concept in owners:
+                    begin = layer.learned(concept, "")[key := f"{name}.down"].parameter
+                    self.begins[concept][key] = begin.detach().clone()
                 continue
             parts = family.fused(denoiser, name) if split_gates or family.always_by_parts else {}
             if parts:
@@ -170,39 +207,36 @@ class PartlyLearnable(Adapter):
             _freeze_partly(name, up, down, constant_block, seed, compander, parts)
             self.layers.append(Layer(name, up, down))
 
-    def _learned(self, concept: str) -> dict[str, nn.Module]:
-        """The factors of which a concept learns something."""
+    def _learned(self, concept: str) -> dict[str, Learned]:
         place = self.places[concept]
-        return {key: factor for layer in self.layers for key, factor in layer.learned(concept, place).items()}
+        return {key: learned for layer in self.layers for key, learned in layer.learned(concept, place).items()}
 
     def parameters(self, concept: str) -> list[nn.Parameter]:
-        """The learned factors of a concept, "content" or "style": D of every layer or B, or both where it is alone."""
-        return [factor.parametrizations.weight.original for factor in self._learned(concept).values()]
+        """The learned factors of a concept, "content" or "style": D of every layer or B; both where it is alone, and
+        both halves of the rank that are its own."""
+        return [learned.parameter for learned in self._learned(concept).values()]
 
     def learned(self, concept: str) -> dict[str, Tensor]:
-        factors = self._learned(concept)
-        return {key: p.detach().clone() for key, p in zip(factors, self.parameters(concept), strict=True)}
+        return {key: learned.parameter.detach().clone() for key, learned in self._learned(concept).items()}
 
     def load(self, concept: str, learned: dict[str, Tensor] | None) -> None:
         """Put a concept's learned factors back; None puts zeros, with which it does nothing."""
         import torch
 
-        begin = {f"{layer.name}.down": layer.begin for layer in self.layers if layer.owner}
+        given = self.begins[concept] if learned is None else learned
         with torch.no_grad():
-            for key, parameter in zip(self._learned(concept), self.parameters(concept), strict=True):
-                if learned is not None:
-                    parameter.copy_(learned[key])
-                elif key in begin:
-                    parameter.copy_(begin[key])
+            for key, one in self._learned(concept).items():
+                if learned is None and key not in given:
+                    one.parameter.zero_()
                 else:
-                    parameter.zero_()
+                    one.parameter.copy_(given[key])
 
     def set_scales(self, content: float = 1.0, style: float = 1.0) -> None:
         """Multiply the learned factors, in the forward pass only."""
         for concept, scale in (("content", content), ("style", style)):
             for layer in self.layers:
-                for factor in [*layer.learned(concept, self.places[concept]).values()][:1]:  # of both its up alone
-                    factor.parametrizations.weight[0].scale = scale
+                for learned in [*layer.learned(concept, self.places[concept]).values()][:1]:  # of both factors up alone
+                    learned.set_scale(scale)
 
     @contextmanager
     def stepping(self, stage: Stage, make: Make) -> Iterator[None]:
@@ -223,7 +257,7 @@ class PartlyLearnable(Adapter):
         if self.constant_block != "zero":
             yield
             return
-        shared = [layer for layer in self.layers if layer.owner is None]
+        shared = [layer for layer in self.layers if layer.owner is None and not layer.by_rank]
         for layer in shared:
             lower = len(layer.D) // 2
             if layer.D.grad is not None:
@@ -241,18 +275,22 @@ class PartlyLearnable(Adapter):
         from training.optimizers.riemannian import precondition
 
         for layer in self.layers:
-            if layer.B.grad is None or layer.D.grad is None:  # of a block that stands still, or one concept's alone
-                continue
-            up, down = layer.up.weight.detach(), layer.down.weight.detach()
-            layer.B.grad, layer.D.grad = precondition(layer.B.grad, layer.D.grad, up, down, damping)
+            # A block may stand still, and where one concept alone learns, make does not join anything.
+            if layer.by_rank:
+                for concept in BOTH:
+                    up, down = (learned.parameter for learned in layer.learned(concept, "").values())
+                    if up.grad is not None and down.grad is not None:
+                        factors = up.detach(), down.detach()
+                        up.grad, down.grad = precondition(up.grad, down.grad, *factors, damping)
+            elif layer.owner is None and layer.B.grad is not None and layer.D.grad is not None:
+                up, down = layer.up.weight.detach(), layer.down.weight.detach()
+                layer.B.grad, layer.D.grad = precondition(layer.B.grad, layer.D.grad, up, down, damping)
 
     def learned_in(self, factors: dict[str, tuple[Tensor, Tensor]], concept: str) -> dict[str, Tensor]:
         found = {}
         for layer in self.layers:
-            for key, factor in layer.learned(concept, self.places[concept]).items():
-                partly = factor.parametrizations.weight[0]
-                weight = factors[layer.name][0 if factor is layer.up else 1]
-                found[key] = partly.right_inverse(weight.to(partly.frozen))
+            for key, learned in layer.learned(concept, self.places[concept]).items():
+                found[key] = learned.of(factors[layer.name][0 if learned.factor is layer.up else 1])
         return found
 
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -289,14 +327,16 @@ def _layers_at(denoiser: nn.Module, names: list[str], concept: str, where: str) 
     return found
 
 
-def _leave_free(name: str, up: nn.Module, down: nn.Module, seed: int, compander: float) -> Tensor:
+def _leave_free(name: str, up: nn.Module, down: nn.Module, seed: int, compander: float, by_rank: bool) -> None:
     """Put zeros into up, and random rows of about length one into down, which learn whole.
 
-    Returns:
-        what is learned of down, as it begins.
+    Args:
+        by_rank: the first half of the rank for one concept, the second for the other.
     """
     import torch
+    from torch.nn.utils import parametrize
 
+    from training.adapters.factors import PartlyLearned, SplitByRank
     from training.draws import keyed
 
     n = down.weight[0].numel()
@@ -304,19 +344,15 @@ def _leave_free(name: str, up: nn.Module, down: nn.Module, seed: int, compander:
     for factor, whole, dim in ((up, torch.zeros_like(up.weight), 0), (down, begin.to(down.weight), 1)):
         with torch.no_grad():
             factor.weight.copy_(whole)
-        _parametrize(factor, whole.narrow(dim, 0, 0), dim, compander)
-    return down.parametrizations.weight.original.detach().clone()
+        bounded = _compander(compander, whole)
+        free = SplitByRank(1 - dim, bounded) if by_rank else PartlyLearned(whole.narrow(dim, 0, 0), dim, bounded)
+        parametrize.register_parametrization(factor, "weight", free.to(whole.device))
 
 
-def _parametrize(factor: nn.Module, frozen: Tensor, dim: int, compander: float, parts: tuple[int, ...] = ()) -> None:
-    from torch.nn.utils import parametrize
-
+def _compander(scale: float, like: Tensor) -> nn.Module | None:
     from training.adapters.compander import WeightCompander
-    from training.adapters.factors import PartlyLearned
 
-    bounded = WeightCompander(compander, compander).to(frozen.device) if compander else None
-    partly = PartlyLearned(frozen, dim, bounded, parts).to(frozen.device)
-    parametrize.register_parametrization(factor, "weight", partly)
+    return WeightCompander(scale, scale).to(like.device) if scale else None
 
 
 def _freeze_partly(
@@ -330,8 +366,9 @@ def _freeze_partly(
 ) -> None:
     """Put A and C into a layer's factors, and zeros for B and D, which alone learn from now on."""
     import torch
+    from torch.nn.utils import parametrize
 
-    from training.adapters.factors import frozen_factors
+    from training.adapters.factors import PartlyLearned, frozen_factors
 
     m, rank = up.weight.shape[:2]
     n, *kernel = down.weight.shape[1:]
@@ -345,4 +382,5 @@ def _freeze_partly(
     for factor, which, frozen, dim in ((up, "up", A, 0), (down, "down", C, 1)):
         with torch.no_grad():
             factor.weight.zero_()
-        _parametrize(factor, frozen, dim, compander, parts.get(which, ()))
+        partly = PartlyLearned(frozen, dim, _compander(compander, frozen), parts.get(which, ()))
+        parametrize.register_parametrization(factor, "weight", partly.to(frozen.device))
