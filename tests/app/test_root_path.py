@@ -69,6 +69,7 @@ def test_programs_reach_all_of_it(behind, finished):
     assert httpx.get(f"{behind}/gradio_api/file={sent}").content == b"fox"
 
 
+@pytest.mark.slow
 def test_a_page_has_its_pictures_and_downloads(behind, browser, finished):
     """It asks for nothing above the path, which the browser's watch would note."""
     with watched(browser, behind) as page:

@@ -1,5 +1,6 @@
 """Tiny real bases of every family that is trained, as folders: a maker for each key of `training.families.FAMILIES`."""
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -252,12 +253,15 @@ def krea() -> Krea2Pipeline:
 def sana() -> SanaPipeline:
     vae = deep_autoencoder()
     vae.register_to_config(scaling_factor=0.4)
+    words = tokenizer()
+    # Each line of the instruction before a prompt is one token: byte by byte they are a thousand.
+    words.add_tokens(inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default)
     return SanaPipeline(
         transformer=lively(SanaTransformer2DModel(**sana_sizes)),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=vae,
         text_encoder=language_model(Gemma2Model, Gemma2Config),
-        tokenizer=tokenizer(),
+        tokenizer=words,
     )
 
 

@@ -62,6 +62,7 @@ def test_a_run_s_file_holds_the_style_at_that_strength_and_says_so(config, tmp_p
     assert run.sheet.read_bytes() != whole.sheet.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_stage_that_follows_begins_from_it_and_a_run_that_goes_on_too(config, tmp_path):
     data = config.model_dump(by_alias=True)
     data["style"]["slack"] = 0.3
@@ -112,6 +113,7 @@ def test_a_run_s_style_is_as_strong_as_it_has_to_be_to_show_on_other_things(conf
 
 def test_how_far_a_style_reaches_is_what_its_adapter_explains_of_other_things_drawn_in_it(config, tmp_path):
     """Against the same worked out step by step; it is the same each time, and the adapter is left as it was."""
+    config.others.contents = config.others.contents[:3]
     work, state = loop.prepare_work(config, Run(tmp_path / "run"), lambda: False), State()
     stage = next(one for one in work.stages if one.name == "style")
     state.step = stage.first
