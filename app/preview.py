@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EVERY = 4  # steps
-PACKED = ("FluxTransformer2DModel", "ChromaTransformer2DModel")  # whose latents lie in patches of 2 x 2
 LARGEST = 32  # of latents, per side: larger ones are shrunk before they are decoded, which takes a moment then
 
 
@@ -69,24 +68,48 @@ def decode(pipe: DiffusionPipeline, latents: Tensor, size: tuple[int, int]) -> l
     from torch.nn.functional import interpolate
 
     vae = pipe.vae
-    if vae.config.get("force_upcast") and vae.dtype == torch.float16:
+    config, of_films = vae.config, "z_dim" in vae.config
+    if config.get("force_upcast") and vae.dtype == torch.float16:
         return []
-    if latents.ndim == 3 and type(pipe.transformer).__name__ in PACKED:
-        latents = pipe._unpack_latents(latents, *size[::-1], pipe.vae_scale_factor)
-    if latents.ndim != 4 or latents.shape[1] != vae.config.latent_channels:
+    if latents.ndim == 3:
+        latents = _unpacked(pipe, latents, *size)
+    if latents.ndim != 4 or latents.shape[1] != (config.z_dim if of_films else config.latent_channels):
         return []
     longest = max(latents.shape[-2:])
     if longest > LARGEST:
         latents = interpolate(latents, scale_factor=LARGEST / longest, mode="area")
-    latents = latents.float() / vae.config.scaling_factor
-    mean, std = (vae.config.get(name) for name in ("latents_mean", "latents_std"))
-    if mean and std:  # of some descendants of SDXL
+    latents = latents.float() / config.get("scaling_factor", 1.0)
+    mean, std = (config.get(name) for name in ("latents_mean", "latents_std"))
+    if mean and std:  # of some descendants of SDXL, and of autoencoders of films
         mean, std = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
         latents = latents * std + mean
-    latents = latents + (vae.config.get("shift_factor") or 0.0)
+    latents = latents + (config.get("shift_factor") or 0.0)
+    frames = latents.to(vae.dtype)
     with torch.no_grad():
-        image = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-    return pipe.image_processor.postprocess(image.float())
+        image = vae.decode(frames[:, :, None] if of_films else frames, return_dict=False)[0]
+    return pipe.image_processor.postprocess((image[:, :, 0] if of_films else image).float())
+
+
+def _unpacked(pipe: DiffusionPipeline, latents: Tensor, width: int, height: int) -> Tensor:
+    """Latents, (n, c, h, w), of a row of tokens, (n, tokens, channels); the tokens where it is not known how they lie.
+
+    Args:
+        width, height: of the drawing, in pixels.
+    """
+    match type(getattr(pipe, "transformer", None)).__name__:
+        case "FluxTransformer2DModel" | "ChromaTransformer2DModel":
+            return pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
+        case "QwenImageTransformer2DModel":
+            return pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)[:, :, 0]
+        case "Krea2Transformer2DModel":
+            return pipe._unpack_latents(latents, height, width)[:, :, 0]
+        case "Flux2Transformer2DModel":
+            side, statistics = 2 * pipe.vae_scale_factor, pipe.vae.bn
+            patches = latents.transpose(1, 2).unflatten(2, (height // side, width // side)).float()
+            variance = statistics.running_var + pipe.vae.config.batch_norm_eps
+            mean, std = (x.float().view(1, -1, 1, 1) for x in (statistics.running_mean, variance.sqrt()))
+            return pipe._unpatchify_latents(patches * std + mean)
+    return latents
 
 
 def shown_meanwhile(work: Callable[[Callable], Any]) -> Generator[Any, None, Any]:
