@@ -4,10 +4,13 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from app.bases import short
 from app.given import Given
-from app.pages.expert import TABLES
+from app.pages.expert import NAMES_FILES, TABLES, model_of
 from app.pages.optimizer import SHARED, entered
+from app.pages.setting import as_text, of_text
 from pipelines.errors import UserError
 from training import Customization
 from training.adapters import METHODS
@@ -19,9 +22,8 @@ CONCEPTS = {"content": Content, "style": Style}
 OF_THE_BASE = ("resolution", "prediction", "zero_snr")
 FILES = {"pictures", "crops", "others"}  # of a concept, what names files
 SHOWN = ("class_word", "placeholder", "caption")  # of a concept, as text
-OUTSIDE = "unmasked_weight"
+OUTSIDE = "unmasked_weight"  # beside the masks, whatever the preset
 MEMORY = "memory"
-STYLE_STEPS = "style.steps"  # beside those of the content
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class ProjectForm:
                 if key == "samples.prompt" and renamed and value == self.sample.samples.prompt:
                     continue  # the sample project's prompt names its own
                 place = data.setdefault(table, {}) if table else data
-                place[name] = self._entered(table, name, value)
+                place[name] = of_text(value, _key(table, name))
         if not METHODS[data["adapter"]["method"]].splits:  # what a preset says of them is for those that do
             usual = self._start(preset, values.get(MEMORY, "")).adapter
             unsaid = [key for key in PLACES if data["adapter"].get(key) == getattr(usual, key)]
@@ -72,37 +74,31 @@ class ProjectForm:
             data = {key: value for key, value in data.items() if key not in OF_THE_BASE}
         return Customization(**data), {concept: shown for concept, shown in pictures.items() if shown}
 
-    def _entered(self, table: str, name: str, value: Any) -> Any:
-        """The value of a key from its field; a list has one entry a line."""
-        if isinstance(getattr(getattr(self.sample, table, None), name, None), list):
-            return [line.strip() for line in (value or "").splitlines() if line.strip()]
-        return value.strip() if isinstance(value, str) else value
-
     def _is_renamed(self, concept: str, values: Mapping[Hashable, Any]) -> bool:
         """Whether its words are others than the sample project's."""
         names, sample = ("class_word", "placeholder"), self.concept(concept)
         return any((values[f"{concept}.{name}"] or "").strip() != getattr(sample, name) for name in names)
 
     def _concept(self, concept: str, values: Mapping[Hashable, Any], pictures: list[Given]) -> dict[str, Any]:
-        sample = self.concept(concept)
-        shown: dict[str, Any] = {name: (values[f"{concept}.{name}"] or "").strip() for name in SHOWN}
-        own = shown["class_word"] != sample.class_word  # what suits the sample's concept may not suit another
         preset = values["preset"]
-        start = sample if preset == self.sample.preset else getattr(self._start(preset), concept)
-        kept = start.model_dump(exclude={"mirror", "short_captions"} if own else None)
+        start = self.concept(concept) if preset == self.sample.preset else getattr(self._start(preset), concept)
+        shown = {
+            name: of_text(values[f"{concept}.{name}"], key)
+            for name, key in model_of(concept).model_fields.items()
+            if f"{concept}.{name}" in values and name not in NAMES_FILES
+        }
         crops = {one.path.name: one.crop for one in pictures if one.crop != MIDDLE}
-        if concept == "style":
-            shown["steps"] = values.get(STYLE_STEPS, start.steps) or 0
-        shown[OUTSIDE] = values.get(f"{concept}.{OUTSIDE}", sample.unmasked_weight)
-        return kept | {"pictures": [one.path for one in pictures], "crops": crops} | shown
+        return start.model_dump() | {"pictures": [one.path for one in pictures], "crops": crops} | shown
 
     def write(self, config: Customization) -> dict[str, Any]:
         """What the fields show of a customization, by key: the reverse of `read`, but for the pictures."""
         values, base = by_key(config), short(config.base)
-        lists = {key: value for key, value in values.items() if isinstance(value, list) and _table(key) in TABLES}
-        values |= {key: "\n".join(value) for key, value in lists.items()}
         for concept in CONCEPTS.keys() - config.concepts.keys():
-            values |= {f"{concept}.{name}": "" for name in SHOWN} | {f"{concept}.steps": self.concept(concept).steps}
+            del values[concept]
+            own = self.concept(concept).model_dump(mode="json", exclude=FILES)
+            values |= {f"{concept}.{name}": value for name, value in own.items()}
+            values |= {f"{concept}.{name}": "" for name in SHOWN}
+        values = {key: as_text(value) if _table(key) in TABLES else value for key, value in values.items()}
         shown = {"base": next((name for name, one in self.bases.items() if one == base), base)}
         return values | shown | {MEMORY: config.memory or ""}
 
@@ -123,9 +119,10 @@ class ProjectForm:
         Raises:
             UserError: as `training.memory`.
         """
-        own = {"base", "seed", MEMORY, STYLE_STEPS, *(f"optimizer.{name}" for name in SHARED)}
+        own = {"base", "seed", MEMORY, *(f"optimizer.{name}" for name in SHARED)}
+        words = {f"{concept}.{name}" for concept in CONCEPTS for name in (*SHOWN, *NAMES_FILES, OUTSIDE)}
         shown = self.write(self._start(preset, memory, method)).items()
-        return {key: value for key, value in shown if key in own or _table(key) in TABLES}
+        return {key: value for key, value in shown if key in own or (_table(key) in TABLES and key not in words)}
 
     def resolution(self, preset: str) -> int:
         """At which pictures are learned."""
@@ -155,6 +152,12 @@ class ProjectForm:
 
 def _table(key: str) -> str:
     return key.partition(".")[0]
+
+
+def _key(table: str, name: str) -> FieldInfo:
+    """What the configuration says of a key, whose table is empty if it lies in none."""
+    known = (model_of(table) if table else Customization).model_fields
+    return known.get(name) or next(key for key in known.values() if key.alias == name)
 
 
 def by_key(config: Customization) -> dict[str, Any]:

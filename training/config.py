@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import tomli_w
 from pydantic import (
@@ -600,18 +600,20 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> UserError:
     if isinstance(fault.get("ctx", {}).get("error"), UserError):
         return fault["ctx"]["error"]
     table, field, keys = _locate(model, fault["loc"])
-    path = ".".join(str(key) for key in keys)
+    within = field is not None and get_origin(field.annotation) is tuple and isinstance(keys[-1], int)
+    path = ".".join(str(key) for key in (keys[:-1] if within else keys))
     if fault["type"] == "union_tag_invalid":
         return UserError(f"{path}.name is {fault['ctx']['tag']!r}", f"Set it to one of {', '.join(OPTIMIZERS)}")
     if field is None:
         known = ", ".join(sorted(field.alias or name for name, field in table.model_fields.items()))
         return UserError(f"{path} is not a key that is known here", f"Remove it or use one of: {known}")
-    if fault["type"] == "missing":
+    if fault["type"] == "missing" and not within:
         return UserError(f"{path} is missing", f"Add {path} to the project file")
     if fault["type"] == "string_pattern_mismatch" and keys[-1] == "caption":
         return UserError(f"{path} is {_seen(fault['input'])}", f"Set it to {field.description}, and no other braces")
+    holds = "holds" if within and fault["type"] != "missing" else "is"
     return UserError(
-        f"{path} is {_seen(fault['input'])}", f"Set it to {OTHER_SHAPES.get(fault['type']) or allowed(field)}"
+        f"{path} {holds} {_seen(fault['input'])}", f"Set it to {OTHER_SHAPES.get(fault['type']) or allowed(field)}"
     )
 
 

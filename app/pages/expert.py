@@ -1,6 +1,8 @@
 """Every other key of the configuration's tables, as fields made from its models: none of them is listed here."""
 
 from collections.abc import Collection, Iterator
+from types import NoneType
+from typing import get_args
 
 import gradio as gr
 from pydantic.fields import FieldInfo
@@ -8,8 +10,12 @@ from pydantic.fields import FieldInfo
 from app.fields import Fields
 from app.pages.setting import Slot, meaning
 from training import Customization
+from training.config import CONCEPTS
+from training.optimizers.settings import Strict
 
 TABLES = {  # every key of these has a field; and what tells it from others with the same label
+    "content": "the content",
+    "style": "the style",
     "steps": "the steps",
     "samples": "the samples",
     "others": "the others",
@@ -19,11 +25,21 @@ TABLES = {  # every key of these has a field; and what tells it from others with
 }
 
 
+NAMES_FILES = {"pictures", "crops", "others", "run", "further"}  # of a concept: its cards and Mix are for these
+
+
+def model_of(table: str) -> type[Strict]:
+    """What is said of a table, which may be missing."""
+    annotation = Customization.model_fields[table].annotation
+    return next((member for member in get_args(annotation) if member is not NoneType), annotation)
+
+
 def keys(shown: Collection) -> Iterator[tuple[str, str, FieldInfo]]:
     """Table, name and model of each key that no field has yet."""
     for table in TABLES:
-        for name, key in Customization.model_fields[table].annotation.model_fields.items():
-            if f"{table}.{key.alias or name}" not in shown:
+        for name, key in model_of(table).model_fields.items():
+            files = table in CONCEPTS and name in NAMES_FILES
+            if f"{table}.{key.alias or name}" not in shown and not files:
                 yield table, name, key
 
 
@@ -37,7 +53,7 @@ def build(fields: Fields, starts: dict) -> list[str]:
     found = [*keys(fields)]
     gr.Markdown("What suits the preset is filled in, and only what differs from that is kept.")
     for table, of in TABLES.items():
-        about = Customization.model_fields[table].annotation.__doc__.splitlines()[0].replace("`", "")
+        about = model_of(table).__doc__.splitlines()[0].replace("`", "")
         gr.Markdown(f"**{table.capitalize()}.** {fields.spell(about)}")
         with gr.Row(elem_classes="settings"):
             for _, name, key in (one for one in found if one[0] == table):

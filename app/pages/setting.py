@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from training.bounds import allowed, choices
 
-LINES = 3  # of a field for a list, which has one entry a line
+LINES = 3  # of a field for a list or a table, which has one entry a line
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Slot:
             return gr.Checkbox(**shown)
         if self.kind in (int, float):
             return gr.Number(**shown)
-        lines = LINES if self.kind is list else 1
+        lines = LINES if self.kind in (list, dict) else 1
         return gr.Textbox(lines=lines, max_lines=lines, **shown)
 
 
@@ -45,9 +45,38 @@ def meaning(key: FieldInfo) -> str:
     bounds = None if _closed(key) or (_kind(key) in (bool, str) and not choices(key)) else allowed(key)
     if bounds and _kind(key) is float:  # that it is a number can be seen
         bounds = bounds.removeprefix("a number, ")
-    if _kind(key) is list:
-        bounds = "one a line"
+    if _kind(key) in WRITTEN:
+        bounds = WRITTEN[_kind(key)]
     return " ".join(f"{text[0].upper()}{text[1:]}." for text in (key.description, bounds) if text)
+
+
+WRITTEN = {  # kinds that are entered as text, and how
+    list: "one a line",
+    dict: "one a line: the name, =, and which",
+    tuple: "the numbers with a comma between",
+}
+
+
+def as_text(value: Any) -> Any:
+    """A value as its field shows it: lists and tables one entry a line, pairs of numbers with a comma."""
+    if isinstance(value, dict):
+        return "\n".join(f"{name} = {one}" for name, one in value.items())
+    if isinstance(value, list | tuple):
+        numbers = value and all(isinstance(one, int | float) for one in value)
+        return ", ".join(f"{one:g}" for one in value) if numbers else "\n".join(value)
+    return value
+
+
+def of_text(text: Any, key: FieldInfo) -> Any:
+    """What a field of this key holds; the reverse of `as_text`."""
+    kind = _kind(key)
+    if kind not in WRITTEN:
+        return (text or "").strip() if kind is str or isinstance(text, str) else text
+    entries = (text or "").split(",") if kind is tuple else (text or "").splitlines()
+    entries = [entry.strip() for entry in entries if entry.strip()]
+    if kind is dict:
+        return {name.strip(): one.strip() for name, _, one in (entry.partition("=") for entry in entries)}
+    return entries
 
 
 def _closed(key: FieldInfo) -> bool:
@@ -57,7 +86,7 @@ def _closed(key: FieldInfo) -> bool:
 
 def _kind(key: FieldInfo) -> Any:
     """The type of its values, or of those that there may be none of."""
-    if get_origin(key.annotation) is list:
-        return list
+    if get_origin(key.annotation) in WRITTEN:
+        return get_origin(key.annotation)
     members = [member for member in get_args(key.annotation) if member is not NoneType]
     return members[0] if len(members) == 1 else key.annotation

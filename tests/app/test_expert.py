@@ -6,9 +6,9 @@ from playwright.sync_api import expect
 
 from app.copies import Copies
 from app.drafts import Drafts
-from app.form import ProjectForm
+from app.form import CONCEPTS, OUTSIDE, SHOWN, ProjectForm
 from app.pages import expert, project
-from app.pages.setting import Slot
+from app.pages.setting import Slot, as_text
 from benchmarks.screenshot import studio as open_studio
 from pipelines import UserError
 from tests.app.browser import PATIENCE, watched
@@ -23,13 +23,17 @@ def shown(config, library, tmp_path):
 
 
 def test_every_key_of_these_tables_has_one_field_of_its_kind(shown, config):
+    given = {f"{concept}.{name}" for concept in CONCEPTS for name in (*expert.NAMES_FILES, *SHOWN, OUTSIDE)}
     for table in expert.TABLES:
-        for name, key in Customization.model_fields[table].annotation.model_fields.items():
+        for name, key in expert.model_of(table).model_fields.items():
+            if f"{table}.{key.alias or name}" in given:
+                continue
             field, value = shown[f"{table}.{key.alias or name}"], getattr(getattr(config, table), name)
-            assert field.value == ("\n".join(value) if isinstance(value, list) else value)
-            kind = {bool: gr.Checkbox, int: gr.Number, float: gr.Number, str: gr.Textbox, list: gr.Textbox}
+            assert field.value == as_text(value)
+            kind = {bool: gr.Checkbox, int: gr.Number, float: gr.Number}
             if not Slot.of(name, key).choices:
-                assert type(field) is kind[type(value) if value is not None else float], (table, name)
+                expected = kind.get(type(value), gr.Textbox) if value is not None else gr.Number
+                assert type(field) is expected, (table, name)
             else:
                 assert isinstance(field, gr.Dropdown) and value in [one for _, one in field.choices]
             assert field.info and "`" not in field.info
@@ -46,7 +50,18 @@ def test_what_is_entered_is_in_the_project_lists_one_entry_a_line(config):
     assert made.steps.gradient_checkpointing and made.steps.schedule == "constant" and made.loss.min_snr == 5
     assert made.make.damping == 0.01 and made.adapter.seed == 3
     again = ProjectForm(config).write(made)
-    assert again["samples.prompts"] == "a sks koala\nred, on blue" and again["content.noise"] == [0.0, 1.0]
+    assert again["samples.prompts"] == "a sks koala\nred, on blue" and again["content.noise"] == "0, 1"
+
+
+def test_a_concept_has_its_settings_too_pairs_and_tables_as_text(config):
+    changed = {"content.noise": "0, .8", "content.variants": "sepia style = sepia\n\nblueprint style=blueprint"}
+    made = fields(config, changed | {"content.rate": 0.5, "style.reach": 0.5, "content.mirror": True})
+    assert made.content.noise == (0.0, 0.8) and made.content.rate == 0.5 and made.content.mirror
+    assert made.content.variants == {"sepia style": "sepia", "blueprint style": "blueprint"}
+    assert made.style.reach == 0.5 and made.style.noise == (0.0, 1.0)
+    again = ProjectForm(config).write(made)
+    assert again["content.noise"] == "0, 0.8"
+    assert again["content.variants"] == "sepia style = sepia\nblueprint style = blueprint"
 
 
 def test_another_preset_brings_its_own(config):
@@ -65,6 +80,10 @@ def test_another_preset_brings_its_own(config):
         ({"samples.every": 2.5}, '"Every" of the samples is 2.5. Set it to a whole number'),
         ({"adapter.seed": None}, '"Seed" of the adapter is None. Set it to a whole number'),
         ({"others.caption": "{style}"}, "\"Caption\" of the others is '{style}'. Set it to the prompt of each"),
+        ({"content.rate": 0}, '"Rate" of the content is 0. Set it to a number, more than 0, at most 100.'),
+        ({"style.noise": "0.5"}, '"Noise" of the style is '),
+        ({"content.noise": "low, high"}, "\"Noise\" of the content holds 'low'. Set it to 2 of these: a number"),
+        ({"content.variants": "sepia"}, "\"Variants\" of the content is ''. Set it to a table, for each"),
         ({"make.damping": 1}, '"Damping" of joining is 1. Set it to a number, at least 1e-06'),
     ],
 )

@@ -59,12 +59,6 @@ def test_untouched_fields_are_the_sample_project(config):
     assert made.content == config.content and made.style == config.style
 
 
-def test_what_suits_the_sample_concept_is_not_done_to_another(config):
-    config.content.mirror = True
-    made = fields(config, {"content.class_word": "clock"})
-    assert not made.content.mirror and made.content.others == config.content.others
-
-
 def test_the_sample_s_prompt_goes_with_the_sample_s_words(config):
     config.samples.prompt = "sks koala, zwx style, at night"
     assert fields(config).sample_prompt == config.samples.prompt
@@ -317,7 +311,7 @@ def test_errors_speak_in_the_page_s_labels(config, library, tmp_path):
             fields(config, changed, own)
         assert str(page.fields.in_labels(error.value)).startswith(words)
     # Words that are no keys stay, and so do keys that are no fields.
-    for text in ("The base model 'x' is neither. Set base to a folder", "content.rate is 3", "a seed is a number"):
+    for text in ("The base model 'x' is neither. Set base to a folder", "content.crops is 3", "a seed is a number"):
         assert page.fields.spell(text).replace('"Base model"', "base") == text
 
 

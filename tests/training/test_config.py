@@ -46,7 +46,7 @@ FAULTS = {
     "are both 'zwx'. Give them two": {"content": {"pictures": "c", "placeholder": "zwx"}},
     "content and style are both missing": {"content": None, "style": None},
     r"noise is \[0.5, 0.5\]. Give a lower and a higher share": {"content": {"pictures": "c", "noise": [0.5, 0.5]}},
-    "content.noise.1 is 1.5": {"content": {"pictures": "c", "noise": [0.5, 1.5]}},
+    "content.noise holds 1.5": {"content": {"pictures": "c", "noise": [0.5, 1.5]}},
     r"name is '\.\.'. Name the run by": {"name": ".."},
     r"name is '\.'. Name the run by": {"name": "."},
     "name is 'a/b'. Name the run by": {"name": "a/b"},
