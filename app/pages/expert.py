@@ -1,6 +1,7 @@
 """Every other key of the configuration's tables, as fields made from its models: none of them is listed here."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Container, Iterator
+from typing import Any
 
 import gradio as gr
 from pydantic.fields import FieldInfo
@@ -19,10 +20,14 @@ TABLES = {  # every key of these has a field; and what tells it from others with
 }
 
 
-def keys(shown: Collection) -> Iterator[tuple[str, str, FieldInfo]]:
+def _model(table: str) -> Any:
+    return Customization.model_fields[table].annotation
+
+
+def keys(shown: Container) -> Iterator[tuple[str, str, FieldInfo]]:
     """Table, name and model of each key that no field has yet."""
     for table in TABLES:
-        for name, key in Customization.model_fields[table].annotation.model_fields.items():
+        for name, key in _model(table).model_fields.items():
             if f"{table}.{key.alias or name}" not in shown:
                 yield table, name, key
 
@@ -37,7 +42,7 @@ def build(fields: Fields, starts: dict) -> list[str]:
     found = [*keys(fields)]
     gr.Markdown("What suits the preset is filled in, and only what differs from that is kept.")
     for table, of in TABLES.items():
-        about = Customization.model_fields[table].annotation.__doc__.splitlines()[0].replace("`", "")
+        about = _model(table).__doc__.splitlines()[0].replace("`", "")
         gr.Markdown(f"**{table.capitalize()}.** {fields.spell(about)}")
         with gr.Row(elem_classes="settings"):
             for _, name, key in (one for one in found if one[0] == table):
