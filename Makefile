@@ -39,9 +39,10 @@ test-all: $(VENV)/.installed-dev browser ## Run every test, the slow ones too
 coverage: $(VENV)/.installed-dev browser ## Run the tests, and say which lines none of them runs
 	$(PY) -m pytest -n 2 --dist loadfile -m "not slow" --cov $(ARGS)
 
-lint: $(VENV)/.installed-dev ## Check the code's form
+lint: $(VENV)/.installed-dev ## Check the code's form and its types
 	$(PY) -m ruff check --no-cache .
 	$(PY) -m ruff format --check --exclude '*.md' .
+	$(PY) -m mypy
 
 lock: ## Bring the locked versions and hashes up to the requirements (newest: ARGS="--upgrade")
 	test -x $(PY) || "$(PYTHON)" -m venv $(VENV)
@@ -56,7 +57,7 @@ refresh: $(VENV)/.installed-dev ## Make anew what follows from the base's weight
 	$(PY) -m benchmarks.refresh $(ARGS)
 
 clean: ## Remove .venv and caches; data/ and models/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are written last, so that an installation that was interrupted is taken up again.

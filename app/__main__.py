@@ -21,6 +21,7 @@ import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import tyro
 import uvicorn
@@ -101,13 +102,15 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, open_browser: bool, stopped: Path | None):
         super().__init__(config)
         self.open_browser = open_browser
-        self.stopped, self.paused = stopped, []  # the folder of the runs that end with it
+        self.stopped = stopped  # the folder of the runs that end with it
+        self.paused: list[Any] = []
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig == signal.SIGTERM and self.stopped and not self.should_exit:
             from app import jobs
 
-            self.config.app.state.closing = True  # nothing of the line is started any more
+            served: Any = self.config.app
+            served.state.closing = True  # nothing of the line is started any more
             self.paused = jobs.pause_all(self.stopped)
         super().handle_exit(sig, frame)
 
@@ -120,6 +123,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        assert sockets  # as `main` opens one
         host, port = sockets[0].getsockname()[:2]
         address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
         print(f"The studio is open at {address}  (Ctrl-C closes it; training goes on)", flush=True)

@@ -109,7 +109,7 @@ class Api:
         there = self.library.find(run) if run else None
         config = there.customization() if there else self.sample
         model = Model.of(config, there)
-        asked = {"content": content, "style": style, "count": count}
+        asked: dict[str, Any] = {"content": content, "style": style, "count": count}
         asked["steps"] = steps or config.samples.inference_steps
         asked["guidance_scale"] = guidance_scale or config.samples.guidance_scale
         for name, value in asked.items():

@@ -17,7 +17,7 @@ def choices(preset: str, method: str, found: int | str | None = None) -> list[tu
         method: of learning, which takes the memory.
         found: the one that this machine has.
     """
-    every = [("As the preset has it", ""), ("What this machine has", "auto")]
+    every: list[tuple[str, int | str]] = [("As the preset has it", ""), ("What this machine has", "auto")]
     for budget in BUDGETS:
         mark = " (this machine: recommended)" if budget == found and (preset, method, budget) in ROWS else ""
         every.append((f"{_name(budget)}: {_words(preset, method, budget)}{mark}", budget))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from app.recipe import Recipe
 from pipelines.errors import UserError
 from training import Customization
 from training.captions import local_tokenizers
-from training.config import Concept
+from training.config import Content, Style
 from training.findings import of_prompt, of_words
 from training.formats import shown
 from training.pictures import ALIKE, cropped, look_at, notes_of, read_mask, seen_small
@@ -37,7 +38,9 @@ def check(concept: str, pictures: Sequence[Given], resolution: int) -> list[Find
     if not pictures:
         other = partner_of(concept)
         return [Finding(f"There are no pictures of the {concept}, so the {other} will be learned alone.", False)]
-    findings, seen, small = [], {}, {}
+    findings: list[Finding] = []
+    seen: dict[str, str] = {}
+    small: dict[str, Any] = {}
     for number, (path, _, crop, mask) in enumerate(pictures):
         try:
             files = tuple((file, _written(file)) for file in (path, mask) if file)
@@ -94,7 +97,7 @@ def check_words(config: Customization, pictures: dict[str, list[Given]]) -> list
     return [Finding(f"{text}.", False) for text in said]
 
 
-def check_prompts(recipe: Recipe, learned: dict[str, Concept], base: str) -> list[Finding]:
+def check_prompts(recipe: Recipe, learned: dict[str, Content | Style], base: str) -> list[Finding]:
     """Look at what is to be drawn.
 
     Args:

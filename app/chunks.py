@@ -21,6 +21,6 @@ def chunks_of(path: Path) -> dict[str, str]:
         with Image.open(path, formats=tuple(FORMATS)) as picture:
             if not any(isinstance(text, str) for text in picture.info.values()):
                 picture.load()  # texts may stand after the pixels, but those of one program stand together
-            return {key: str(text) for key, text in picture.info.items() if isinstance(text, str)}
+            return {str(key): str(text) for key, text in picture.info.items() if isinstance(text, str)}
     except Exception:  # bytes from anywhere, in a decoder of another's: it may raise whatever it likes
         raise UserError(f"{path.name} cannot be opened as a picture", "Choose a PNG made by Joinery") from None

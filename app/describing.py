@@ -51,6 +51,7 @@ def describe(model: Path, pictures: Sequence[Path], caption: str) -> Iterator[tu
             encoding="utf-8",
         )
         try:
+            assert child.stdout is not None  # it is a pipe
             for line in child.stdout:
                 said = json.loads(line)
                 yield places[said["picture"]], said["caption"]

@@ -140,7 +140,7 @@ class Drafts:
     def _found(self, name: str, shown: list) -> list[Given]:
         folder = self.folder / name
 
-        def there(place: str | None) -> Path | None:
+        def there(place: str | Path | None) -> Any:
             path = folder / place if place else None
             return path if path and os.path.isfile(path) and _lies_in(path, folder) else None
 

@@ -22,7 +22,7 @@ AXES = (
     *("prompt", "content", "style", "guidance", "guidance_scale", "eta", "norm_threshold", "momentum", "steps", "seed"),
     *("size", "sampler", "strength", "run", "checkpoint"),
 )
-NAMED = {"guidance": RULES, "sampler": SAMPLERS}  # axes of which the values have names
+NAMED: dict[str, Collection[str]] = {"guidance": RULES, "sampler": SAMPLERS}  # axes of which the values have names
 END = "end"  # of a run, among its checkpoints
 MOST_CELLS = 64
 CALM, PUNCHY = 4.0, 12.0  # guidance scales
@@ -72,7 +72,7 @@ def recipe_of(values: Mapping[str, Any], model: Model) -> Recipe:
     Raises:
         UserError: there is no prompt, or a value is out of range.
     """
-    start = sized(values["size"], model.resolution)
+    start: dict[str, Any] = {**sized(values["size"], model.resolution)}
     if values.get("image"):
         start |= {"image": values["image"], "strength": strength_of(values), "mask": values.get("mask", "")}
     return Recipe(
@@ -205,6 +205,7 @@ def look_of(values: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -
 
 def settings(rule: GuidanceRule) -> dict[str, Any]:
     """A rule as the fields show it; what it does not have stays away."""
+    assert rule.interval is not None  # since it was made
     values = {"guidance": type(rule).__name__, "start": rule.interval[0], "stop": rule.interval[1]}
     if isinstance(rule, APG):
         values |= {"eta": rule.eta, "norm_threshold": rule.norm_threshold or 0, "momentum": rule.momentum}
@@ -265,6 +266,7 @@ class Axis:
         words = [word.strip() for word in text.split(mark) if word.strip()]
         if not words:
             raise UserError(f"{name} has no values", f"Write some, with {marks} between them")
+        found: list[Any]
         if name in ("prompt", "size"):
             found = words
         elif every := NAMED.get(name) or known.get(name):
@@ -305,6 +307,7 @@ def by_grid(
     def cell(own: dict[str, Any]) -> Recipe:
         if own.keys().isdisjoint({"run", "checkpoint"}):
             return recipe_of(fixed | own, model)
+        assert model_of is not None  # where one of the sides is of runs or of checkpoints
         name = own.get("run") or values["run"]
         # Another run has other checkpoints than the field says.
         step = step_of(own["checkpoint"]) if "checkpoint" in own else 0

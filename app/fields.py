@@ -31,37 +31,38 @@ class Fields:
         self._spelled[key or str(name)] = spelled, component
         return component
 
-    def __getitem__(self, name: Hashable) -> Component:
+    def __getitem__(self, name: Hashable) -> Any:
+        """The component, with the events that Gradio makes for its class."""
         return self._components[name]
 
-    def __iter__(self) -> Iterator[Hashable]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self._components)
 
     def __contains__(self, name: Hashable) -> bool:
         return name in self._components
 
-    def only(self, *names: Hashable) -> set[Component]:
+    def only(self, *names: Hashable) -> set[Any]:
         return {self._components[name] for name in names}
 
     @property
-    def all(self) -> set[Component]:
+    def all(self) -> set[Any]:
         return set(self._components.values())
 
-    def read(self, given: Mapping[Component, Any]) -> dict[Hashable, Any]:
+    def read(self, given: Mapping[Component, Any]) -> dict[Any, Any]:
         """The values by name in what Gradio gives for a set of components."""
         return {name: given[component] for name, component in self._components.items() if component in given}
 
-    def write(self, values: Mapping[Hashable, Any]) -> dict[Component, Any]:
+    def write(self, values: Mapping[Any, Any]) -> dict[Component, Any]:
         """What Gradio takes, from values or updates by name; fields that are not named stay."""
         return {self._components[name]: value for name, value in values.items()}
 
     @property
-    def ranges(self) -> dict[Hashable, tuple[float, float]]:
+    def ranges(self) -> dict[Any, tuple[float, float]]:
         """Of the sliders."""
         return {name: (c.minimum, c.maximum) for name, c in self._components.items() if isinstance(c, Slider)}
 
     def label(self, name: Hashable) -> str:
-        return self._components[name].label
+        return str(self._components[name].label)
 
     def in_labels(self, error: UserError) -> UserError:
         return UserError(self.spell(error.what), self.spell(error.remedy))
@@ -75,8 +76,8 @@ class Fields:
             for words, value in getattr(component, "choices", None) or ():
                 text = re.sub(
                     rf"(?<![\w.]){bare} (is|to) ([\"']){re.escape(str(value))}\2",
-                    lambda found, words=words, label=label: f'{label} {found[1]} "{words}"',
+                    lambda found, words=words, label=label: f'{label} {found[1]} "{words}"',  # type: ignore[misc]
                     text,
                 )
-            text = re.sub(rf"(?<![\w.]){bare}(?![\w.]*\w)", lambda _, label=label: label, text)
+            text = re.sub(rf"(?<![\w.]){bare}(?![\w.]*\w)", lambda _, label=label: label, text)  # type: ignore[misc]
         return text

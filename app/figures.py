@@ -184,7 +184,8 @@ def loss_curve(entries: list[dict]) -> str:
     stride = max(1, len(entries) // POINTS)
     kept = range(0, len(entries), stride)
     faint = " ".join(point(entries[i]["step"], losses[i]) for i in kept)
-    plain, marks = [], []
+    plain: list[list[str]] = []
+    marks: list[str] = []
     for i, entry in enumerate(entries):
         if i == 0 or entry.get("stage", "") != entries[i - 1].get("stage", ""):
             x = point(entry["step"] - 1, 0).split(",")[0]
@@ -267,7 +268,7 @@ def _hints(read: Sequence[tuple[float, str]], wide: float, high: float) -> str:
 
 def _running_means(entries: list[dict]) -> list[float]:
     """Exponential means of the loss, each stage from its own beginning."""
-    means = []
+    means: list[float] = []
     for i, entry in enumerate(entries):
         fresh = i == 0 or entry.get("stage", "") != entries[i - 1].get("stage", "")
         means.append(entry["loss"] if fresh else 0.93 * means[-1] + 0.07 * entry["loss"])

@@ -14,7 +14,7 @@ from app.pages.setting import as_text, of_text
 from pipelines.errors import UserError
 from training import Customization
 from training.adapters import METHODS
-from training.config import PLACES, Concept, Content, Style
+from training.config import PLACES, Content, Style
 from training.optimizers.settings import OPTIMIZERS, Learning
 from training.pictures import MIDDLE
 
@@ -106,7 +106,7 @@ class ProjectForm:
         """The base that a name from the list stands for; what a person typed is as it is."""
         return self.bases.get(name, name)
 
-    def concept(self, name: str) -> Concept:
+    def concept(self, name: str) -> Content | Style:
         """The sample project's content or style; if it has none, one without words."""
         return getattr(self.sample, name) or CONCEPTS[name](pictures=[name])
 
@@ -162,7 +162,7 @@ def _key(table: str, name: str) -> FieldInfo:
 
 def by_key(config: Customization) -> dict[str, Any]:
     """The values of a customization by keys such as "steps.break", but for what names files: copies lie elsewhere."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in config.model_dump(mode="json", by_alias=True, exclude=dict.fromkeys(CONCEPTS, FILES)).items():
         found |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
     return found

@@ -256,6 +256,7 @@ def _start(run: Run) -> None:
     gpu = run.read_state().get("gpu")
     seen = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
     command = [sys.executable, "-m", "training", "customize", run.config.resolve(), "--run", run.folder.resolve()]
+    apart: dict[str, Any]
     if sys.platform == "win32":
         apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     else:

@@ -35,7 +35,7 @@ class Library:
         for path in self.folder.glob("*/config.toml"):
             with suppress(OSError):  # removed meanwhile
                 times[path] = path.stat().st_mtime
-        configs = sorted(times, key=times.get, reverse=True)
+        configs = sorted(times, key=times.__getitem__, reverse=True)
         return [Run(path.parent) for path in configs if shown(path.parent.name) == path.parent.name]
 
     def finished(self) -> list[Run]:
@@ -154,7 +154,7 @@ class Library:
     def estimate(self, config: Customization) -> float | None:
         """Seconds that a customization will take, from the pace of the newest run like it; None if there was none."""
         for run in self.runs():
-            paces = {}
+            paces: dict[str, list[float]] = {}
             for entry in run.read_metrics():
                 paces.setdefault(entry.get("stage", ""), []).append(entry["seconds_per_step"])
             stages = plan(config)

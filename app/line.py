@@ -8,11 +8,11 @@ class Line:
     """Tickets in the order in which they were asked for. A visitor, which is one open page, has one at a time."""
 
     def __init__(self) -> None:
-        self._tickets: dict[int, tuple[str, threading.Event]] = {}
+        self._tickets: dict[int, tuple[str | None, threading.Event]] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
-    def ask(self, visitor: str) -> int | None:
+    def ask(self, visitor: str | None) -> int | None:
         """A ticket; None if the visitor's last wish is still waiting or being drawn."""
         with self._lock:
             if any(owner == visitor for owner, _ in self._tickets.values()):
@@ -35,7 +35,7 @@ class Line:
         gone.set()
         return gone
 
-    def stop(self, visitor: str) -> None:
+    def stop(self, visitor: str | None) -> None:
         """Stop what the visitor draws or waits for: asked for by a button, or the page is gone."""
         with self._lock:
             for number, (owner, stopped) in list(self._tickets.items()):
@@ -46,4 +46,4 @@ class Line:
     def leave(self, ticket: int | None) -> None:
         """The pictures are there, or will not come."""
         with self._lock:
-            self._tickets.pop(ticket, None)
+            self._tickets.pop(ticket, None)  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ def mix(library: Library, content: str | None, style: str | None, make: int) -> 
             raise UserError(f"No run is chosen for the {kind}", "Choose one from the list")
     from training.mix import mixed  # what trains takes longer to import than all else together
 
+    assert content and style
     config = mixed(library.find(content).folder, library.find(style).folder, make)
     config.name = f"{content} in {style}"
     return _launch(library, config)

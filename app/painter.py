@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -77,7 +77,7 @@ class Model:
 
     @property
     def adapter(self) -> Path | None:
-        return self.run and self.run.adapter_after(self.checkpoint)
+        return self.run.adapter_after(self.checkpoint) if self.run else None
 
     @property
     def opening(self) -> tuple[str, str, str | None, bool | None]:
@@ -99,10 +99,10 @@ class Painter:
         self._base: tuple[str, str, str | None, bool | None] | None = None
         self._adapter: str | None = None  # the hash of the file that is loaded
         self._sampler = ""  # as recipes name it
-        self._usual = None  # sampler of the base
+        self._usual: Any = None  # sampler of the base
         self.record: list[dict[str, float]] = []  # of the last guidance that was no plain CFG, as pipelines keep it
         self._base_hash = ""
-        self._pipe = None
+        self._pipe: Any = None  # guided
 
     def draw(
         self,
@@ -125,8 +125,9 @@ class Painter:
             Stopped: `stop` was set.
         """
         stop = stop or threading.Event()
-        start = self._starts.get(recipe.image) if recipe.image else None
-        mask = self._starts.get(recipe.mask).convert("L") if recipe.mask else None
+        starts: Any = self._starts
+        start = starts.get(recipe.image) if recipe.image else None
+        mask = starts.get(recipe.mask).convert("L") if recipe.mask else None
         if TOOLS not in sys.modules:
             say("Loading PyTorch and diffusers, which only the first drawing waits for")
         import_tools()
@@ -139,7 +140,7 @@ class Painter:
             seeds = [(recipe.seed + i) % (LARGEST_SEED + 1) for i in range(count)]
             # A part that changes is drawn alone: in a batch its last digits depend on the others, and so some pixels.
             batch = 1 if mask else max(1, AT_ONCE // math.prod(recipe.size))
-            pictures = []
+            pictures: list[tuple[Image.Image, Recipe]] = []
             for first in range(0, count, batch):
                 chunk = seeds[first : first + batch]
 
@@ -206,7 +207,10 @@ class Painter:
                 "The memory does not suffice for these pictures", "Draw fewer, or close other programs"
             ) from None
         self.record = pipe.guidance_record or self.record
-        return [changed_inside(start, picture, mask) for picture in drawn] if mask else drawn
+        if not mask:
+            return drawn
+        assert start is not None  # of which it is a part
+        return [changed_inside(start, picture, mask) for picture in drawn]
 
     def _open(self, model: Model, recipe: Recipe, say: Callable[[str], None]) -> tuple[DiffusionPipeline, Recipe]:
         """The pipeline for a model, and the recipe with what only the opened files can tell."""
@@ -224,14 +228,15 @@ class Painter:
             self._base_hash = fingerprint(denoiser_of(self._pipe))
         wanted = None
         if model.run:
-            if not model.adapter.exists():
+            adapter = model.run.adapter_after(model.checkpoint)
+            if not adapter.exists():
                 of = f" of step {model.checkpoint}" if model.checkpoint else " yet"
                 raise UserError(f"The run {model.run.folder.name} has no adapter{of}", "Let its training end first")
-            wanted = file_hash(model.adapter)
+            wanted = file_hash(adapter)
         if self._adapter != wanted:
             self._adapter = None
             self._pipe.unload_adapter()
-            if wanted:
+            if wanted and model.run:
                 say(f"Loading the adapter of {model.run.folder.name}")
                 load_adapter_of(model.run, self._pipe, model.checkpoint)
             self._adapter = wanted
@@ -243,7 +248,7 @@ class Painter:
         if any(side % family.multiple for side in recipe.size):
             size = "{} x {}".format(*recipe.size)
             raise UserError(f"size is {size}", f"Set both sides to multiples of {family.multiple}")
-        known = {"base": model.name, "base_hash": self._base_hash, "adapter_hash": wanted or ""}
+        known: dict[str, Any] = {"base": model.name, "base_hash": self._base_hash, "adapter_hash": wanted or ""}
         known |= {"checkpoint": model.checkpoint}
         pipe = from_picture(self._pipe, masked=bool(recipe.mask)) if recipe.image else self._pipe
         name = model.run.folder.name if model.run else ""

@@ -80,8 +80,8 @@ class Parameters:
         named = [[*said.split(":"), ""] for said in LORA.findall(prompt)]
         loras = {name: _number(weight, float, 1.0) for name, weight, *_ in named}
         values = {"prompt": LORA.sub("", prompt).strip(), "negative_prompt": negative.strip()}
-        if (named := f"{pairs.get('Sampler')} {pairs.get('Schedule type')}") in SAMPLERS:
-            pairs["Sampler"] = named
+        if (sampler := f"{pairs.get('Sampler')} {pairs.get('Schedule type')}") in SAMPLERS:
+            pairs["Sampler"] = sampler
             del pairs["Schedule type"]
         for key in FIELDS.keys() & pairs.keys():
             name, kind = FIELDS[key]

@@ -26,7 +26,8 @@ LARGEST = 32  # of latents, per side: larger ones are shrunk before they are dec
 @contextmanager
 def guesses(scheduler: SchedulerMixin) -> Iterator[Callable[[], Tensor | None]]:
     """Gives a function that says what the last step took for the finished latents; None of a sampler that keeps it."""
-    step, last = scheduler.step, []
+    step = scheduler.step
+    last: list[Tensor] = []
 
     @functools.wraps(step)  # pipelines look at its signature
     def watched(*args: Any, **kwargs: Any) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fastapi.datastructures import Headers
 from fastapi.responses import PlainTextResponse
@@ -85,7 +86,8 @@ class Quota:
     def measure(self) -> None:
         """Look at every file, at once."""
         with self._lock:
-            began, found = time.monotonic(), Counter()
+            began = time.monotonic()
+            found: Counter[Any] = Counter()
             places = dict.fromkeys(place.resolve() for place in self.places)
             for place in places:
                 if not places.keys() & {*place.parents}:

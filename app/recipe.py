@@ -143,7 +143,7 @@ class Recipe:
         rule(**self.guidance_settings)
 
 
-def _is(value: Any, annotation: type) -> bool:
+def _is(value: Any, annotation: Any) -> bool:
     """Whether a field can have a value; a text must be one that can be written."""
     kind = int | float if annotation is float else get_origin(annotation) or annotation
     return isinstance(value, kind) and not (isinstance(value, str) and shown(value) != value)

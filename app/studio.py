@@ -241,7 +241,7 @@ def serve(
         pwa=False,
         ssr_mode=False,
     )
-    gradio = server.routes[-1].app
+    gradio = server.routes[-1].app  # type: ignore[attr-defined]
     # What a client asks for that is not there; what our own handlers raise is in words before it comes here.
     for kind in (KeyError, FnIndexInferError):
         gradio.add_exception_handler(kind, _nothing_there)

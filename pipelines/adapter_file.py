@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -241,7 +241,7 @@ def _flat(name: str) -> str:
     return name.replace(".processor.", ".").replace(".", "_")
 
 
-def layer_names(module: nn.Module) -> dict[str, str]:
+def layer_names(module: Any) -> dict[str, str]:
     """Every name that a file may have for a layer, with underscores for dots -> its name in the module."""
     layers = [
         name
@@ -335,7 +335,9 @@ def _check(pipe: DiffusionPipeline, found: Layers, path: Path) -> None:
     for component, layers in found.items():
         module = unwrapped(getattr(pipe, component))
         for name, factors in layers.items():
-            inputs, outputs, kernel = _sizes(module.get_submodule(name))
+            sizes = _sizes(module.get_submodule(name))
+            assert sizes is not None  # `find_layers` gives layers that factors fit
+            inputs, outputs, kernel = sizes
             down, up = (_as_computed(factor) for factor in (factors.down, factors.up))
             # A convolution of one pixel is a linear layer, and trainers write either.
             if not kernel and down.shape[2:] == (1, 1):

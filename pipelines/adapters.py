@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from peft import LoraConfig
@@ -21,7 +21,11 @@ from pipelines.errors import UserError, first_line
 from pipelines.fingerprint import fingerprint, is_known, resting_weight
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline, ModelMixin
+
+    Mixed: TypeAlias = DiffusionPipeline  # what the mixin is mixed into
+else:
+    Mixed = object
 
 __all__ = ["ADAPTER", "AdapterMixin", "fingerprint"]
 
@@ -32,7 +36,7 @@ NAMES = (ADAPTER, f"{ADAPTER}-2")  # in turn: what is loaded stays until the nex
 log = logging.getLogger("joinery")
 
 
-class AdapterMixin:
+class AdapterMixin(Mixed):
     """Gives a diffusers pipeline `load_adapter` and `set_scales`.
 
     What they need to know is kept on the denoiser, so that pipelines made by `from_pipe` share it.
@@ -72,7 +76,7 @@ class AdapterMixin:
                 _inject(self, unwrapped(getattr(self, component)), factors, name)
         except Exception as error:  # of peft, transformers and diffusers: whatever it is, all is as it was
             _remove(self, name)
-            _activate(self, active, earlier and earlier.name)
+            _activate(self, active, earlier.name if earlier is not None else None)
             raise UserError(
                 f"The adapter {path} does not fit this base ({first_line(error)})",
                 "Load it on the base model that it was trained on",
@@ -162,8 +166,9 @@ def trained_on(path: str | Path, denoiser: nn.Module) -> str:
     """
     path = Path(path)
     card = _card(read_metadata(path), path)
-    known = card and is_known(denoiser)
-    return card["base"] if known and card["base_hash"] != fingerprint(denoiser) else ""
+    if not card or not is_known(denoiser):
+        return ""
+    return card["base"] if card["base_hash"] != fingerprint(denoiser) else ""
 
 
 def _check_sizes(layers: dict[str, Factors], card: dict, path: Path) -> None:
@@ -238,7 +243,7 @@ def _learned(denoiser: nn.Module, layers: dict[str, Factors], card: dict, name: 
     """
     found = []
     for layer_name, factors in layers.items():
-        layer = denoiser.get_submodule(layer_name)
+        layer: Any = denoiser.get_submodule(layer_name)
         fused = card.get("fused", {}).get(layer_name, {})
         if owner := card.get("alone", {}).get(layer_name):
             found.append(_LearnedFactor(owner, layer.lora_B[name], 0, 0, factors.up.clone()))
@@ -252,12 +257,12 @@ def _learned(denoiser: nn.Module, layers: dict[str, Factors], card: dict, name: 
     return found
 
 
-def _inject(pipe: DiffusionPipeline, module: nn.Module, layers: dict[str, Factors], name: str) -> None:
+def _inject(pipe: DiffusionPipeline, module: ModelMixin, layers: dict[str, Factors], name: str) -> None:
     """Put LoRA layers into a module, active."""
     state = {f"{layer}.lora_A.weight": factors.down for layer, factors in layers.items()}
     state |= {f"{layer}.lora_B.weight": factors.up for layer, factors in layers.items()}
     ((rank, alpha), _), *_ = Counter((factors.rank, factors.alpha) for factors in layers.values()).most_common(1)
-    settings = {
+    settings: dict[str, Any] = {
         "r": rank,
         "lora_alpha": alpha,
         "rank_pattern": {f"^{re.escape(key)}": layer.rank for key, layer in layers.items() if layer.rank != rank},
@@ -278,7 +283,7 @@ def _inject(pipe: DiffusionPipeline, module: nn.Module, layers: dict[str, Factor
     else:
         module.load_adapter(adapter_name=name, adapter_state_dict=state, peft_config=LoraConfig(**settings))
     for layer_name, factors in layers.items():
-        layer = module.get_submodule(layer_name)
+        layer: Any = module.get_submodule(layer_name)
         for factor, tensor in ((layer.lora_A[name], factors.down), (layer.lora_B[name], factors.up)):
             # Beside weights that rest elsewhere, or in eight bits, peft puts them there too, where they cannot compute.
             if factor.weight.is_meta or factor.weight.element_size() == 1:
@@ -345,13 +350,13 @@ def _lora_layers(pipe: DiffusionPipeline) -> Iterator[LoraLayer]:
     return (layer for module in _modules(pipe) for layer in module.modules() if isinstance(layer, LoraLayer))
 
 
-def _find_denoiser(pipe: DiffusionPipeline) -> nn.Module | None:
+def _find_denoiser(pipe: DiffusionPipeline) -> ModelMixin | None:
     """The UNet or transformer; None of a pipeline that has another network (Stable Cascade)."""
     found = (getattr(pipe, name, None) for name in ("unet", "transformer"))
     return next((unwrapped(module) for module in found if module is not None), None)
 
 
-def _denoiser(pipe: DiffusionPipeline) -> nn.Module:
+def _denoiser(pipe: DiffusionPipeline) -> ModelMixin:
     if (denoiser := _find_denoiser(pipe)) is None:
         raise UserError(
             f"A {type(pipe).__name__} has neither a UNet nor a transformer", "Load adapters on a pipeline that has one"

@@ -124,9 +124,10 @@ def answering(module: nn.Module) -> Iterator[None]:
     finally:
         with _lock:
             answer.users -= 1
+            own = answer.own
             # Offloading and diffusers' hooks may have wrapped it since. It stays below them until they are taken off.
             if not answer.users and vars(module).get("forward") is answer:
-                if answer.own is None:
+                if own is None:
                     del module.forward
                 else:
-                    module.forward = answer.own
+                    module.forward = own

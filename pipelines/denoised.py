@@ -55,6 +55,7 @@ def coefficients(scheduler: SchedulerMixin, timestep: Tensor | float) -> tuple[f
         return (1.0, 1 - sigma) if getattr(config, "invert_sigmas", False) else (1.0, -sigma)
     if hasattr(scheduler, "_alpha_cumprod"):  # of Stable Cascade: a function of a timestep between 0 and 1
         timestep = _one(timestep)
+        assert isinstance(timestep, Tensor)  # as Stable Cascade hands it on
         alpha = float(scheduler._alpha_cumprod(timestep.float(), timestep.device))
         a, s = math.sqrt(alpha), math.sqrt(1 - alpha)
     elif getattr(scheduler, "alphas_cumprod", None) is None:

@@ -29,6 +29,6 @@ def readable(text: str) -> str:
     return text if len(text) <= MOST else f"{text[: MOST // 2]} ... {text[-MOST // 2 + 5 :]}"
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What a library says, short enough for a sentence, without a closing full stop; its kind if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")

@@ -51,7 +51,7 @@ class Family:
         return self.scale == "true_cfg_scale"
 
 
-FAMILIES = (
+FAMILIES: tuple[Family, ...] = (
     Family(
         "Stable Diffusion 1.x, 2.x",
         {

@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from diffusers.models.embeddings import MultiIPAdapterImageProjection
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 
@@ -51,7 +51,7 @@ def is_quantized(module: nn.Module) -> bool:
 
 def resting_weight(layer: nn.Module) -> Tensor:
     """A layer's weight: sequential offloading keeps it aside, with a placeholder on "meta" in the layer."""
-    return _resting(layer, "weight", layer.weight)
+    return _resting(layer, "weight", layer.weight)  # type: ignore[arg-type]
 
 
 def _resting(layer: nn.Module, name: str, tensor: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def _own_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 FUSED = ("to_qkv", "to_kv", "to_added_qkv")  # made by fuse_qkv_projections beside what they are made of
 
 
-def _unmerged(layer: LoraLayer, weight: Tensor) -> Tensor:
+def _unmerged(layer: Any, weight: Tensor) -> Tensor:
     """A base layer's weight without the adapters that were fused into it."""
     for name in layer.merged_adapters:
         weight = weight - layer.get_delta_weight(name).to(weight)

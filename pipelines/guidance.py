@@ -85,6 +85,7 @@ class GuidanceRule:
 
     def covers(self, step: int, steps: int) -> bool:
         """Whether step `step` of `steps` lies in the interval."""
+        assert self.interval is not None  # since it was made
         start, stop = self.interval
         return start <= step / steps < stop
 
@@ -100,6 +101,7 @@ class GuidanceRule:
     def skip_samples(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> None:
         """Note which samples need no guidance any more. Takes the network's outputs, [batch, ...]."""
         product, lengths = (conditional * unconditional).flatten(1).mean(1), rms(conditional) * rms(unconditional)
+        assert self.skip_above is not None
         close = product > self.skip_above * lengths.flatten()
         state.skipped = close if state.skipped is None else state.skipped | close
 
@@ -211,7 +213,7 @@ PRESETS = {
 
 def within(value: object, low: float, high: float) -> bool:
     """Whether it is a finite number of that range, ends included."""
-    return isinstance(value, Real) and math.isfinite(value) and low <= value <= high
+    return isinstance(value, Real) and math.isfinite(value) and low <= value <= high  # type: ignore[operator]
 
 
 def _named(table: dict, name: str, what: str) -> Any:

@@ -8,15 +8,14 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from numbers import Real
 from types import ModuleType
 from typing import Any, Self
 
 import diffusers
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin, StableDiffusionPipeline
 from diffusers.configuration_utils import FrozenDict
-from torch import nn
 
 from pipelines.adapters import AdapterMixin
 from pipelines.call import outside
@@ -74,7 +73,7 @@ class GuidedMixin(AdapterMixin):
         _tell_auto_pipelines()  # their from_pipe asks for it first
         return super().config
 
-    def progress_bar(self, iterable: Iterable | None = None, total: int | None = None) -> Any:
+    def progress_bar(self, iterable: Collection | None = None, total: int | None = None) -> Any:
         see_progress(iterable, total)
         return super().progress_bar(iterable, total)
 
@@ -116,7 +115,7 @@ def _check(rule: object) -> None:
         raise UserError(f"guidance is {rule!r}", "Give a guidance rule, for example APG() or CFG()")
 
 
-def _denoisers(pipe: DiffusionPipeline) -> list[nn.Module]:
+def _denoisers(pipe: DiffusionPipeline) -> list[ModelMixin]:
     names = family_of(stock_class(type(pipe))).denoisers
     return [module for name in names if (module := getattr(pipe, name, None)) is not None]
 
@@ -172,7 +171,9 @@ def _guided_call(stock: type[DiffusionPipeline]) -> Callable:
     own = inspect.Parameter("guidance", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=GuidanceRule | None)
     others = list(signature.parameters.values())
     place = len(others) - (others[-1].kind is inspect.Parameter.VAR_KEYWORD)
-    call.__signature__ = signature.replace(parameters=[*others[:place], own, *others[place:]])
+    call.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*others[:place], own, *others[place:]]
+    )
     before, arguments, after = (stock.__call__.__doc__ or "").partition("Args:\n")
     call.__doc__ = f"""{before}Args:
             guidance (`GuidanceRule`, *optional*):

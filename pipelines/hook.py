@@ -11,7 +11,7 @@ that the rule set holds.
 
 from collections.abc import Iterator, Sized
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import DiffusionPipeline
@@ -27,7 +27,7 @@ from pipelines.guidance import GuidanceRule, GuidanceState
 # Where diffusers' hooks that keep results of a batch from step to step come from.
 CACHES = ("_cache", "pyramid_attention_broadcast")
 
-Output = tuple | BaseOutput  # of a denoiser
+Output: TypeAlias = tuple | BaseOutput  # of a denoiser
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def hooked(pipe: DiffusionPipeline, family: Family, rule: GuidanceRule, argument
 
 
 def _has_cache(module: nn.Module) -> bool:
-    registries = [part._diffusers_hook for part in module.modules() if hasattr(part, "_diffusers_hook")]
+    registries: list[Any] = [part._diffusers_hook for part in module.modules() if hasattr(part, "_diffusers_hook")]
     return any(type(hook).__module__.endswith(CACHES) for registry in registries for hook in registry.hooks.values())
 
 
@@ -77,7 +77,10 @@ def see_progress(iterable: Sized | None, total: int | None) -> None:
     if (hook := current.get()) is not None:
         check_schedule(hook.pipe.scheduler)
         order = getattr(hook.pipe.scheduler, "order", 1)
-        hook.steps = len(iterable) if iterable is not None else total * order - (order - 1)
+        if iterable is not None:
+            hook.steps = len(iterable)
+        elif total is not None:
+            hook.steps = total * order - (order - 1)
 
 
 def see_latents(latents: Tensor) -> None:
@@ -99,7 +102,9 @@ class Hook:
         self.keeps_batch = False  # when skipping, too
         self.schedule: tuple = (None, None)  # the scheduler and its timesteps, as they were at the last evaluation
         self.step_start: Tensor | None = None  # the running direction before this step
-        self.index = self.kept = None  # of the conditional call at this evaluation, where the branches are two calls
+        # Of the conditional call at this evaluation, where the branches are two calls: place and output.
+        self.index: int | None = None
+        self.kept: Output | None = None
         self.with_both_branches = self.with_the_rule = 0  # evaluations
 
     @torch.compiler.disable
@@ -178,7 +183,7 @@ class Hook:
         self.evaluation += 1
         scheduler = self.pipe.scheduler
         known, timesteps = self.schedule
-        now = getattr(scheduler, "timesteps", None)
+        now: Any = getattr(scheduler, "timesteps", None)
         if known is scheduler and now is not timesteps and not torch.equal(now, timesteps):
             raise UserError(
                 f"The schedule of {type(scheduler).__name__} was set anew in the middle of a call",
@@ -193,7 +198,7 @@ class Hook:
             UserError: it cannot be seen which samples stayed.
         """
         old, new = self.shape if before is None else before.shape, after.shape
-        if new == old or self.shape is None:
+        if old is None or self.shape is None or new == old:
             return
         if len(new) != len(self.shape):
             raise UserError(
@@ -273,6 +278,7 @@ class Hook:
 
     def _latent(self, output: Tensor) -> tuple:
         """Where the latent lies in the network's input and output. Behind it are other channels, or other tokens."""
+        assert self.shape is not None
         sizes = tuple(self.shape[1:])
         if output.ndim > len(self.shape):  # pictures as videos of one frame
             sizes = (sizes[0], 1, *sizes[1:])
@@ -285,6 +291,7 @@ class Hook:
 
     def _count_branches(self, rows: int) -> int:
         """1: no guidance at this evaluation. 2: both branches. 3: also a perturbed one (PAG)."""
+        assert self.shape is not None
         branches, rest = divmod(rows, self.shape[0])
         if rest or not branches:
             raise UserError(
@@ -330,12 +337,12 @@ def _is_extra(kwargs: dict) -> bool:
     return kwargs.get("skip_layers") is not None
 
 
-def _input(args: tuple, kwargs: dict) -> Tensor:
-    """The latents that a denoiser is given, whatever it calls them."""
+def _input(args: tuple, kwargs: dict) -> Any:
+    """The latents that a denoiser is given, whatever it calls them; a list where the family is `listed`."""
     return args[0] if args else next(kwargs[name] for name in ("sample", "hidden_states") if name in kwargs)
 
 
-def _timestep(args: tuple, kwargs: dict) -> Tensor | float:
+def _timestep(args: tuple, kwargs: dict) -> Any:
     names = ("timestep", "timesteps", "timestep_ratio")
     return next((kwargs[name] for name in names if name in kwargs), args[1] if len(args) > 1 else None)
 

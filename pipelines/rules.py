@@ -18,6 +18,9 @@ from pipelines.guidance import GuidanceRule, GuidanceState, figures, project, re
 class _Recorded(GuidanceRule):
     """A rule whose direction is all there is to record."""
 
+    def _direction(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
+        raise NotImplementedError
+
     def direction(self, conditional: Tensor, unconditional: Tensor, state: GuidanceState) -> Tensor:
         conditional = conditional.float()
         direction = self._direction(conditional, unconditional.float(), state)

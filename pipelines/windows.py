@@ -26,7 +26,8 @@ def split(text: str, length: Callable[[str], int], room: int) -> list[str]:
     """
     if length(text) <= room:
         return [text]
-    pieces, used, left = [[]], 0, MOST * room
+    pieces: list[list[str]] = [[]]
+    used, left = 0, MOST * room
     for part in (part for word in text.split() for part in _parts(word, length, room)):
         size = length(part)
         if size > left:

@@ -37,7 +37,7 @@ class New:
 
     project: tyro.conf.Positional[Path] = Path("project.toml")
     """The file to write. The pictures go into the folders `content` and `style` beside it, or where you say there."""
-    preset: Literal[tuple(PRESETS)] = "emoji"
+    preset: Literal[tuple(PRESETS)] = "emoji"  # type: ignore[valid-type]
     """The base to start from: the embedded one, or the model that others of a family descend from."""
 
     def __call__(self) -> int:
@@ -386,7 +386,9 @@ class _Stop:
 def interrupt() -> None:
     """Ctrl-C for this process, from another thread; it ends what the main one waits for, too."""
     if os.name == "posix":
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        main = threading.main_thread().ident
+        assert main is not None  # it runs
+        signal.pthread_kill(main, signal.SIGINT)
     else:
         _thread.interrupt_main()
 

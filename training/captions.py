@@ -143,7 +143,9 @@ def local_tokenizers(base: str) -> tuple[Tokenizer, ...]:
     with suppress(UserError, OSError, ValueError):  # opening the base says what is wrong with it
         known = recognise(base, fetch=False)
         family = FAMILIES.get(known.family) if known else None
-        for part in family.readers if family else ():
+        if family is None:
+            return ()
+        for part in family.readers:
             tokenizer = AutoTokenizer.from_pretrained(base, subfolder=part, local_files_only=True)
             if tokenizer.model_max_length < NO_LIMIT:  # else it may be one without words, of files that are not there
                 found.append(Reader(tokenizer, family.longest, family.windows))

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -30,7 +31,8 @@ class Frame:
     @property
     def plain(self) -> bool:
         """Whether it is one colour all over."""
-        return all(low == high for low, high in self.image.getextrema())
+        extrema: Any = self.image.getextrema()  # a pair of each channel, since it is RGB
+        return all(low == high for low, high in extrema)
 
 
 def as_seen(image: Image.Image, bits: int = 16) -> Frame:
@@ -53,8 +55,9 @@ def as_seen(image: Image.Image, bits: int = 16) -> Frame:
         notes.append(NO_PROFILE)
     colour = colour.convert("RGB")
     colour.info.clear()  # profile and metadata are done with, and a copy should not carry them
-    low, high = alpha.getextrema() if alpha else (255, 255)
-    if low < 255:
+    extrema: Any = alpha.getextrema() if alpha else (255, 255)
+    low, high = extrema
+    if alpha and low < 255:
         notes.append(TRANSPARENT)
         colour.putalpha(alpha)
         colour = Image.alpha_composite(Image.new("RGBA", colour.size, GROUND), colour).convert("RGB")
@@ -79,7 +82,7 @@ def _narrow(image: Image.Image, bits: int) -> tuple[Image.Image, bool]:
     else:
         white = float(2**bits - 1)
     top = max(white, high)
-    values = np.arange(2**16, dtype=exact) if short else numbers
+    values: np.ndarray = np.arange(2**16, dtype=exact) if short else numbers
     scaled = np.rint((values - low) / (top - low) * 255).clip(0, 255).astype(np.uint8)
     narrow = Image.fromarray(scaled[numbers] if short else scaled)
     clear = image.info.get("transparency")  # the one number of a PNG that cannot be seen

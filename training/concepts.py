@@ -19,7 +19,7 @@ from torch import Tensor
 from pipelines.errors import UserError
 from training import checkpoint
 from training.captions import shortened
-from training.config import Concept, Customization
+from training.config import Concept, Content, Customization
 from training.families import denoiser_of, family_of
 from training.formats import shown
 from training.model import encode_pictures, encode_prompts, encoders
@@ -78,7 +78,7 @@ def read_all_pictures(config: Customization) -> dict[str, list[Picture]]:
             _check_masks(name, found[name])
         if concept.mirror:
             found[name] += [picture.mirrored() for picture in found[name]]
-        if name == "content":
+        if isinstance(concept, Content):
             own = found[name]
             if concept.variants:
                 found[name] = own + [varied(one, *how) for one in own for how in concept.variants.items()]
@@ -145,7 +145,7 @@ def prepare(
         latents = encode_pictures(pipe, as_pixels(pictures))
         tensors = encode_prompts(pipe, captions + dropped, resolution)
         checkpoint.write_tensors(file, {"latents": latents} | tensors)
-    weights = weights_of(masks, outside, latents.shape[-2:]) if any(masks) else None
+    weights = weights_of(masks, outside, (latents.shape[-2], latents.shape[-1])) if any(masks) else None
     return EncodedConcept(latents, tensors, digest, tuple(p.path.name for p in pictures), framing, weights)
 
 

@@ -138,7 +138,7 @@ class Content(Concept):
         description="learn each picture also under its caption up to the first comma, so that the rest is not needed",
     )
     mirror: bool = Field(False, description="learn the pictures' mirror images too; not for what has a left and right")
-    variants: dict[str, Literal[tuple(TREATMENTS)]] = Field(
+    variants: dict[str, Literal[tuple(TREATMENTS)]] = Field(  # type: ignore[valid-type]
         {},
         description="learn each picture also drawn anew, so that the content holds in more styles: words that the base "
         "knows such pictures by, which follow the caption's first part, and what is done: blueprint (light lines on "
@@ -200,7 +200,7 @@ Where = Literal["everywhere", "words", "not words", "fine", "coarse"]
 class AdapterSettings(Strict):
     """What learns, and in which layers of the base."""
 
-    method: Literal[tuple(METHODS)] = Field(
+    method: Literal[tuple(METHODS)] = Field(  # type: ignore[valid-type]
         DEFAULT_METHOD, description="; ".join(f"{name}: {kind.title}" for name, kind in METHODS.items())
     )
     rank: int = Field(32, ge=2, le=512, multiple_of=2, description="of the adapter; half of it for each concept")
@@ -312,7 +312,7 @@ class Customization(Strict):
     """Everything that decides a run. `load` reads it from TOML, `save` writes it back."""
 
     name: Annotated[str, AfterValidator(_without_nul)] = Field("", description="of the run; empty: the folder's name")
-    preset: Literal[tuple(PRESETS)] = Field(
+    preset: Literal[tuple(PRESETS)] = Field(  # type: ignore[valid-type]
         "emoji",
         description="what suits the base: emoji the embedded one, sd15 SD 1 and 2, others their family; follows from a "
         "base that is known",
@@ -334,7 +334,7 @@ class Customization(Strict):
     style: Style | None = Field(None, description="left out: only the content is learned")
     others: Others = Others()
     adapter: AdapterSettings = AdapterSettings()
-    optimizer: Optimizer = Field(default_factory=OPTIMIZERS[DEFAULT])
+    optimizer: Optimizer = Field(default_factory=OPTIMIZERS[DEFAULT])  # type: ignore[assignment]
     steps: Steps = Steps()
     loss: Loss = Loss()
     make: Make = Make()
@@ -414,9 +414,10 @@ class Customization(Strict):
     def _check_placeholders(self) -> Self:
         if not self.concepts:
             raise UserError("There is nothing to learn: content and style are both missing", "Add [content] or [style]")
-        if len(self.concepts) == 2 and self.content.placeholder.lower() == self.style.placeholder.lower():
+        content, style = self.content, self.style
+        if content and style and content.placeholder.lower() == style.placeholder.lower():
             raise UserError(
-                f"content.placeholder and style.placeholder are both {self.content.placeholder!r}",
+                f"content.placeholder and style.placeholder are both {content.placeholder!r}",
                 "Give them two different words",
             )
         return self
@@ -458,7 +459,9 @@ class Customization(Strict):
             raise UserError(f"{path} is not valid TOML ({error})", "Mend that line") from None
         for table, keys in (later or {}).items():
             if isinstance(data.get(table), dict):
-                fields = _table(cls.model_fields[table]).model_fields
+                kind = _table(cls.model_fields[table])
+                assert kind is not None
+                fields = kind.model_fields
                 data[table] = {key: fields[key].default for key in keys} | data[table]
         folder = path.resolve().parent
         if isinstance(data.get("base"), str):
@@ -629,7 +632,9 @@ def _locate(model: type[BaseModel], loc: tuple) -> tuple[type[BaseModel], FieldI
 
     Pydantic also names which member of a union it tried; the file does not.
     """
-    table, field, keys = model, None, []
+    table: type[BaseModel] | None = model
+    field: FieldInfo | None = None
+    keys: list[Any] = []
     for key in loc:
         if keys == ["optimizer"] and key in OPTIMIZERS:
             table = OPTIMIZERS[key]

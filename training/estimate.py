@@ -101,6 +101,7 @@ def estimate(config: Customization) -> Estimate:
         saved, cached = _size(run.checkpoints), _size(run.cache)
     finally:
         clean(run.folder.parent)
+    assert state is not None  # it learned until it was stopped
     # Of a concept that is not on, what its stage ended with is kept beside the one that learns.
     learned = {c: _first(state.tensors, f"half.{c}.", f"done.{c}.") for c in BOTH}
     numbers = sum(tensor.numel() for tensors in learned.values() for tensor in tensors.values())

@@ -97,7 +97,8 @@ def write(
             "Adapters of a transformer have no names in kohya's format",
             'Choose "peft", which diffusers and ComfyUI read',
         )
-    kohya, tensors, metadata = kohya_keys(card), {}, card.metadata() | dict(said or {})
+    tensors: dict[str, Tensor] = {}
+    kohya, metadata = kohya_keys(card), card.metadata() | dict(said or {})
     for name, (up, down) in factors.items():
         if style == "kohya":
             key = kohya[name]
@@ -194,7 +195,7 @@ def convert(
         factors, card = scaled(factors, card, scales)
     if precision:
         dtype = getattr(torch, precision)
-        factors = {name: tuple(factor.to(dtype) for factor in pair) for name, pair in factors.items()}
+        factors = {name: (up.to(dtype), down.to(dtype)) for name, (up, down) in factors.items()}
         if not all(factor.isfinite().all() for pair in factors.values() for factor in pair):
             raise UserError(f"A weight is too large for {precision}", "Choose bfloat16 or float32")
     said = {"modelspec.title": title, "modelspec.trigger_phrase": trigger}
@@ -249,13 +250,11 @@ def join(content: Path, style: Path, target: Path) -> None:
     scales = ("content", dict(card_c.scales)["content"]), ("style", dict(card_s.scales)["style"])
     if dict(card_c.halves)["content"] == "first rank":
         k = card_c.rank // 2
-        joined = {
-            name: tuple(
-                torch.cat([ours.narrow(dim, 0, k), theirs.narrow(dim, k, k)], dim)
-                for ours, theirs, dim in zip(factors_c[name], factors_s[name], (1, 0), strict=True)
-            )
-            for name in card_c.layers
-        }
+
+        def both(name: str, which: int, dim: int) -> Tensor:
+            return torch.cat([factors_c[name][which].narrow(dim, 0, k), factors_s[name][which].narrow(dim, k, k)], dim)
+
+        joined = {name: (both(name, 0, 1), both(name, 1, 0)) for name in card_c.layers}
     else:
         ups, downs = (factors_c, factors_s) if dict(card_c.halves)["content"] == "up" else (factors_s, factors_c)
         joined = {name: (ups[name][0], downs[name][1]) for name in card_c.layers}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from training import captions
 from training.captions import Tokenizer
-from training.config import Concept, Content, Customization, Style
+from training.config import Content, Customization, Style
 from training.formats import listed, names, shown, survey
 from training.pictures import Picture
 
@@ -59,7 +59,7 @@ def given_captions(config: Customization, pictures: Mapping[str, Sequence[Pictur
     }
 
 
-def of_captions(concept: Concept, given: Captions, tokenizers: Sequence[Tokenizer] = ()) -> list[str]:
+def of_captions(concept: Content | Style, given: Captions, tokenizers: Sequence[Tokenizer] = ()) -> list[str]:
     """What is amiss in the captions of a content or a style."""
     word = concept.placeholder
     words = {"placeholder": word, "class_word": concept.class_word}

@@ -13,6 +13,7 @@ from training.families import denoiser_of, family_of
 from training.model import denoising_loss
 from training.optimizers.outlier import OutlierLayerSampler, blocks_of, choose_scores, outlier_shares
 from training.optimizers.projected import ProjectedAdamW
+from training.optimizers.settings import OwLore
 from training.stages import Stage
 
 log = logging.getLogger("joinery")
@@ -31,6 +32,7 @@ def layer_sampler(
         config: with OwLore's settings as its optimizer.
     """
     own, learned = config.optimizer, {p for group in optimizer.param_groups for p in group["params"]}
+    assert isinstance(own, OwLore)
     family, device = family_of(pipe), denoiser_of(pipe).device
     blocks = {
         name: block

@@ -337,8 +337,10 @@ def begin_stage(work: Work, state: State, stage: Stage) -> None:
         counts = ", ".join(f"{count} {kind}" for kind, count in state.optimizer.census().items() if count)
         work.run.write_state(matrices=counts)
         log.info("The %s stage learns %s matrices", stage.name, counts)
-    owlore = own.name == "owlore"
-    state.sampler = layer_sampler(config, work.pipe, stage, work.concepts, state.optimizer) if owlore else None
+    state.sampler = None
+    if own.name == "owlore":
+        assert isinstance(state.optimizer, ProjectedAdamW)
+        state.sampler = layer_sampler(config, work.pipe, stage, work.concepts, state.optimizer)
     # Of the base's own weights one gradient at a time is enough; an adapter's gradients are changed between.
     alone = adapter.steps_in_backward and own.independent and config.steps.accumulation == 1
     # Both a limit and other processes need all gradients at once.
@@ -349,10 +351,12 @@ def begin_stage(work: Work, state: State, stage: Stage) -> None:
 
 def train_step(work: Work, state: State, stage: Stage) -> dict[str, float]:
     """Take one step of a stage, and give its losses by concept."""
-    config, adapter, k, losses = work.config, work.adapter, state.step - stage.first, {}
+    config, adapter, k = work.config, work.adapter, state.step - stage.first
+    losses: dict[str, float] = {}
     scale = LOSS_SCALE if config.precision == "fp16" else 1.0
 
     # Rate, and the blocks that learn.
+    assert state.optimizer is not None  # since the stage began
     state.optimizer.zero_grad()
     schedule = config.steps.schedule if config.optimizer.decays else "constant"
     for group in state.optimizer.param_groups:
@@ -374,8 +378,8 @@ def train_step(work: Work, state: State, stage: Stage) -> dict[str, float]:
                 losses[part.concept] += processes.mean(loss.item()) / config.steps.accumulation
                 _check_finite("loss", [loss], work, stage, part, state.step)
             (scale * parts[0].weight * found.sum() / config.steps.accumulation).backward(inputs=moved)
-        gradients = [state.in_backward.largest()] if state.in_backward else [p.grad for p in moved]
-        gradients = [gradient for gradient in gradients if gradient is not None]
+        held = [state.in_backward.largest()] if state.in_backward else [p.grad for p in moved]
+        gradients = [gradient for gradient in held if gradient is not None]
         _check_finite("gradient", gradients, work, stage, parts[0], state.step)
 
     if scale != 1:
@@ -410,7 +414,8 @@ def joined(together: Sequence[Batch]) -> Batch:
     """Batches one after the other as one."""
     if len(together) == 1:
         return together[0]
-    latents, conditions, noise, levels, weights = zip(*together, strict=True)
+    latents, conditions, noise, levels, given = zip(*together, strict=True)
+    weights = list(given)
     if any(some is not None for some in weights):
         ones = [torch.ones_like(one[:, :1]) for one in latents]
         weights = [one if some is None else some.expand_as(one) for some, one in zip(weights, ones, strict=True)]
@@ -481,9 +486,9 @@ def write_adapter(work: Work, path: Path, learned: dict[str, dict[str, Tensor]])
         rank=config.adapter.rank,
         placeholders={name: concept.placeholder for name, concept in config.concepts.items()},
         layers=tuple(factors),
-        component=family_of(work.pipe).denoiser,
+        component=family_of(work.pipe).denoiser,  # type: ignore[arg-type]
         labels=work.labels,
-        halves=tuple(adapter.places.items()),
+        halves=tuple(adapter.places.items()),  # type: ignore[arg-type]
         **adapter.frozen(config.adapter),
     )
     export.write(path, factors, card)

@@ -85,7 +85,7 @@ def found_budget() -> int | str:
         return "cpu"
     # A GPU sold as one of 12 GB reports a little less or more.
     has = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
-    fitting = [budget for budget in BUDGETS if budget != "cpu" and budget <= has + 0.5]
+    fitting = [budget for budget in BUDGETS if isinstance(budget, int) and budget <= has + 0.5]
     if not fitting:
         raise UserError(
             f'memory is "auto", and the GPU has {has:.1f} GB',

@@ -31,6 +31,7 @@ def mixed(content: Path, style: Path, make: int = 0) -> Customization:
             raise UserError(f"The run {folder} has learned no {kind}", f"Name a run that has a {kind}")
         whole[kind] = config
     first, second = whole["content"], whole["style"]
+    assert first.content is not None and second.style is not None
     data = first.model_dump(by_alias=True, exclude={"name", "preset", "memory", "content", "style"})
     data["steps"]["make"] = make
     return Customization(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -132,7 +132,7 @@ def _open_folder(found: Base, family: Family, narrow: torch.dtype) -> DiffusionP
     folder = Path(base) if os.path.isdir(base) else _download(found)
     index, networks, safe = read_json(folder / "model_index.json"), {}, {"dtype": narrow, "use_safetensors": True}
     for part in family.networks:
-        library, name = index.get(part) or (None, None)
+        library, name = index.get(part) or ("", "")
         if library not in ("diffusers", "transformers"):
             continue
         kind = getattr(import_module(library), name, None)
@@ -226,11 +226,11 @@ def encoders_at_hand(pipe: DiffusionPipeline) -> Iterator[None]:
             rest_encoders(pipe)
 
 
-def _beside_denoiser(pipe: DiffusionPipeline) -> list[nn.Module]:
+def _beside_denoiser(pipe: DiffusionPipeline) -> list[ModelMixin]:
     return [module for module in _networks(pipe) if module is not denoiser_of(pipe)]
 
 
-def _networks(pipe: DiffusionPipeline) -> list[nn.Module]:
+def _networks(pipe: DiffusionPipeline) -> list[ModelMixin]:
     return [module for module in pipe.components.values() if isinstance(module, nn.Module)]
 
 
@@ -238,7 +238,7 @@ def encoders(pipe: DiffusionPipeline) -> list:
     """What decides latents and prompt embeddings, as JSON takes it: weights, settings and words of all that encodes."""
     parts = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
     modules = {name: getattr(pipe, name, None) for name in parts}
-    found = [[name, *_decisive(module)] for name, module in modules.items() if module is not None]
+    found: list[Any] = [[name, *_decisive(module)] for name, module in modules.items() if module is not None]
     for tokenizer in _tokenizers(pipe, ("tokenizer", "tokenizer_2", "tokenizer_3")):
         whole = getattr(tokenizer, "backend_tokenizer", None)
         words = json.loads(whole.to_str()) if whole else tokenizer.get_vocab()
@@ -257,7 +257,7 @@ def sampler(pipe: DiffusionPipeline) -> list:
     return [*_decisive(denoiser), str(denoiser.dtype), *narrow, type(pipe.scheduler).__name__, scheduler, empty]
 
 
-def _decisive(module: nn.Module) -> tuple[str, dict[str, Any]]:
+def _decisive(module: ModelMixin) -> tuple[str, dict[str, Any]]:
     """Weights and settings of a network, less what says only where they came from."""
     config = module.config.to_diff_dict() if hasattr(module.config, "to_diff_dict") else dict(module.config)
     return fingerprint(module), {key: value for key, value in config.items() if key[0] != "_" and key not in UNDECIDING}

@@ -52,7 +52,8 @@ class Picture:
     def corner(self) -> tuple[int, int]:
         """Left and upper end of the square, in pixels, after the shorter side was resized to the square's."""
         side, short = self.image.width, min(self.size) or 1
-        return tuple(round((length * side / short - side) * self.place) if length else 0 for length in self.size)
+        left, top = (round((length * side / short - side) * self.place) if length else 0 for length in self.size)
+        return left, top
 
     def mirrored(self) -> Self:
         mask = self.mask and ImageOps.mirror(self.mask)
@@ -108,13 +109,14 @@ def _first_that_shows(image: Image.Image) -> Frame:
     bits = max(getattr(image, "tag_v2", {}).get(258, (16,)))  # TIFF's BitsPerSample: a camera's 12 come as 16
     count = getattr(image, "n_frames", 1)
     several = (ONE_OF_SEVERAL,) * (count > 1 and image.format != "MPO")
-    first = None
+    first: Frame | None = None
     for number in range(count if image.format in MOVING else 1):
         image.seek(number)
         frame = as_seen(ImageOps.exif_transpose(image), bits)
         first = first or frame
         if not frame.clear and not frame.plain:
             return replace(frame, notes=frame.notes + several, clear=False)
+    assert first is not None
     return replace(first, notes=(PLAIN, *first.notes, *several))
 
 
@@ -136,7 +138,9 @@ def read_pictures(
     Raises:
         UserError: a picture cannot be read, or `crops` names one that is not there.
     """
-    pictures, seen, found = [], {}, find_pictures(paths)
+    pictures: list[Picture] = []
+    seen: dict[str, Path] = {}
+    found = find_pictures(paths)
     for name in (crops or {}).keys() - {path.name for path in found}:
         raise UserError(f"crops names {shown(name)}, and no picture is called so", "Mend the name or take it out")
     for path in found:
@@ -197,7 +201,7 @@ def notes_of(frame: Frame, square: Image.Image, place: float = MIDDLE) -> tuple[
 def said_of_size(image: Image.Image, resolution: int, place: float = MIDDLE) -> tuple[str, ...]:
     """What the crop to a square and the training resolution do to a picture that a person should know."""
     short, long = sorted(image.size)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if long > STRIP * short:
         notes = (NARROW,)
     elif short < long and _cuts_off(image, place):

@@ -99,4 +99,4 @@ class Previews:
     def _compose(self, title: str) -> Image.Image:
         columns = [column for column in SCALES if column in self.columns]
         rows = zip(*(self.columns[column] for column in columns), strict=True)
-        return compose({f"seed {seed}": row for seed, row in zip(SEEDS, rows, strict=True)}, title, columns)
+        return compose({f"seed {seed}": list(row) for seed, row in zip(SEEDS, rows, strict=True)}, title, columns)

@@ -6,7 +6,7 @@ All of it is read off the models of `config.py`. `python -m training new` writes
 
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from training.optimizers.settings import DEFAULT, OPTIMIZERS, Learning
 
 PAGE = HOUSE / "docs/projects.md"
 GIVEN = {"content": {"pictures": ["content"]}, "style": {"pictures": ["style"]}}  # folders beside the new file
-TABLES = {"content": Content, "style": Style} | {
+TABLES: dict[str, Any] = {"content": Content, "style": Style} | {
     name: field.annotation
     for name, field in Customization.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
@@ -126,7 +126,7 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _rows(entries: Iterator[tuple[str, FieldInfo]]) -> str:
+def _rows(entries: Iterable[tuple[str, FieldInfo]]) -> str:
     lines = ["| key | where it is left out | allowed | meaning |", "|---|---|---|---|"]
     for key, field in entries:
         default = "must be given" if field.is_required() else _value(field.default)

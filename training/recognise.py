@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from safetensors import SafetensorError, safe_open
 
@@ -83,7 +83,7 @@ class Base:
 
     def told(self, prediction: str | None, zero_snr: bool | None) -> "Base":
         """The same with what a project file says of it, where it says something."""
-        given = {"prediction": prediction, "zero_snr": zero_snr}
+        given: dict[str, Any] = {"prediction": prediction, "zero_snr": zero_snr}
         return replace(self, **{key: value for key, value in given.items() if value is not None})
 
     def check_opens(self) -> None:
@@ -153,6 +153,10 @@ class Base:
             )
 
 
+@overload
+def recognise(base: str, fetch: Literal[True] = True) -> Base: ...
+@overload
+def recognise(base: str, fetch: bool) -> Base | None: ...
 def recognise(base: str, fetch: bool = True) -> Base | None:
     """What a base is.
 
@@ -264,7 +268,7 @@ def _of_file(base: str) -> Base:
             return Base(base, name)
     found = next((name for name, told in facts.items() if told), None)
     if found:
-        return Base(base, found, **facts[found])
+        return Base(base, found, **(facts[found] or {}))
     if FIRST in keys:
         return Base(base, f"model with {channels} channels of input")
     return Base(base, "file without a UNET of Stable Diffusion")

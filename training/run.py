@@ -22,9 +22,10 @@ from training.formats import NO_JSON
 PATIENCE = 2.0  # seconds: who only asks whether a run is written holds its lock for a moment
 RESTS = 2.0  # seconds after which a state is taken to be written for good: longer than any disk's clock ticks
 NUMBER = int | float
-METRICS = {"step": int, "loss": NUMBER, "seconds_per_step": NUMBER}  # without which an entry is none of ours
+# Without these an entry is none of ours.
+METRICS: dict[str, Any] = {"step": int, "loss": NUMBER, "seconds_per_step": NUMBER}
 LARGEST = 10**12  # of a number that can be shown
-MAYBE = {"steps": int, "stage": str}
+MAYBE: dict[str, Any] = {"steps": int, "stage": str}
 
 
 def runs_folder() -> Path:

@@ -100,7 +100,8 @@ def guided_pipeline(pipe: DiffusionPipeline, preset: str, sampler: str = "") -> 
     Its `kernels` say whose attention runs.
     """
     family = family_of(pipe)
-    pipe = guided(type(pipe)).from_pipe(pipe, scheduler=family.sampler(pipe.scheduler, sampler))
+    kind: Any = type(pipe)
+    pipe = guided(kind).from_pipe(pipe, scheduler=family.sampler(pipe.scheduler, sampler))
     pipe.guidance = APG.preset(preset)
     pipe.kernels = set_attention(pipe, "auto" if family.denoiser == "unet" else "pytorch")
     pipe.set_progress_bar_config(disable=True)

@@ -57,7 +57,7 @@ def draw(
         raise UserError(f"The size is {width} x {height}", f"Set both to multiples of {multiple}")
 
     def look_up(pipe: DiffusionPipeline, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if should_stop():
+        if should_stop and should_stop():
             raise Stopped
         return {}
 

@@ -56,7 +56,7 @@ def clip_tokenizer(pad: str = END) -> CLIPTokenizer:
 def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """The bytes, the bytes at a word's end, what each merge makes, start and end; and the merges."""
     lines = gzip.decompress((CONFIGS / "merges.txt.gz").read_bytes()).decode().splitlines()
-    merges = [tuple(line.split()) for line in lines]
+    merges = [(first, second) for first, second in map(str.split, lines)]
     # The 256 bytes as letters: those that print as themselves come first, the 68 others are letters from 256 on.
     letters = [chr(i) for i in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
     pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]

@@ -73,7 +73,8 @@ def end_of(stages: list[Stage]) -> int:
 
 def own_part(config: Customization, concept: str) -> Part:
     """The loss of a concept's own pictures, which moves its own learned factors."""
-    short = SHORT if concept == "content" and config.content.short_captions else ""
+    content = config.content if concept == "content" else None
+    short = SHORT if content and content.short_captions else ""
     return Part(concept, config.steps.batch_size, (concept,), short)
 
 

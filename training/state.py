@@ -52,6 +52,7 @@ class State:
         """Put on what a stage starts from, or what it had learned where this start took it up."""
         for concept in BOTH:
             if self.step > stage.first:
+                assert self.resumed is not None
                 adapter.load(concept, checkpoint.under(self.resumed.tensors, f"half.{concept}."))
             elif stage.joins:
                 adapter.load(concept, self.done[concept])
@@ -62,6 +63,7 @@ class State:
     def load_optimizer(self, stage: Stage) -> None:
         """Put the moments back where this start took the stage up, and the blocks that were learning."""
         if self.step > stage.first:
+            assert self.resumed is not None and self.optimizer is not None
             numbers = self.resumed.numbers
             load_state(self.optimizer, checkpoint.under(self.resumed.tensors, "optimizer."), numbers["optimizer"])
             if self.sampler:
@@ -81,6 +83,7 @@ class State:
         check_finite({concept: adapter.learned(concept) for concept in BOTH}, self.step)
         tensors = {f"half.{c}.{name}": value for c in BOTH for name, value in adapter.learned(c).items()}
         tensors |= {f"done.{c}.{name}": value for c, learned in self.done.items() for name, value in learned.items()}
+        assert self.optimizer is not None
         moments, numbers = flatten_state(self.optimizer)
         tensors |= {f"optimizer.{key}": value for key, value in moments.items()}
         drawn = self.sampler.state_dict() if self.sampler else None

@@ -130,6 +130,7 @@ def reach_of(
         should_stop: asked after every step of a drawing, which raises `Stopped` when it says so.
     """
     style = config.style
+    assert style is not None
     words = " ".join(word for word in (style.placeholder, style.class_word) if word)
     prompts = [config.others.caption.format(content=one, style=words) for one in config.others.contents[:THINGS]]
 

@@ -17,10 +17,10 @@ log = logging.getLogger("joinery")
 
 # What takes no time goes past the queue: its event stream closes after the last event, and one that is sent in that
 # moment is never answered. Only drawing waits in line.
-QUICK = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 
 
-def by_hand(field: gr.components.Component) -> Callable:
+def by_hand(field: Any) -> Callable:
     """The event of a person changing a field. A list also says `input` when it merely closes, with nothing chosen."""
     if isinstance(field, gr.Dropdown) and not field.allow_custom_value:
         return field.select

@@ -47,7 +47,7 @@ class Column:
     found: gr.HTML
     asked: gr.HTML
     describe: gr.Button
-    outside: gr.Slider  # how much counts what lies outside the masks
+    outside: Component  # how much counts what lies outside the masks
     compare: gr.Button  # the words that the base knows
     nearest: gr.HTML  # what comes of that
 
@@ -62,7 +62,7 @@ class Column:
     def pictures(self, draft: str) -> list[Given]:
         return self.drafts.read(draft).get(self.key, self.begin)
 
-    def show(self, draft: str, values: Mapping[Any, Any], left_out: Sequence[str] = ()) -> dict[Component, str]:
+    def show(self, draft: str, values: Mapping[Any, Any], left_out: Sequence[str] = ()) -> dict[Any, Any]:
         """The cards, and what is to be said of all of them.
 
         Args:
@@ -88,7 +88,7 @@ class Column:
             note: goes with any change.
         """
         words = [fields[f"{self.concept}.{name}"] for name in ("class_word", "placeholder", "caption")]
-        seen = {draft, preset, self.outside, *words}
+        seen: set[Any] = {draft, preset, self.outside, *words}
         changed = [*self.shown, note]
 
         def look(given: dict) -> dict:
@@ -143,7 +143,7 @@ class Column:
         self.folder.upload(take_folder, seen | {self.folder}, [*changed, self.zone], **EVERY)
         self.view.input(edit, seen, changed, **EVERY)
         # It needs the device as drawing does, so it waits in the same line.
-        line = {"concurrency_id": "device", "concurrency_limit": 1}
+        line: dict[str, Any] = {"concurrency_id": "device", "concurrency_limit": 1}
         self.describe.click(describe, seen, changed, api_visibility="private", show_progress="hidden", **line)
         events = [field.change for field in (preset, *words)]
         gr.on(events, look, seen, self.shown, trigger_mode="always_last", **QUICK)
@@ -199,9 +199,9 @@ def build(form: ProjectForm, drafts: Drafts, copies: Copies, concept: str, field
                 elem_id=f"{concept}-pictures",
             )
         with gr.Row():
-            whole = {"file_count": "directory", "size": "sm", "min_width": 120, "elem_id": f"{concept}-folder"}
-            folder = gr.UploadButton("Add a whole folder", **whole)
-            own = {"size": "sm", "min_width": 120, "visible": captioner() is not None}
+            whole: dict[str, Any] = {"file_count": "directory", "size": "sm", "min_width": 120}
+            folder = gr.UploadButton("Add a whole folder", elem_id=f"{concept}-folder", **whole)
+            own: dict[str, Any] = {"size": "sm", "min_width": 120, "visible": captioner() is not None}
             ask = gr.Button("Describe the pictures", elem_id=f"{concept}-describe", **own)
 
         def add(name: str, kind: type[Component], label: str, info: str, **shown: Any) -> None:

@@ -1,8 +1,8 @@
 """Every other key of the configuration's tables, as fields made from its models: none of them is listed here."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Container, Iterator
 from types import NoneType
-from typing import get_args
+from typing import Any, get_args
 
 import gradio as gr
 from pydantic.fields import FieldInfo
@@ -30,11 +30,11 @@ NAMES_FILES = {"pictures", "crops", "others", "run", "further"}  # of a concept:
 
 def model_of(table: str) -> type[Strict]:
     """What is said of a table, which may be missing."""
-    annotation = Customization.model_fields[table].annotation
+    annotation: Any = Customization.model_fields[table].annotation
     return next((member for member in get_args(annotation) if member is not NoneType), annotation)
 
 
-def keys(shown: Collection) -> Iterator[tuple[str, str, FieldInfo]]:
+def keys(shown: Container) -> Iterator[tuple[str, str, FieldInfo]]:
     """Table, name and model of each key that no field has yet."""
     for table in TABLES:
         for name, key in model_of(table).model_fields.items():
@@ -53,7 +53,7 @@ def build(fields: Fields, starts: dict) -> list[str]:
     found = [*keys(fields)]
     gr.Markdown("What suits the preset is filled in, and only what differs from that is kept.")
     for table, of in TABLES.items():
-        about = model_of(table).__doc__.splitlines()[0].replace("`", "")
+        about = (model_of(table).__doc__ or "").splitlines()[0].replace("`", "")
         gr.Markdown(f"**{table.capitalize()}.** {fields.spell(about)}")
         with gr.Row(elem_classes="settings"):
             for _, name, key in (one for one in found if one[0] == table):

@@ -1,6 +1,7 @@
 """Step 4: every picture that was drawn, found again; what runs have learned, kept in order and taken away."""
 
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -101,11 +102,11 @@ def build(
             mark: "★ Favourite" if shot.favourite else "☆ Favourite",
         }
 
-    def turn_mark(name: str, *asked: object) -> dict:
+    def turn_mark(name: str, *asked: Any) -> dict:
         album.mark(name, not album.get(name).favourite)
         return show(name) | look(*asked)
 
-    def take_away(name: str, *asked: object) -> dict:
+    def take_away(name: str, *asked: Any) -> dict:
         where = album.remove(name)
         looked = look(*asked)
         looked[said] += figures.note(f"The picture is in the trash of the runs' folder now, as {where.name}.")

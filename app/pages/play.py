@@ -40,7 +40,7 @@ AS_IT_ENDED = "As it ended"
 
 @dataclass(frozen=True)
 class PlayPage:
-    run: gr.Dropdown
+    run: gr.components.Component
     shown: list[gr.components.Component]  # what `offer` fills: the runs, and all that follows from the chosen one
     offer: Callable
     add_new: Callable
@@ -146,7 +146,8 @@ def build(
             number, values = given[ticket], fields.read(given)
             if number is None:
                 return
-            stopped, drawn = line.stopped(number), []  # of each recipe what is kept already
+            stopped = line.stopped(number)
+            drawn: list[list[_Drawn]] = []  # of each recipe what is kept already
             try:
                 model, _, learned = model_of(values["run"], values["checkpoint"])
                 values |= kept(values["image"], given[start.painted], drawing.size_of(values["size"], model.resolution))
@@ -172,7 +173,7 @@ def build(
                                 show,
                                 stopped,
                                 say=say,
-                                preview=lambda some, before=before: preview([*before, *some]),
+                                preview=lambda some, before=before: preview([*before, *some]),  # type: ignore[misc]
                             )
                         except Stopped as ended:
                             drawn.append(kept_in_album(ended.drawn, label))
@@ -202,7 +203,7 @@ def build(
                 note: figures.warnings(said),
                 seed: next(iter(recipes.values())).seed,
                 curve: figures.guidance_curve(painter.record) if recorded else gr.skip(),
-                pair: gr.ImageSlider(both(drawn) if plan is by_rules else None, visible=plan is by_rules),
+                pair: gr.ImageSlider(both(drawn) if plan is by_rules else None, visible=plan is by_rules),  # type: ignore[arg-type]
             }
 
         return handler
@@ -245,7 +246,7 @@ def build(
         across, down = (
             Axis.read(values[side], values[f"{side} values"], ranges, known) if values[side] else None for side in SIDES
         )
-        return across, down
+        return across, down  # type: ignore[return-value]
 
     def name_all(side: str, name: str) -> Any:
         """The values of a side that has just a few, as soon as it is chosen."""
@@ -325,7 +326,7 @@ def build(
         values["run"] = recipe.adapter if known else same.folder.name if same else now
         model, _, learned = model_of(values["run"], recipe.checkpoint if known or same else 0)
         faults = [] if known or same else [f"Its adapter, {recipe.adapter}, is not among your runs."]
-        if model.run and not model.adapter.exists():
+        if model.adapter and not model.adapter.exists():
             faults.append(f"{values['run']} keeps no adapter of step {recipe.checkpoint}.")
             model = replace(model, checkpoint=0)
         values["checkpoint"] = model.checkpoint

@@ -81,15 +81,15 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         )
     fields.add("name", name)
     draft = gr.Textbox("", visible="hidden")  # which one the fields show; none while the page opens
-    known_to: dict[tuple[str, str], dict] = {}  # (page, draft) -> the values that the page was shown or has sent
-    gone: deque[str] = deque(maxlen=1000)  # pages that were closed or loaded anew
+    known_to: dict[tuple[str | None, str], dict] = {}  # (page, draft) -> the values that the page was shown or has sent
+    gone: deque[str | None] = deque(maxlen=1000)  # pages that were closed or loaded anew
     with gr.Row(equal_height=False):
         columns = {one: concept.build(form, drafts, copies, one, fields) for one in CONCEPTS}
     info = "Fits the numbers below to a base model."
     preset = gr.Radio(PRESET_NAMES, value=sample.preset, label="Preset", info=info)
     info = "Fits them to this much of a GPU's, as each choice says. More memory takes less time."
-    listed = budgets.choices(sample.preset, sample.adapter.method)
-    memory = gr.Dropdown(listed, value=sample.memory or "", label="Memory", info=info, elem_id="memory")
+    budget = budgets.choices(sample.preset, sample.adapter.method)
+    memory = gr.Dropdown(budget, value=sample.memory or "", label="Memory", info=info, elem_id="memory")
     fields.add("preset", preset)
     fields.add("memory", memory)
 
@@ -99,13 +99,13 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         fields.add(key, kind(value=starts[key], label=label, info=info, **settings))
 
     with gr.Accordion("Advanced", open=False):
-        listed = {"choices": list(form.bases), "allow_custom_value": True, "elem_id": "base"}
+        free = {"choices": list(form.bases), "allow_custom_value": True, "elem_id": "base"}
         add(
             "base",
             gr.Dropdown,
             "Base model",
             "From the list, or a diffusers folder, a .safetensors file, a hub id.",
-            **listed,
+            **free,
         )
         known = gr.HTML(padding=False, elem_id="base-about")
         with gr.Row():
@@ -199,7 +199,8 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
 
     def follow(given: dict, request: gr.Request) -> dict:
         """Keep what has changed, and say what follows from it."""
-        name, shown = given[draft], {}
+        name = given[draft]
+        shown: dict[Any, Any] = {}
         changed = keep(name, fields.read(given), request.session_hash) if name else {}
         if "name" in changed:
             shown[project] = listed(name)
@@ -210,7 +211,7 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         except UserError:
             return shown | {estimate: ""}  # said in full when training starts
 
-    def keep(name: str, values: Mapping[Hashable, Any], page: str) -> dict[str, Any]:
+    def keep(name: str, values: Mapping[Hashable, Any], page: str | None) -> dict[str, Any]:
         """Write what a page has changed since it was shown the draft; what another page changed meanwhile stays."""
         if page in gone:  # its last words may come late, and others have written since
             return {}
@@ -263,7 +264,7 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
     def listed(value: str) -> gr.Dropdown:
         return gr.Dropdown([(shown, name) for name, shown in names().items()], value=value)
 
-    def kept_in(name: str) -> tuple[dict[str, Any], dict[Hashable, dict]]:
+    def kept_in(name: str) -> tuple[dict[Any, Any], dict[Any, dict]]:
         """The values of a draft by key, and what shows the settings of its optimizer."""
         kept = drafts.read(name)
         values = usual(kept)
@@ -279,7 +280,7 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         known_to[request.session_hash, name] = values
         into = {field: values[field] for field in begins} | updates
         about = optimizer.about(values["optimizer.name"])
-        cards = {}
+        cards: dict[Any, Any] = {}
         for column in columns.values():
             cards |= column.show(name, values)
         counted = {others: count_others(drafts.read(name))}
@@ -299,7 +300,8 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
 
     def make_new(request: gr.Request) -> dict:
         """An empty one."""
-        empty = {column.key: [] for column in columns.values()} | {f"{one}.class_word": "" for one in CONCEPTS}
+        empty: dict[str, Any] = {column.key: [] for column in columns.values()}
+        empty |= {f"{one}.class_word": "" for one in CONCEPTS}
         return show(drafts.make(empty | {"name": "my project"}), request)
 
     def make_copy(name: str, request: gr.Request) -> dict:
@@ -359,14 +361,14 @@ def build(library: Library, form: ProjectForm, copies: Copies) -> ProjectPage:
         gr.on(None, partial(_unknown, form, one), [base, word], column.asked, **QUICK)
         column.listen(fields, draft, preset, note)
 
-    for one in (preset, memory):
-        by_hand(one)(fit, [preset, memory], [*fields.all, said, note], **QUICK)
+    for field in (preset, memory):
+        by_hand(field)(fit, [preset, memory], [*fields.all, said, note], **QUICK)
     again.click(fit, [preset, memory], [*fields.all, said, note], **QUICK)
     method = fields["adapter.method"]
     gr.on(None, say_memories, [preset, method], memory, **QUICK)
     by_hand(method)(refit, [preset, memory, method], [*fields.all, said, note], **QUICK)
     by_hand(which)(switch, [preset, which, memory], [*fields.all, said], **QUICK)
-    asking = {"trigger_mode": "once", "show_progress": "hidden", "api_visibility": "private"}
+    asking: dict[str, Any] = {"trigger_mode": "once", "show_progress": "hidden", "api_visibility": "private"}
     asking |= {"concurrency_id": "device", "concurrency_limit": 1}  # a drawing meanwhile would count
     try_out.click(try_first_steps, {*fields.all, draft}, note, **asking)
     for one, column in columns.items():
@@ -413,7 +415,7 @@ def checked(form: ProjectForm, values: Mapping[Hashable, Any]) -> tuple[Customiz
     return config, pictures
 
 
-def _key(name: Hashable) -> str:
+def _key(name: Any) -> str:
     return name if isinstance(name, str) else f"optimizer.{name.name}"
 
 

@@ -50,7 +50,7 @@ def build(
     def look(name: str | None, before: list | None, said: str) -> dict:
         """The view of a run; nothing is sent while nothing has changed."""
         run, hidden = _find(library, name), dict.fromkeys(buttons, gr.Button(visible=False))
-        if run is None:
+        if run is None or name is None:
             empty = figures.note("No run yet. Start one under Project, and it appears here.")
             return {progress: empty, curve: "", seen: None} | hidden
         job = jobs.look(run)

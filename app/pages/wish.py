@@ -1,6 +1,7 @@
 """The fields of Play: what to draw, how closely the prompt is followed, and the two sides of a grid."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -74,7 +75,7 @@ def settings(fields: Fields, sample: Customization) -> Start:
         slide("guidance_scale", sample.samples.guidance_scale, 0.5, "Scale", "1 is none.")
         kept_away = gr.Textbox("", label="Keep away from", info="A negative prompt; may stay empty.")
         fields.add("negative_prompt", kept_away)
-        own = default_rule("APG", sample.preset)
+        own: Any = default_rule("APG", sample.preset)
         with gr.Accordion("Finer", open=False):
             with gr.Row():
                 slide("eta", own.eta, 0.05, "Eta", "Share kept of what oversaturates.")

@@ -25,6 +25,9 @@ class WeightCompander(nn.Module):
         b: width; the slope at zero is a / b, and b < a pushes weights away from it.
     """
 
+    log_a: Tensor
+    log_b: Tensor
+
     def __init__(self, a: float, b: float):
         super().__init__()
         for name, value in (("a", a), ("b", b)):
@@ -59,6 +62,7 @@ def compand(module: nn.Module) -> WeightCompander | None:
         the parametrization, or None where there is nothing to compand.
     """
     weight = module.weight
+    assert isinstance(weight, Tensor)
     if weight.ndim < 2 or isinstance(module, nn.Embedding) or not weight.detach().any():
         return None
     compander = WeightCompander.of(weight)

@@ -65,6 +65,10 @@ class PartlyLearned(nn.Module):
         parts: sizes along `dim` of the matrices that the layer is made of, where it is several; half of each is frozen.
     """
 
+    frozen: Tensor
+    order: Tensor | None
+    learned: Tensor | None
+
     def __init__(self, frozen: Tensor, dim: int, compander: WeightCompander | None = None, parts: tuple[int, ...] = ()):
         super().__init__()
         self.register_buffer("frozen", frozen, persistent=False)  # a buffer: weight decay cannot reach it

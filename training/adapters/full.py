@@ -117,7 +117,7 @@ class FullWeights(Adapter):
 
     def parameters(self, concept: str) -> list[nn.Parameter]:
         """The learned weights, the same for both concepts: only one learns at a time."""
-        return [layer.weight for layer in self.layers.values()]
+        return [layer.weight for layer in self.layers.values()]  # type: ignore[misc]
 
     def learned(self, concept: str) -> dict[str, Tensor]:
         """A copy of a concept's weights; nothing where it is not on."""

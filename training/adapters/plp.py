@@ -25,8 +25,10 @@ from training.families import family_of_denoiser
 from training.stages import BOTH, Part, Stage, end_of, others_parts, own_part, partner_of, steps_of
 
 if TYPE_CHECKING:
+    from diffusers import ModelMixin
     from torch import Tensor, nn
 
+    from training.adapters.compander import WeightCompander
     from training.config import AdapterSettings, Customization, Make
 
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 class Learned:
     """What a concept learns of a parametrized factor: all that is learned there, or its half of the rank."""
 
-    factor: nn.Module
+    factor: Any  # of `Layer`
     half: int | None = None
 
     @property
@@ -57,8 +59,8 @@ class Layer:
     """One adapted layer: its name in the denoiser, and the two parametrized factors."""
 
     name: str
-    up: nn.Module  # peft's lora_B, weight m x r
-    down: nn.Module  # peft's lora_A, weight r x n; of a convolution r x n x its kernel
+    up: Any  # peft's lora_B, weight m x r
+    down: Any  # peft's lora_A, weight r x n; of a convolution r x n x its kernel
     owner: str | None = None  # the concept that alone learns here
     by_rank: bool = False  # whether each concept has half of the rank
 
@@ -151,7 +153,7 @@ class PartlyLearnable(Adapter):
 
     def __init__(
         self,
-        denoiser: nn.Module,
+        denoiser: ModelMixin,
         rank: int,
         layers: str = "attention",
         constant_block: str = "zero",
@@ -327,7 +329,7 @@ def _layers_at(denoiser: nn.Module, names: list[str], concept: str, where: str) 
     return found
 
 
-def _leave_free(name: str, up: nn.Module, down: nn.Module, seed: int, compander: float, by_rank: bool) -> None:
+def _leave_free(name: str, up: Any, down: Any, seed: int, compander: float, by_rank: bool) -> None:
     """Put zeros into up, and random rows of about length one into down, which learn whole.
 
     Args:
@@ -349,7 +351,7 @@ def _leave_free(name: str, up: nn.Module, down: nn.Module, seed: int, compander:
         parametrize.register_parametrization(factor, "weight", free.to(whole.device))
 
 
-def _compander(scale: float, like: Tensor) -> nn.Module | None:
+def _compander(scale: float, like: Tensor) -> WeightCompander | None:
     from training.adapters.compander import WeightCompander
 
     return WeightCompander(scale, scale).to(like.device) if scale else None
@@ -357,8 +359,8 @@ def _compander(scale: float, like: Tensor) -> nn.Module | None:
 
 def _freeze_partly(
     name: str,
-    up: nn.Module,
-    down: nn.Module,
+    up: Any,
+    down: Any,
     constant_block: str,
     seed: int,
     compander: float,
@@ -377,8 +379,8 @@ def _freeze_partly(
             f"adapter.rank is {rank}, but layer {name} is {m} x {n}",
             f"Set adapter.rank to at most {min(m, n) // 2 * 2}",
         )
-    frozen = frozen_factors(m, n, rank, constant_block, seed, name, tuple(kernel))
-    A, C = (factor.to(up.weight.device) for factor in frozen)
+    A, C = frozen_factors(m, n, rank, constant_block, seed, name, tuple(kernel))
+    A, C = A.to(up.weight.device), C.to(up.weight.device)
     for factor, which, frozen, dim in ((up, "up", A, 0), (down, "down", C, 1)):
         with torch.no_grad():
             factor.weight.zero_()

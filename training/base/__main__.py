@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -58,6 +59,7 @@ def judge(
     out = _folder(out or base_folder() / name)
     pictures = data.load()
     made = judge.make(name, recipes.JUDGES[config][name], pictures, check)
+    assert made is not None  # nothing stops it before the end
     if check:
         print(json.dumps(judge.held_out_accuracy(made, pictures)))
     else:
@@ -149,7 +151,7 @@ def _with_computed(pictures: "Pictures", share: float) -> "Pictures":
     return data.both(pictures, computed.take(data.computed_pairs(computed)))
 
 
-COMMANDS = {"data": data, "judge": judge, "autoencoder": autoencoder, "denoiser": denoiser}
+COMMANDS: dict[str, Callable] = {"data": data, "judge": judge, "autoencoder": autoencoder, "denoiser": denoiser}
 
 
 def main() -> int:

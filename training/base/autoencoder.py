@@ -263,7 +263,8 @@ def signal_to_noise(vae: AutoencoderKL, pixels: Tensor) -> float:
 def surviving(latents: Tensor) -> tuple[float, float]:
     """Shares of the latents' variance that survive averaging over 2 x 2 and over 4 x 4 positions."""
     x = latents - latents.mean((0, 2, 3), keepdim=True)
-    return tuple((F.avg_pool2d(x, side).square().mean() / x.square().mean()).item() for side in (2, 4))
+    half, quarter = ((F.avg_pool2d(x, side).square().mean() / x.square().mean()).item() for side in (2, 4))
+    return half, quarter
 
 
 def _images(pixels: Tensor) -> list[Image.Image]:

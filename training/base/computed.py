@@ -182,7 +182,8 @@ def sticker(border: Colour, ground: Colour, width: int = 5) -> Style:
     def style(picture: np.ndarray) -> np.ndarray:
         around = filtered(alpha(picture), ImageFilter.MaxFilter(width))
         shadow = blurred(moved(around, 3, 2), 1.5)
-        below = mixed(shadow * 2 // 3, ground, tuple(c // 2 for c in ground))
+        r, g, b = ground
+        below = mixed(shadow * 2 // 3, ground, (r // 2, g // 2, b // 2))
         whole = mixed(around, below, border)
         return done(mixed(alpha(picture), whole, on(picture)))
 
@@ -197,7 +198,8 @@ def long_shadow(ground: Colour) -> Style:
         while step < SIZE:
             shadow = np.maximum(shadow, moved(shadow, step, step))
             step *= 2
-        below = mixed(shadow, ground, tuple(c * 2 // 3 for c in ground))
+        r, g, b = ground
+        below = mixed(shadow, ground, (r * 2 // 3, g * 2 // 3, b * 2 // 3))
         return done(mixed(alpha(picture), below, 128 + on(picture) // 2))
 
     return style

@@ -172,7 +172,9 @@ def make(
         with autocast():
             error = model(noisy, timesteps.to(device()), tokens).float() - target
         sides = (F.avg_pool2d(error, side).square().mean() for side in (1, 2, 4))
-        return sum(weight * side for weight, side in zip(recipe.scales, sides, strict=True))
+        total = sum(weight * side for weight, side in zip(recipe.scales, sides, strict=True))
+        assert isinstance(total, torch.Tensor)  # there are scales
+        return total
 
     def show(path: Path) -> None:
         order = choose(recipe.seed, "denoiser", "sheet", 0, min(8, count), count).tolist()
@@ -259,7 +261,7 @@ def captions(pairs: list[Pair], generator: torch.Generator, unknown: float = 0.0
         there = torch.rand(len(pairs), 2, generator=generator) < unknown
         letters = torch.randint(97, 123, (len(pairs), 2, 3), generator=generator).tolist()
         pairs = [
-            tuple(f"{bytes(word).decode()} {name}" if before else name for name, before, word in zip(*row, strict=True))
+            tuple(f"{bytes(word).decode()} {name}" if before else name for name, before, word in zip(*row, strict=True))  # type: ignore[misc]
             for row in zip(pairs, there.tolist(), letters, strict=True)
         ]
     return [CAPTIONS[i][0].format(content=c, style=s) for i, (c, s) in zip(forms, pairs, strict=True)]

@@ -51,7 +51,7 @@ def _dropped(entry: dict, names: set[str]) -> bool:
     if re.match(r"family\b|(kiss|couple with heart) .*(man|woman)", name):
         return True
     doublet = re.match(r"(?:wo)?man (.+)", name)
-    return bool(doublet) and (doublet[1] in names or f"person {doublet[1]}" in names)
+    return doublet is not None and (doublet[1] in names or f"person {doublet[1]}" in names)
 
 
 def _by_code(package: str) -> dict[str, str]:

@@ -41,7 +41,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        for entry, block, norm in self.stages:
+        for stage in self.stages:
+            entry, block, norm = stage.children()
             x = entry(x)
             x = F.relu(x + norm(block(x)))
         return x.mean((2, 3))
@@ -63,7 +64,7 @@ class Pooled(nn.Module):
         return self.layers(x).amax((2, 3))
 
 
-TRUNKS = {"residual": Residual, "pooled": Pooled}
+TRUNKS: dict[str, type[Residual] | type[Pooled]] = {"residual": Residual, "pooled": Pooled}
 
 
 def _convolution(in_channels: int, out_channels: int, size: int, stride: int) -> nn.Sequential:
@@ -82,8 +83,8 @@ class Judge(nn.Module):
     def __init__(self, trunk: str, widths: tuple[int, ...], styles: list[str], contents: list[str]):
         super().__init__()
         self.config = {"trunk": trunk, "widths": list(widths), "styles": list(styles), "contents": list(contents)}
-        self.trunk = TRUNKS[trunk](tuple(widths))
-        self.style, self.content = (nn.Linear(self.trunk.width, len(words)) for words in (styles, contents))
+        self.trunk = body = TRUNKS[trunk](tuple(widths))
+        self.style, self.content = (nn.Linear(body.width, len(words)) for words in (styles, contents))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures (n, 3, 64, 64) in [-1, 1] -> logits of styles (n, s) and of contents (n, c)."""
@@ -213,7 +214,7 @@ def held_out_accuracy(judge: Judge, pictures: Pictures) -> dict[str, float]:
     """
     known = [pair for pair in pictures.pairs if left_out(pair) and pair[1] in SPLIT["styles"]]
     named = [pair for pair in known if pair[0] in SPLIT["contents"]]
-    found = {}
+    found: dict[str, float] = {}
     for pairs, keys in ((known, {"style": "style"}), (named, {"content": "content", "style_of_contents": "style"})):
         pixels = pictures.take(pairs).pixels
         moved = to_pixels(augment(pixels, keyed("held out", len(pairs))))

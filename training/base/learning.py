@@ -109,8 +109,8 @@ def train(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * schedule.rate(step)
         optimizer.zero_grad()
-        value = loss(step)
-        value.backward()
+        found = loss(step)
+        found.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         step += 1
@@ -122,7 +122,7 @@ def train(
                 else:
                     average[key].copy_(weight)
 
-        if not math.isfinite(value := value.item()):
+        if not math.isfinite(value := found.item()):
             raise UserError(
                 f"The loss of {name} at step {step} is {value}", "Lower the recipe's rate and remove its folder"
             )

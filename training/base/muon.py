@@ -26,7 +26,7 @@ class Muon(Optimizer):
         super().__init__(groups, {"lr": lr, "muon": False})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:

@@ -69,7 +69,9 @@ def fetch(name: str) -> Path:
 def read(name: str, file: str) -> Any:
     """A JSON file of a pinned package."""
     with tarfile.open(fetch(name)) as archive:
-        return json.load(archive.extractfile(f"package/{file}"))
+        entry = archive.extractfile(f"package/{file}")
+        assert entry is not None  # it is a file
+        return json.load(entry)
 
 
 def _integrity(data: bytes) -> str:

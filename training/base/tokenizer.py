@@ -54,14 +54,14 @@ def _learn(words: Counter[tuple[str, ...]], count: int) -> list[tuple[str, str]]
     for word, n in words.items():
         for pair in pairwise(word):
             pairs[pair] += n
-    words = dict(words)
+    left = dict(words)
     while len(merges) < count and pairs:
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
-        for word in [word for word in words if best in pairwise(word)]:
-            n = words.pop(word)
+        for word in [word for word in left if best in pairwise(word)]:
+            n = left.pop(word)
             joined = _join(word, best)
-            words[joined] = words.get(joined, 0) + n
+            left[joined] = left.get(joined, 0) + n
             for pair in pairwise(word):
                 pairs[pair] -= n
             for pair in pairwise(joined):

@@ -17,7 +17,7 @@ from training.families.stable_diffusion_3 import StableDiffusion3
 from training.families.z_image import ZImage
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline, ModelMixin
     from torch import nn
 
 ALL = (
@@ -42,7 +42,7 @@ def family_of(pipe: DiffusionPipeline) -> Family:
     return next(family for family in FAMILIES.values() if family.pipeline in kinds)
 
 
-def denoiser_of(pipe: DiffusionPipeline) -> nn.Module:
+def denoiser_of(pipe: DiffusionPipeline) -> ModelMixin:
     """The network that learns."""
     return getattr(pipe, family_of(pipe).denoiser)
 

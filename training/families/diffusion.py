@@ -10,7 +10,7 @@ from pipelines.errors import UserError
 from training.families.family import Family, dtype_of, mean_square
 
 if TYPE_CHECKING:
-    from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
+    from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin, SchedulerMixin
     from torch import Tensor, nn
 
 LAYERS = {  # of a UNet with cross-attention
@@ -55,10 +55,11 @@ class Diffusion(Family):
         """The value and the gate of a feed-forward (GEGLU)."""
         if not name.endswith(".ff.net.0.proj"):
             return {}
-        half = denoiser.get_submodule(name).out_features // 2
+        layer: Any = denoiser.get_submodule(name)
+        half = layer.out_features // 2
         return {"up": (half, half)}
 
-    def places(self, denoiser: nn.Module, name: str) -> set[str]:
+    def places(self, denoiser: ModelMixin, name: str) -> set[str]:
         """Fine are the residual blocks at its two finest resolutions, which hear no word."""
         last = len(denoiser.up_blocks) - 1
         fine = re.match(rf"(down_blocks\.[01]|up_blocks\.({last - 1}|{last}))\.resnets\.", name)
@@ -117,7 +118,8 @@ class Diffusion(Family):
 
     def told(self, scheduler: SchedulerMixin, prediction: str, zero_snr: bool) -> SchedulerMixin:
         """From pure noise on, its steps have to start at the very end (arXiv 2305.08891, section 3.3)."""
-        own, changes = scheduler.config, {}
+        own = scheduler.config
+        changes: dict[str, Any] = {}
         if prediction != own.get("prediction_type"):
             changes["prediction_type"] = prediction
         if zero_snr != bool(own.get("rescale_betas_zero_snr")):

@@ -18,7 +18,7 @@ from pipelines.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import DiffusionPipeline, SchedulerMixin
+    from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
     from torch import Tensor, nn
 
     from training.config import Loss
@@ -253,7 +253,7 @@ def fast_name(names: Sequence[str]) -> str:
 _dtypes: WeakKeyDictionary[nn.Module, tuple[torch.dtype, torch.dtype]] = WeakKeyDictionary()
 
 
-def dtype_of(network: nn.Module) -> torch.dtype:
+def dtype_of(network: ModelMixin) -> torch.dtype:
     """A network's `dtype`, for which diffusers goes through all its modules: a twentieth of a small base's step."""
     first = next(network.parameters()).dtype
     known = _dtypes.get(network)
@@ -262,7 +262,7 @@ def dtype_of(network: nn.Module) -> torch.dtype:
     return known[1]
 
 
-def by_statistics(latents: Tensor, vae: nn.Module) -> Tensor:
+def by_statistics(latents: Tensor, vae: ModelMixin) -> Tensor:
     """Latents, (n, c, h, w), normalised by the autoencoder's own mean and deviation of each channel, if it has any."""
     import torch
 

@@ -58,7 +58,7 @@ class Flux1(Flow):
         """Attention and feed-forward of a single block have one projection out."""
         if not name.endswith(".proj_out"):
             return {}
-        layer = denoiser.get_submodule(name)
+        layer: Any = denoiser.get_submodule(name)
         return {"down": (layer.out_features, layer.in_features - layer.out_features)}
 
     def distilled(self, denoiser: dict[str, Any], scheduler: dict[str, Any]) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from training.families.flow import Flow, settings_of
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-    from torch import Tensor, nn
+    from diffusers import DiffusionPipeline, ModelMixin
+    from torch import Tensor
 
 JOINT = r"attn\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
 FEED = r"(ff|ff_context)\.linear_(in|out)"
@@ -35,7 +35,7 @@ class Flux2Klein(Flow):
     words: ClassVar[str] = r"\.add_[kv]_proj$"
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
 
-    def fused(self, denoiser: nn.Module, name: str) -> dict[str, tuple[int, ...]]:
+    def fused(self, denoiser: ModelMixin, name: str) -> dict[str, tuple[int, ...]]:
         """Query, key, value, gate and value of the feed-forward; and both paths into the one projection out."""
         layer, config = denoiser.get_submodule(name), denoiser.config
         width = config.num_attention_heads * config.attention_head_dim

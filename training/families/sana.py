@@ -41,7 +41,8 @@ class Sana(Flow):
         """The feed-forward's value and gate."""
         if not name.endswith(".conv_inverted"):
             return {}
-        half = len(denoiser.get_submodule(name).weight) // 2
+        layer: Any = denoiser.get_submodule(name)
+        half = len(layer.weight) // 2
         return {"up": (half, half)}
 
     def side(self, denoiser: dict[str, Any], vae: dict[str, Any]) -> int:

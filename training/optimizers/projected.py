@@ -99,7 +99,7 @@ class ProjectedAdamW(Optimizer):
         self._order = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -131,6 +131,7 @@ class ProjectedAdamW(Optimizer):
     def _update(self, parameter: Tensor, group: dict, index: int) -> None:
         """One step of one parameter, computed in float32 or better whatever its own type."""
         projection, lr = Projection.of(parameter, group), group["lr"]
+        assert parameter.grad is not None
         W, G = widen(parameter), widen(parameter.grad)
         state = self.state.get(parameter, {})
         if group["weight_decay"]:
@@ -155,6 +156,7 @@ class ProjectedAdamW(Optimizer):
             mean, root, size = self._adam(state, "", G, group)
             W.addcdiv_(mean, root, value=-lr * size)
         else:
+            assert R is not None  # there is a basis by now
             mean, root, size = self._adam(state, "", R, group)
             projection.add_back(W, mean / root, state["basis"].to(W.dtype), -lr * group["scale"] * size)
         if normalize:

@@ -1,6 +1,6 @@
 """The settings of every optimizer: what a project file and the studio can choose, and within which bounds."""
 
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, Union
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
@@ -11,6 +11,9 @@ class Strict(BaseModel):
 
 class Learning(Strict):
     """What every optimizer has; each adds its own settings, and `Optimizer` is the union of all."""
+
+    if TYPE_CHECKING:
+        name: str = ""  # each has its own
 
     lr: float = Field(3e-3, gt=0, le=1, description="learning rate of break")
     make_lr: float = Field(2e-3, gt=0, le=1, description="learning rate of make, which starts from learned factors")
@@ -126,7 +129,7 @@ class GradNormLoRP(ProjectedAdamW):
     """Weight normalization and low-rank gradient projection (arXiv 2412.19616)."""
 
     title: ClassVar[str] = "GradNormLoRP"
-    name: Literal["gradnorm-lorp"] = "gradnorm-lorp"
+    name: Literal["gradnorm-lorp"] = "gradnorm-lorp"  # type: ignore[assignment]
     bits: Literal[8, 32] = Field(8, description="of each number in the moments")
     magnitude_lr: Annotated[float, Field(gt=0, le=1)] | Literal["lr", "row"] = Field(
         "row", description="rate of the rows' norms; row is lr times the root of the columns"
@@ -140,7 +143,7 @@ class OwLore(ProjectedAdamW):
     """A few blocks at a time, those whose weights have many outliers more often (arXiv 2405.18380)."""
 
     title: ClassVar[str] = "OwLore"
-    name: Literal["owlore"] = "owlore"
+    name: Literal["owlore"] = "owlore"  # type: ignore[assignment]
     active: int = Field(0, ge=0, le=1000, description="blocks that learn at a time; 0: a third of them, at most 5")
     every: int = Field(50, ge=1, le=100_000, description="steps between two draws of blocks")
     floor: float = Field(0.1, ge=0, le=1, description="share of the probability that is spread evenly")
@@ -165,7 +168,12 @@ def _optimizer_name(value: Any) -> Any:
     return value.get("name", DEFAULT) if isinstance(value, dict) else getattr(value, "name", None)
 
 
-Optimizer = Annotated[
-    Union[tuple(Annotated[kind, Tag(name)] for name, kind in OPTIMIZERS.items())],  # noqa: UP007 (made from a list)
-    Discriminator(_optimizer_name),
-]
+if TYPE_CHECKING:  # the same written out
+    Optimizer: TypeAlias = (
+        AdamW | AdamW8bit | LoRAPlus | Adafactor | ScheduleFree | Prodigy | ProjectedAdamW | GradNormLoRP | OwLore
+    )
+else:
+    Optimizer = Annotated[
+        Union[tuple(Annotated[kind, Tag(name)] for name, kind in OPTIMIZERS.items())],  # noqa: UP007 (made from a list)
+        Discriminator(_optimizer_name),
+    ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -10,7 +11,7 @@ NUMBERS = (int, float, str, list, tuple, type(None))  # what JSON keeps
 
 
 @contextmanager
-def at_rest(optimizer: Optimizer) -> Iterator[None]:
+def at_rest(optimizer: Any) -> Iterator[None]:
     """With the weights as they are to be used: schedule-free training moves others."""
     if not hasattr(optimizer, "eval"):
         yield
@@ -24,7 +25,9 @@ def at_rest(optimizer: Optimizer) -> Iterator[None]:
 
 def flatten_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict]:
     """An optimizer's state as flat tensors ("0.exp_avg") and JSON numbers ({"0": {"name": 1}, "groups": [...]})."""
-    tensors, numbers, state = {}, {}, optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    state = optimizer.state_dict()
     for index, entries in state["state"].items():
         for key, value in _leaves(entries):
             if isinstance(value, Tensor):
