@@ -2,8 +2,9 @@
 
 Random weights in bf16, batch 1, two steps. Storages are counted while they live, on tensors without data
 (`live.LiveBytes`): weights, gradients, what the backward pass keeps, optimizer state and what a step needs for a while.
-Not in the figures: text encoders and autoencoder, and what a kernel or an allocator takes for itself. The method is
-checked against what a process really takes when it trains one transformer block. Writes results/peak.json.
+Not in the figures: what a kernel or an allocator takes for itself, and, but for the presets, text encoders and
+autoencoder. The method is checked against what processes really take that train small networks whole. Writes
+results/peak.json.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, ZImageTransformer2DModel
 from diffusers.models.attention import BasicTransformerBlock
 from peft import LoraConfig
 from torch import Tensor, nn
@@ -45,8 +46,9 @@ SIZES = {"SD 1.5": (512,), "SDXL": (512, 1024)}
 SWITCHES = 20
 BLOCK_BATCH, BLOCK_TOKENS, BLOCK_WIDTH = 4, 4096, 320  # of the check: SD 1.5's first level at 512 px
 MODELS = {"sd15": "SD 1.5", "sdxl": "SDXL"}
+AUTOENCODER_SIZE = 83_653_863  # parameters
 # Parameters beside the UNet: CLIP ViT-L/14 and the autoencoder; SD 1.5's safety checker; SDXL's OpenCLIP ViT-bigG/14.
-BESIDE = {"sd15": 123_060_480 + 83_653_863 + 303_981_588, "sdxl": 123_060_480 + 83_653_863 + 694_659_840}
+BESIDE = {"sd15": 123_060_480 + AUTOENCODER_SIZE + 303_981_588, "sdxl": 123_060_480 + AUTOENCODER_SIZE + 694_659_840}
 AUTOENCODER = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -210,13 +212,18 @@ def switches() -> dict:
     }
 
 
-def decoding(resolution: int, dtype: torch.dtype) -> int:
-    """Bytes that the autoencoder of SD 1.5 and SDXL takes to decode one picture, beside its weights."""
-    with simulated() as live, torch.no_grad():
-        autoencoder = AutoencoderKL(**AUTOENCODER).to(dtype)
-        weights = live.peak = live.now
-        autoencoder.decode(torch.randn(1, 4, resolution // 8, resolution // 8, dtype=dtype))
-        return live.peak - weights
+def autoencoding(resolution: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Bytes that the autoencoder of SD 1.5 and SDXL takes beside its weights, to encode a picture in float32, as
+    pictures are prepared, and to decode one."""
+    found = []
+    for kind, side, channels in ((torch.float32, resolution, 3), (dtype, resolution // 8, 4)):
+        with simulated() as live, torch.no_grad():
+            autoencoder = AutoencoderKL(**AUTOENCODER).to(kind)
+            weights = live.peak = live.now
+            part = autoencoder.encode if channels == 3 else autoencoder.decode
+            part(torch.randn(1, channels, side, side, dtype=kind))
+            found.append(live.peak - weights)
+    return found[0], found[1]
 
 
 def draws_others(config: Customization) -> bool:
@@ -225,7 +232,12 @@ def draws_others(config: Customization) -> bool:
 
 
 def preset(name: str, method: str, memory: int | str) -> dict[str, int]:
-    """Bytes of a row of the table of presets, with everything that is loaded: peaks of training and of drawing."""
+    """Bytes of a row of the table of presets, with everything that is loaded then.
+
+    Returns:
+        peaks of encoding, when the autoencoder alone is on the GPU, and before it all that is loaded; of training,
+        when what encodes rests in ordinary memory, which is the same memory where there is no GPU; and of drawing.
+    """
     config = Customization(
         preset=name, memory=memory, adapter={"method": method}, content={"pictures": "c"}, style={"pictures": "s"}
     )
@@ -237,37 +249,86 @@ def preset(name: str, method: str, memory: int | str) -> dict[str, int]:
         MODELS[name], config.resolution, row, settings.gradient_checkpointing, settings.batch_size, drawn=drawn
     )[-1]
     beside = BESIDE[name] * dtype.itemsize
-    decoded = last["rest"] + decoding(config.resolution, dtype)
+    encoded, decoded = autoencoding(config.resolution, dtype)
+    everything, resting = beside + last["weights"], beside if memory == "cpu" else 0
+    encoding = 4 * AUTOENCODER_SIZE + encoded + (everything - AUTOENCODER_SIZE * dtype.itemsize if resting else 0)
     return {
-        "training": beside + last["peak"],
-        "drawing": beside + max(last["drawing"], decoded),
+        "encoding": max(everything, encoding),
+        "training": resting + last["peak"],
+        "drawing": beside + max(last["drawing"], last["rest"] + decoded),
         "state": last["state"],
         "room": None if memory == "cpu" else int((memory - DRIVER) * 2**30),
     }
 
 
-def train_block(optimizer: Callable[[list[nn.Parameter]], Optimizer], steps: int = 2) -> None:
-    """Train one transformer block of SD 1.5 in float32."""
-    block = BasicTransformerBlock(BLOCK_WIDTH, 8, BLOCK_WIDTH // 8, cross_attention_dim=768)
-    learner = optimizer(list(block.parameters()))
-    for _ in range(steps):
-        tokens = torch.randn(BLOCK_BATCH, BLOCK_TOKENS, BLOCK_WIDTH)
-        text = torch.randn(BLOCK_BATCH, 77, 768)
-        block(tokens, encoder_hidden_states=text).square().mean().backward()
-        learner.step()
-        learner.zero_grad()
+def block(build: Callable) -> None:
+    """Train one transformer block of SD 1.5 in float32.
+
+    Args:
+        build: makes an optimizer of parameters.
+    """
+    network = BasicTransformerBlock(BLOCK_WIDTH, 8, BLOCK_WIDTH // 8, cross_attention_dim=768)
+    tokens, text = (BLOCK_BATCH, BLOCK_TOKENS, BLOCK_WIDTH), (BLOCK_BATCH, 77, 768)
+    _steps(build(network), lambda: network(torch.randn(tokens), encoder_hidden_states=torch.randn(text)))
 
 
-def check() -> dict[str, float]:
-    """The block's peak by simulation, and in a process that trains it: how far its resident memory grew."""
+def small_unet(build: Callable) -> None:
+    """Train a UNet of SD 1.5's layers, a quarter as wide, at 512 px, in float32."""
+    config = {"block_out_channels": (80, 160, 320, 320), "norm_num_groups": 16, "attention_head_dim": 2}
+    network = UNet2DConditionModel(cross_attention_dim=768, **config)
+    _steps(build(network), lambda: call(network, 2, 512))
+
+
+def small_sdxl(build: Callable) -> None:
+    """Train a UNet of SDXL's layers, a quarter as wide, at 512 px, in float32."""
+    config = {"block_out_channels": (80, 160, 320), "norm_num_groups": 16, "attention_head_dim": (5, 10, 20)}
+    network = UNet2DConditionModel(**ARCHITECTURES["SDXL"] | config)
+    _steps(build(network), lambda: call(network, 2, 512))
+
+
+def small_transformer(build: Callable) -> None:
+    """Train a transformer of Z-Image's layers, a quarter as wide and as deep, at 512 px, in float32."""
+    network = ZImageTransformer2DModel(dim=960, n_layers=8, n_heads=30, n_kv_heads=30, axes_dims=[8, 12, 12])
+    latents, text = [torch.randn(16, 1, 64, 64)], [torch.randn(77, 2560)]
+    _steps(build(network), lambda: network(latents, torch.full((1,), 0.5), text, return_dict=False)[0][0])
+
+
+def _steps(optimizer: Optimizer, forward: Callable[[], Tensor], count: int = 2) -> None:
+    for _ in range(count):
+        forward().float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def adapted(network: nn.Module, name: str = "gradnorm-lorp") -> Optimizer:
+    """The product's way: an adapter of rank 16 on the attention, GradNormLoRP."""
+    adapter = PartlyLearnable(network, 16, "attention")
+    learned = adapter.parameters("content") + adapter.parameters("style")
+    return make_optimizer(name, [{"params": learned, "lr": 1e-4}], rank=0.25)
+
+
+# What is trained, and by what: all weights by AdamW, whose kernels do not allocate, or an adapter.
+CHECKS = {
+    "transformer block": (block, False),
+    "UNet of SD 1.5's layers": (small_unet, False),
+    "UNet of SD 1.5's layers, adapter": (small_unet, True),
+    "UNet of SDXL's layers, adapter": (small_sdxl, True),
+    "transformer of Z-Image's layers, adapter": (small_transformer, True),
+}
+
+
+def check(name: str) -> dict[str, float]:
+    """A network's peak by simulation, and in a process that trains it: how far its resident memory grew."""
+    train, adapter = CHECKS[name]
     with simulated() as live:
-        train_block(lambda weights: InPlace(weights, "adamw"))
+        train(adapted if adapter else lambda network: InPlace(network.parameters(), "adamw"))
     # Freed memory goes back to the system at once, so that the process holds what lives.
     given = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    build = "peak.adapted" if adapter else "lambda network: peak.torch.optim.AdamW(network.parameters())"
     code = (
         "import psutil, resource; from benchmarks.optimizers import peak\n"
         "before = psutil.Process().memory_info().rss\n"
-        "peak.train_block(peak.torch.optim.AdamW)\n"
+        f"peak.{train.__name__}({build})\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], env=given, check=True, capture_output=True, text=True)
@@ -286,12 +347,22 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
+def check_table(result: dict) -> str:
+    """Simulated and real peaks of small networks as a Markdown table, in gigabytes."""
+    lines = ["| GB | simulated | real | ratio |", "|---|---|---|---|"]
+    for name in CHECKS:
+        row = result["check"][name]
+        lines.append(f"| {name} | {row['simulated'] / 1e9:.2f} | {row['real'] / 1e9:.2f} | {row['ratio']} |")
+    return "\n".join(lines)
+
+
 def preset_table(result: dict) -> str:
-    """The presets by memory as a Markdown table, in gigabytes: training, drawing, room."""
-    lines = ["| preset | method | memory | training, GB, simulated | drawing | room |", "|---|---|---|---|---|---|"]
+    """The presets by memory as a Markdown table, in gigabytes: encoding, training, drawing, room."""
+    shown = ("encoding", "training", "drawing", "room")
+    lines = [f"| preset | method | memory, GB | {' | '.join(shown)} |", "|---|---|---|" + "---|" * len(shown)]
     for key in MEMORY:
         row = result["presets"][", ".join(map(str, key))]
-        cells = ["" if row[name] is None else f"{row[name] / 1e9:.1f}" for name in ("training", "drawing", "room")]
+        cells = ["" if row[name] is None else f"{row[name] / 1e9:.1f}" for name in shown]
         lines.append(f"| {' | '.join([*map(str, key), *cells])} |")
     return "\n".join(lines)
 
@@ -322,7 +393,8 @@ def main() -> None:
         RESULT.write_text(json.dumps(found, indent=1) + "\n")
 
     if "check" in only:
-        result("check", "transformer block", check)
+        for name in CHECKS:
+            result("check", name, lambda: check(name))  # noqa: B023
     if "peaks" in only:
         for model, sizes in reversed(SIZES.items()):
             for size, checkpointing, name in product(sizes, (True, False), ROWS):

@@ -173,6 +173,7 @@ def filled(text: str) -> str:
         state=state.table(_read("state.json")),
         peak=peak.table(peaks),
         presets=peak.preset_table(peaks),
+        checks=peak.check_table(peaks),
     )
 
 
