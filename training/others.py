@@ -20,6 +20,7 @@ from training.pictures import Picture, open_picture
 
 STEPS = 15
 AT_ONCE = 8
+MOST = 4 * 512 * 512  # pixels that are drawn in one batch, unless one picture has more
 ALTERING = ("safety_checker", "watermark")  # what a pipeline does to pictures after they are drawn
 
 log = logging.getLogger("joinery")
@@ -88,9 +89,17 @@ def draw(
     Raises:
         Stopped: `should_stop`, which is asked after every step, said so.
     """
+    scale, batch, found = family_of(pipe).others_scale, at_once(resolution), []
     with _unaltered(pipe):
-        scale = family_of(pipe).others_scale
-        return sheet.draw(pipe, prompts, seeds, resolution, scale, STEPS, CFG(), should_stop)
+        for first in range(0, len(prompts), batch):
+            some = prompts[first : first + batch], seeds[first : first + batch]
+            found += sheet.draw(pipe, *some, resolution, scale, STEPS, CFG(), should_stop)
+    return found
+
+
+def at_once(resolution: int) -> int:
+    """Square pictures of this side that are drawn in one batch at most."""
+    return max(1, MOST // resolution**2)
 
 
 def _is_whole(path: Path) -> bool:

@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 
 from training.bounds import allowed, choices
 
+SHORT = {"lr": "LR", "snr": "SNR"}  # words of keys that are written otherwise
 LINES = 3  # of a field for a list or a table, which has one entry a line
 
 
@@ -28,7 +29,8 @@ class Slot:
 
     def field(self, table: str, **shown: Any) -> gr.components.Component:
         """A component; the page finds it by its table and name."""
-        label = self.name.replace("_", " ").capitalize()
+        label = " ".join(SHORT.get(word, word) for word in self.name.split("_"))
+        label = label[0].upper() + label[1:]
         shown |= {"label": label, "min_width": 200, "elem_id": f"{table}-{self.name.replace('_', '-')}"}
         if self.choices:
             return gr.Dropdown(list(self.choices), allow_custom_value=self.kind is not None, **shown)

@@ -37,7 +37,7 @@ from training.optimizers.backward import StepInBackward
 from training.optimizers.outlier import OutlierLayerSampler, blocks_of
 from training.optimizers.registry import make_optimizer
 from training.optimizers.size import state_bytes
-from training.others import AT_ONCE
+from training.others import AT_ONCE, at_once
 from training.plan import plan
 from training.previews import SEEDS
 
@@ -244,7 +244,9 @@ def preset(name: str, method: str, memory: int | str) -> dict[str, int]:
     own, dtype = config.optimizer, {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision]
     alone = METHODS[method].steps_in_backward and own.independent and config.steps.accumulation == 1
     row = Row(method, own.name, own.own_settings(), config.adapter.rank, alone, config.adapter.layers, dtype)
-    settings, drawn = config.steps, AT_ONCE if draws_others(config) else len(SEEDS)
+    settings, drawn = config.steps, len(SEEDS)
+    if draws_others(config):
+        drawn = max(drawn, min(AT_ONCE, at_once(config.resolution)))
     last = simulate(
         MODELS[name], config.resolution, row, settings.gradient_checkpointing, settings.batch_size, drawn=drawn
     )[-1]

@@ -51,7 +51,7 @@ def test_what_is_wrong_is_said_before_anything_starts(studio, page, tmp_path):
     expect(page.locator("#optimizer-about")).to_contain_text("A few blocks at a time")
     page.get_by_role("button", name="The optimizer's own settings").click()
     expect(page.get_by_label("Active")).to_have_value("0")
-    expect(page.get_by_label("Magnitude lr")).to_be_hidden()
+    expect(page.get_by_label("Magnitude LR")).to_be_hidden()
     page.get_by_label("Adapter rank").fill("4")
     expect(page.locator("#project-note .error")).to_have_count(0)  # a note goes when its cause does
     page.get_by_label("Active").fill("-1")

@@ -86,10 +86,12 @@ def test_rows_by_memory_are_valid_and_learn_from_as_many_pictures_a_step():
 
 
 def test_rows_by_memory_fit_into_it():
-    presets = json.loads((HOUSE / "benchmarks/optimizers/results/peak.json").read_text())["presets"]
+    found = json.loads((HOUSE / "benchmarks/optimizers/results/peak.json").read_text())
+    presets, counted = found["presets"], min(row["ratio"] for row in found["check"].values())
     assert presets.keys() == {", ".join(map(str, row)) for row in ROWS}  # else run benchmarks.optimizers.peak anew
     for row in presets.values():
-        assert row["room"] is None or max(row["encoding"], row["training"], row["drawing"]) < row["room"]
+        most = max(row["encoding"], row["training"], row["drawing"])
+        assert row["room"] is None or most < counted * row["room"]  # what the count misses is left free
 
 
 def test_what_a_file_says_stands_above_the_memory():

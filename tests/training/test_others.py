@@ -5,7 +5,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from pipelines import UserError
-from training import Customization, customize
+from training import Customization, customize, others
 from training.model import open_base
 from training.others import draw_others
 from training.plan import plan
@@ -39,6 +39,24 @@ def test_the_base_draws_them_once_and_always_the_same(alone, tmp_path):
     drawn[2].path.unlink()  # killed in between
     drawn[0].path.write_bytes(b"")  # damaged
     assert pixels(draw_others(pipe, alone, tmp_path / "a")) == pixels(drawn)
+
+
+def test_large_pictures_are_drawn_a_few_at_a_time(alone, monkeypatch):
+    assert [others.at_once(side) for side in (64, 512, 1024)] == [256, 4, 1]
+    pipe = guided_pipeline(open_base(alone.resolved_base()), alone.preset)
+    prompts, batches, draw_batch = [f"{name}, noto style" for name in "abcde"], [], others.sheet.draw
+    whole = others.draw(pipe, prompts, (0, 1, 2, 3, 4), 32)
+
+    def counted(pipe, prompts, seeds, *settings):
+        batches.append(seeds)
+        return draw_batch(pipe, prompts, seeds, *settings)
+
+    monkeypatch.setattr(others.sheet, "draw", counted)
+    monkeypatch.setattr(others, "MOST", 2 * 32 * 32)
+    parts = others.draw(pipe, prompts, (0, 1, 2, 3, 4), 32)
+    assert batches == [(0, 1), (2, 3), (4,)]
+    for part, one in zip(parts, whole, strict=True):
+        np.testing.assert_allclose(np.asarray(part, int), np.asarray(one, int), atol=1)
 
 
 def test_a_run_says_that_it_draws_them_and_is_cancelled_within_a_step(alone, tmp_path):
