@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 
 from app.bases import short
 from app.given import Given
-from app.pages.expert import NAMES_FILES, TABLES, model_of
+from app.pages.expert import FILES, TABLES, UNSHOWN, model_of
 from app.pages.optimizer import SHARED, entered
 from app.pages.setting import as_text, of_text
 from pipelines.errors import UserError
@@ -20,7 +20,6 @@ from training.pictures import MIDDLE
 
 CONCEPTS = {"content": Content, "style": Style}
 OF_THE_BASE = ("resolution", "prediction", "zero_snr")
-FILES = {"pictures", "crops", "others"}  # of a concept, what names files
 SHOWN = ("class_word", "placeholder", "caption")  # of a concept, as text
 OUTSIDE = "unmasked_weight"  # beside the masks, whatever the preset
 MEMORY = "memory"
@@ -85,7 +84,7 @@ class ProjectForm:
         shown = {
             name: of_text(values[f"{concept}.{name}"], key)
             for name, key in model_of(concept).model_fields.items()
-            if f"{concept}.{name}" in values and name not in NAMES_FILES
+            if f"{concept}.{name}" in values and name not in UNSHOWN
         }
         crops = {one.path.name: one.crop for one in pictures if one.crop != MIDDLE}
         return start.model_dump() | {"pictures": [one.path for one in pictures], "crops": crops} | shown
@@ -120,7 +119,7 @@ class ProjectForm:
             UserError: as `training.memory`.
         """
         own = {"base", "seed", MEMORY, *(f"optimizer.{name}" for name in SHARED)}
-        words = {f"{concept}.{name}" for concept in CONCEPTS for name in (*SHOWN, *NAMES_FILES, OUTSIDE)}
+        words = {f"{concept}.{name}" for concept in CONCEPTS for name in (*SHOWN, *UNSHOWN, OUTSIDE)}
         shown = self.write(self._start(preset, memory, method)).items()
         return {key: value for key, value in shown if key in own or (_table(key) in TABLES and key not in words)}
 

@@ -11,6 +11,9 @@ from training.adapters import Adapter
 from training.config import Customization
 from training.run import Run
 
+# Keys of the adapter table that decide what a file says under these names.
+NAMED = {"alone": "content_in or style_in", "fused": "split_gates", "halves": "split or content_half"}
+
 
 def mixed(content: Path, style: Path, make: int = 0) -> Customization:
     """The customization that takes a content from one finished run and a style from another.
@@ -85,7 +88,7 @@ def read_taken(config: Customization, adapter: Adapter, base_hash: str) -> dict[
             if (seen := getattr(card, what)) != value:
                 short = not isinstance(value, tuple | dict)
                 said = f" ({_short(seen)} there, {_short(value)} here)" if short else ""
-                name = {"alone": "content_in or style_in", "fused": "split_gates"}.get(what, what.replace("_", " "))
+                name = NAMED.get(what, what.replace("_", " "))
                 raise UserError(
                     f"The {kind} of {concept.run} was learned with another {name}{said}",
                     "Take it from a run on the same base, with the same adapter table",

@@ -23,13 +23,12 @@ TABLES = {  # every key of these has a field; and what tells it from others with
     "make": "joining",
     "loss": "the loss",
 }
-
-
-NAMES_FILES = {"pictures", "crops", "others", "run", "further"}  # of a concept: its cards and Mix are for these
+FILES = {"pictures", "crops", "others"}  # of a concept, what names files: its cards show them
+UNSHOWN = FILES | {"run", "further"}  # Mix and further runs are for these
 
 
 def model_of(table: str) -> type[Strict]:
-    """What is said of a table, which may be missing."""
+    """What is said of a table, which may be missing; of a choice of tables, the first."""
     annotation: Any = Customization.model_fields[table].annotation
     return next((member for member in get_args(annotation) if member is not NoneType), annotation)
 
@@ -38,8 +37,8 @@ def keys(shown: Container) -> Iterator[tuple[str, str, FieldInfo]]:
     """Table, name and model of each key that no field has yet."""
     for table in TABLES:
         for name, key in model_of(table).model_fields.items():
-            files = table in CONCEPTS and name in NAMES_FILES
-            if f"{table}.{key.alias or name}" not in shown and not files:
+            unshown = table in CONCEPTS and name in UNSHOWN
+            if f"{table}.{key.alias or name}" not in shown and not unshown:
                 yield table, name, key
 
 

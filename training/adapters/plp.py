@@ -196,8 +196,9 @@ class PartlyLearnable(Adapter):
             up, down = module.lora_B[ADAPTER].float(), module.lora_A[ADAPTER].float()
             owners = [concept for concept in BOTH if name in learning[concept]]
             if len(owners) == 1 or split == "rank":
-                _leave_free(name, up, down, seed, compander, by_rank=len(owners) == 2)
-                layer = Layer(name, up, down, owners[0]) if len(owners) == 1 else Layer(name, up, down, by_rank=True)
+                by_rank = len(owners) == 2
+                _leave_free(name, up, down, seed, compander, by_rank)
+                layer = Layer(name, up, down, None if by_rank else owners[0], by_rank)
                 self.layers.append(layer)
                 for concept in owners:
                     begin = layer.learned(concept, "")[key := f"{name}.down"].parameter
