@@ -330,7 +330,9 @@ def save(work: Work, state: State) -> None:
 def begin_stage(work: Work, state: State, stage: Stage) -> None:
     """Give the state the stage's optimizer, and the adapter what the stage starts from or was taken up with."""
     config, adapter, own = work.config, work.adapter, work.config.optimizer
-    groups = [{"params": adapter.parameters(c), "lr": rate, "peak": rate} for c, rate in stage.rates.items()]
+    groups = []
+    for concept, rate in stage.rates.items():
+        groups += own.groups(adapter.parameters(concept), adapter.in_up_factors(concept), rate)
     state.optimizer = make_optimizer(own.name, groups, **own.own_settings())
     state.load_adapter(stage, adapter)
     if isinstance(state.optimizer, ProjectedAdamW):

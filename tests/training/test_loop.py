@@ -19,13 +19,14 @@ from safetensors.torch import load_file
 from pipelines import UserError
 from tests.tiny import TEXT_WIDTH, tiny_pipeline
 from training import Customization, Run, checkpoint, customize, export, loop, sheet
+from training.adapters import PartlyLearnable
 from training.concepts import read_all_pictures
 from training.draws import choose, keyed, stratified_timesteps
 from training.loop import learning_rate_factor
 from training.model import denoising_loss
 from training.optimizers.settings import OPTIMIZERS
 from training.plan import plan
-from training.stages import SHORT, Part, Stage
+from training.stages import BOTH, SHORT, Part, Stage
 from training.state import State
 
 TOTAL = 9  # steps of the project in conftest
@@ -573,13 +574,23 @@ def test_the_loss_falls(config, tmp_path):
     assert sum(losses[-8:]) < sum(losses[:8])
 
 
-def test_lora_plus_gives_the_up_factors_a_higher_rate(config):
-    config.optimizer = {"name": "lora-plus", "lr": 1e-2, "make_lr": 1e-3, "ratio": 8, "weak": 0.5}
-    content, style, make = plan(config)
-    assert content.rates == {"content": 1e-2, "style": 4e-2} and style.rates == {"style": 8e-2, "content": 5e-3}
-    assert make.rates == {"content": 1e-3, "style": 8e-3}
-    config.adapter = config.adapter.model_copy(update={"content_half": "up"})
-    assert plan(config)[2].rates == {"content": 8e-3, "style": 1e-3}
+@pytest.mark.parametrize(
+    "adapter",
+    [{}, {"content_half": "up"}, {"split": "rank"}, {"layers": "all", "content_in": "words", "style_in": "not words"}],
+)
+def test_lora_plus_gives_the_up_factors_a_higher_rate(config, adapter):
+    config.optimizer = {"name": "lora-plus", "lr": 1e-2, "ratio": 8}
+    config.adapter = adapter | {"rank": 4}
+    unet = tiny_pipeline().unet
+    on = PartlyLearnable.attach(unet, config.adapter)
+    higher = {p for name, p in unet.named_parameters() if "lora_B" in name and p.requires_grad}
+    for concept in BOTH:
+        learned = on.parameters(concept)
+        groups = config.optimizer.groups(learned, on.in_up_factors(concept), 1e-2)
+        rates = {p: group["lr"] for group in groups for p in group["params"]}
+        assert rates == {p: 8e-2 if p in higher else 1e-2 for p in learned}
+        one_factor = adapter.get("split") != "rank" and "layers" not in adapter
+        assert len(groups) == (1 if one_factor else 2)
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])

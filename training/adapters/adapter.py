@@ -74,6 +74,10 @@ class Adapter(ABC):
     def parameters(self, concept: str) -> list[nn.Parameter]:
         """What the optimizer holds for a concept, "content" or "style"."""
 
+    def in_up_factors(self, concept: str) -> list[nn.Parameter]:
+        """Those of them that lie in the up factors of an adapter."""
+        return []
+
     @abstractmethod
     def learned(self, concept: str) -> dict[str, Tensor]:
         """A copy of a concept's learned factors by layer name."""

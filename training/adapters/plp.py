@@ -116,7 +116,7 @@ class PartlyLearnable(Adapter):
 
         Where others teach the concept itself, make does so too. Concepts that share no layer need no stand-ins.
         """
-        settings, up = config.optimizer, "content" if config.adapter.content_half == "up" else "style"
+        settings = config.optimizer
         stages: list[Stage] = []
         for own, concept in config.to_learn.items():
             first, steps = end_of(stages), steps_of(config, own)
@@ -126,14 +126,14 @@ class PartlyLearnable(Adapter):
             others = others_parts(config, own, moves)
             parts, rates = (own_part(config, own), *others), {own: settings.lr * concept.rate}
             rates |= {partner: weak} if others and stand_in else {}
-            stages.append(Stage(own, first, steps, parts, settings.rates(rates, up)))
+            stages.append(Stage(own, first, steps, parts, rates))
         if len(config.concepts) == 2:
             each = max(1, config.steps.batch_size // 2)
             parts = tuple(Part(concept, each, BOTH) for concept in BOTH)
             for own in BOTH:
                 parts += others_parts(config, own, (own,) * cls.learns_from_others(config, own))
             rates = {own: settings.make_lr * concept.rate for own, concept in config.concepts.items()}
-            stages.append(Stage("make", end_of(stages), config.steps.make, parts, settings.rates(rates, up)))
+            stages.append(Stage("make", end_of(stages), config.steps.make, parts, rates))
         return stages
 
     @classmethod
@@ -218,6 +218,11 @@ class PartlyLearnable(Adapter):
         """The learned factors of a concept, "content" or "style": D of every layer or B; both where it is alone, and
         both halves of the rank that are its own."""
         return [learned.parameter for learned in self._learned(concept).values()]
+
+    def in_up_factors(self, concept: str) -> list[nn.Parameter]:
+        place = self.places[concept]
+        found = ((layer, one) for layer in self.layers for one in layer.learned(concept, place).values())
+        return [one.parameter for layer, one in found if one.factor is layer.up]
 
     def learned(self, concept: str) -> dict[str, Tensor]:
         return {key: learned.parameter.detach().clone() for key, learned in self._learned(concept).items()}

@@ -4,6 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, 
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, populate_by_name=True, allow_inf_nan=False)
@@ -27,13 +30,13 @@ class Learning(Strict):
     narrow: ClassVar[bool] = False  # whether weights may be bfloat16 themselves, as stochastic rounding allows
     independent: ClassVar[bool] = True  # whether a weight's update depends on that weight's gradient alone
 
-    def rates(self, rates: dict[str, float], up: str) -> dict[str, float]:
-        """The learning rates of each concept's learned factors, from what the stage gives them.
+    def groups(self, learned: list["nn.Parameter"], up: list["nn.Parameter"], rate: float) -> list[dict[str, Any]]:
+        """The parameter groups of what a concept learns at a rate.
 
         Args:
-            up: the concept that learns in the up factors.
+            up: those of it that lie in up factors.
         """
-        return rates
+        return [{"params": learned, "lr": rate, "peak": rate}]
 
     def own_settings(self) -> dict[str, Any]:
         """What the optimizer itself is built with; the rates go to its parameter groups."""
@@ -68,8 +71,11 @@ class LoRAPlus(AdamLike):
     name: Literal["lora-plus"] = "lora-plus"
     ratio: float = Field(4.0, gt=0, le=100, description="of the up factors' rate to the down factors'")
 
-    def rates(self, rates: dict[str, float], up: str) -> dict[str, float]:
-        return {concept: rate * (self.ratio if concept == up else 1) for concept, rate in rates.items()}
+    def groups(self, learned: list["nn.Parameter"], up: list["nn.Parameter"], rate: float) -> list[dict[str, Any]]:
+        higher = {id(one) for one in up}
+        down = [one for one in learned if id(one) not in higher]
+        both = ((up, self.ratio * rate), (down, rate))
+        return [{"params": some, "lr": own, "peak": own} for some, own in both if some]
 
 
 class Adafactor(Learning):
