@@ -121,7 +121,8 @@ def test_b4m_as_published_has_their_settings_under_the_changes_and_nothing_of_th
     given = {kind: {"pictures": "."} | tables.pop(kind) for kind in ("content", "style")}
     config = Customization(**given, **tables)
     assert (config.adapter.constant_block, config.adapter.layers) == ("released", "attention")
-    assert (config.adapter.content_in, config.adapter.style_in) == ("everywhere", "everywhere")
+    places = (config.adapter.split, config.adapter.content_in, config.adapter.style_in)
+    assert places == ("factors", "everywhere", "everywhere") and config.content.rate == config.style.rate == 1
     assert config.adapter.content_half == "up"
     assert (config.optimizer.name, config.optimizer.lr, config.optimizer.make_lr) == ("adamw", 3e-3, 3e-3)
     assert (config.optimizer.weak, config.steps.break_) == (0.1, 50)

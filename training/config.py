@@ -39,12 +39,16 @@ PART = r"""(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+"""  # of a key, be
 DEEP = re.compile(rf"(?:{PART}\.[ \t]*+){{32}}")
 
 # What suits the embedded base (64 px pictures, 11 M parameters) beside the defaults below, as cells say (docs/log.md,
-# 2026-11-30). The learning rates of the large bases are the paper's 1e-4, divided by what the frozen
+# 2026-12-01). The learning rates of the large bases are the paper's 1e-4, divided by what the frozen
 # factors are larger here; not tried yet.
 EMBEDDED: dict[str, Any] = {
-    "content": {"prior_weight": 1.0, "variants": {"blueprint style": "blueprint", "sepia style": "sepia"}},
+    "content": {
+        "prior_weight": 0.1,
+        "rate": 0.5,
+        "variants": {"blueprint style": "blueprint", "sepia style": "sepia"},
+    },
     "style": {"prior_weight": 0.1, "steps": 300, "reach": 0.67},
-    "adapter": {"content_in": "words", "style_in": "not words"},
+    "adapter": {"split": "rank", "rank": 64, "content_in": "coarse"},
     "optimizer": {"lr": 2e-3, "rank": 0.5},
     "steps": {"break": 600, "make": 0},
     "samples": {"guidance_scale": 3.0, "every": 100},
@@ -238,8 +242,12 @@ class AdapterSettings(Strict):
 
     @property
     def apart(self) -> bool:
-        """Whether content and style share no layer."""
-        return {self.content_in, self.style_in} in ({"words", "not words"}, {"fine", "coarse"}, {"words", "fine"})
+        """Whether content and style share no factor that learns."""
+        return self.split == "rank" or {self.content_in, self.style_in} in (
+            {"words", "not words"},
+            {"fine", "coarse"},
+            {"words", "fine"},
+        )
 
 
 class Steps(Strict):

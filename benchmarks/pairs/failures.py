@@ -29,6 +29,7 @@ LEARNED = (
     "optimizer.lr=3e-3",
     "optimizer.weak=0",
     "content.prior_weight=0.1",
+    "content.rate=1",
 )
 CALM = (*LEARNED, "content.rate=0.33")
 

@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks.common.document import put, table
 from benchmarks.pairs.cells import CHOSEN, Cell, cells, pictures
 from benchmarks.pairs.methods.joined import joined
-from benchmarks.pairs.run import lines
+from benchmarks.pairs.run import lines, scales_of
 from benchmarks.pairs.score import GUIDANCE, drawer
 from benchmarks.pairs.summary import interval
 from pipelines.errors import UserError
@@ -73,12 +73,14 @@ def line(scored: Sequence[dict]) -> str:
 
 
 def cells_table(scored: dict[Cell, dict]) -> str:
-    """A row a cell, and their means with bootstraps of 95 %: first judge / second."""
-    rows = [["content in style", *FIGURES]]
+    """A row a cell, and their means with bootstraps of 95 %: first judge / second. Frontiers, if all have one."""
+    whole = min(map(scales_of, scored.values()), default=0) > 1
+    figures = [figure for figure in FIGURES if whole or figure != "frontier"]
+    rows = [["content in style", *figures]]
     for cell, one in scored.items():
-        rows.append([f"{cell.content} in {cell.style}", *(both([f"{one[j][f]:.2f}" for j in JUDGES]) for f in FIGURES)])
+        rows.append([f"{cell.content} in {cell.style}", *(both([f"{one[j][f]:.2f}" for j in JUDGES]) for f in figures)])
     means = []
-    for figure in FIGURES:
+    for figure in figures:
         found = [np.array([one[judge][figure] for one in scored.values()]) for judge in JUDGES]
         said = []
         for values in found:

@@ -19,6 +19,7 @@ class_word = "koala"
 short_captions = true
 others = "other_contents"
 prior_weight = 0.0
+rate = 1.0
 variants = {}
 steps = 0
 [style]
@@ -30,6 +31,7 @@ steps = 0
 [adapter]
 rank = 4
 layers = "attention"
+split = "factors"
 content_in = "everywhere"
 style_in = "everywhere"
 [optimizer]

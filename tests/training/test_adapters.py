@@ -117,7 +117,7 @@ def test_a_concept_has_steps_and_a_rate_of_its_own(method):
 
 
 def both_of(tables, **concepts):
-    own = {kind: {"pictures": kind, "prior_weight": 0, "steps": 0} | concepts.get(kind, {}) for kind in BOTH}
+    own = {kind: {"pictures": kind, "prior_weight": 0, "rate": 1, "steps": 0} | concepts.get(kind, {}) for kind in BOTH}
     return Customization(**{"steps": {"break": 200, "make": 300}} | tables, **own)
 
 

@@ -296,13 +296,14 @@ def test_each_preset_has_its_guidance():
 BOTH_GIVEN = {"content": {"pictures": "c"}, "style": {"pictures": "s"}}
 
 
-def test_the_embedded_base_s_preset_splits_by_layers_and_adds_to_what_is_given_alone():
+def test_the_embedded_base_s_preset_splits_by_rank_and_adds_to_what_is_given_alone():
     config = Customization(**BOTH_GIVEN)
-    assert (config.adapter.content_in, config.adapter.style_in) == ("words", "not words") and config.adapter.apart
-    assert config.content.variants and config.content.prior_weight > config.style.prior_weight > 0
+    places = (config.adapter.split, config.adapter.content_in, config.adapter.style_in)
+    assert places == ("rank", "coarse", "everywhere") and config.adapter.apart
+    assert config.content.prior_weight > 0 and config.style.prior_weight > 0 and config.style.reach > 0
     assert Customization(style={"pictures": "s"}).content is None
-    assert Customization(content={"pictures": "c", "variants": {}}).content.variants == {}
-    assert Customization(**BOTH_GIVEN, preset="sdxl").adapter.content_in == "everywhere"
+    assert Customization(content={"pictures": "c", "prior_weight": 0}).content.prior_weight == 0
+    assert Customization(**BOTH_GIVEN, preset="sdxl").adapter.split == "factors"
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -325,13 +326,12 @@ def test_a_run_that_is_older_than_a_key_has_its_default_whatever_the_preset_says
     run = Run(tmp_path / "run")
     run.folder.mkdir()
     Customization(**BOTH_GIVEN).save(run.config)
-    keys = ("prior_weight", "content_in", "style_in", "variants", '"blueprint style"', '"sepia style"')
-    lines = [line for line in run.config.read_text().splitlines() if not line.startswith(keys)]
-    run.config.write_text("\n".join(line for line in lines if line != "[content.variants]"))
-    assert Customization.load(run.config).content.variants  # a project file, which may leave out what it likes
+    keys = ("prior_weight", "content_in", "split", "reach")
+    run.config.write_text("\n".join(line for line in run.config.read_text().splitlines() if not line.startswith(keys)))
+    assert Customization.load(run.config).adapter.split == "rank"  # a project file, which may leave out what it likes
     old = run.customization()
-    assert old.content.variants == {} and old.content.prior_weight == old.style.prior_weight == 0
-    assert old.adapter.content_in == old.adapter.style_in == "everywhere"
+    assert old.content.prior_weight == old.style.prior_weight == old.style.reach == 0
+    assert (old.adapter.split, old.adapter.content_in) == ("factors", "everywhere")
 
 
 def test_presets_of_unets_split_values_and_gates_and_runs_from_before_do_not(tmp_path):

@@ -50,7 +50,7 @@ def project(folder: Path, base: Path, steps: int = 2, make: int = 2, **tables: o
         resolution=32,
         content={"pictures": folder / "content", "class_word": "koala", "others": folder / "other_contents"},
         style={"pictures": folder / "style", "others": folder / "other_styles", "steps": 0, "reach": 0},
-        adapter={"rank": 4, "layers": "attention+feedforward"},
+        adapter={"rank": 4, "layers": "attention+feedforward", "split": "factors", "content_in": "everywhere"},
         steps={"break": steps, "make": make, "batch_size": 2, "others_batch_size": 1, "checkpoint_every": 1},
         samples={"every": 0, "inference_steps": 2},
         **tables,

@@ -114,7 +114,7 @@ class PartlyLearnable(Adapter):
     def stages(cls, config: Customization) -> list[Stage]:
         """Break: each concept, with weak lessons from others for its partner. Make: both together.
 
-        Where others teach the concept itself, make does so too. Concepts that share no layer need no stand-ins.
+        Where others teach the concept itself, make does so too. Concepts that share no factor need no stand-ins.
         """
         settings = config.optimizer
         stages: list[Stage] = []

@@ -18,9 +18,9 @@ from benchmarks.pairs.methods.ready import Ready, over, project
 from training.stages import steps_of
 
 OURS = {  # the preset's own, taken back
-    "content": {"prior_weight": 0.0, "variants": {}},
+    "content": {"prior_weight": 0.0, "variants": {}, "rate": 1.0},
     "style": {"prior_weight": 0.0, "reach": 0.0},
-    "adapter": {"content_in": "everywhere", "style_in": "everywhere"},
+    "adapter": {"split": "factors", "content_in": "everywhere", "style_in": "everywhere"},
 }
 
 

@@ -133,7 +133,8 @@ def learned(pipe: DiffusionPipeline, config: Customization, stage: Stage, patter
     concepts = encoded(pipe, config, stage.parts)
 
     def learn() -> dict[str, Tensor]:
-        rank, layers = config.adapter.rank, layers_of(pipe.unet, pattern)
+        rank = config.adapter.rank // 2 * len(config.concepts)  # joined, all have the product's
+        layers = layers_of(pipe.unet, pattern)
         deltas = {name: LoRA(layer.weight, rank, config.seed, name) for name, layer in layers.items()}
         task = Task(config, pipe, concepts, [p for delta in deltas.values() for p in delta.parameters()])
         put(pipe.unet, deltas, Now())
