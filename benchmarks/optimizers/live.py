@@ -1,19 +1,22 @@
 """Memory of a computation that is not done: bytes of storages that live at a time, counted on tensors without data."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from training.adapters import factors
 from training.optimizers import quantized
 from training.optimizers.projection import Projection
+from training.optimizers.size import state_bytes
 
 ASKED_OF_DATA = {"share": 1.0, "has_direction": True, "live": 1}  # what a projection asks of numbers that are not there
 
@@ -79,3 +82,33 @@ def _frozen_factors(
     m: int, n: int, rank: int, constant_block: str, seed: int, name: str, kernel: tuple[int, ...] = ()
 ) -> tuple[Tensor, Tensor]:
     return torch.empty(m // 2, rank, *[1] * len(kernel)), torch.empty(rank, n // 2, *kernel)
+
+
+class InPlace(Optimizer):
+    """The memory of an optimizer whose kernels work in place, fused AdamW or bitsandbytes' AdamW8bit: its state alone.
+
+    The moments of `name` by the formula, AdamW's in the weights' type as torch keeps them.
+    """
+
+    def __init__(self, params: Iterable, name: str):
+        super().__init__(params, {"name": name})
+
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None and p not in self.state:
+                    size = state_bytes(group["name"], tuple(p.shape), dtype=p.dtype)
+                    self.state[p]["moments"] = torch.empty(size, dtype=torch.uint8)
+
+
+def call(unet: UNet2DConditionModel, batch: int, resolution: int) -> Tensor:
+    """What a UNet says to any latents and text."""
+    dtype, config = unet.dtype, unet.config
+    added = {"text_embeds": (batch, 1280), "time_ids": (batch, 6)} if config.addition_embed_type else {}
+    return unet(
+        torch.randn(batch, 4, resolution // 8, resolution // 8, dtype=dtype),
+        torch.zeros(batch, dtype=torch.long),
+        encoder_hidden_states=torch.randn(batch, 77, config.cross_attention_dim, dtype=dtype),
+        added_cond_kwargs={key: torch.randn(shape, dtype=dtype) for key, shape in added.items()} or None,
+        return_dict=False,
+    )[0]

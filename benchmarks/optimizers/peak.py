@@ -9,26 +9,23 @@ results/peak.json.
 
 import argparse
 import json
-import os
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, ZImageTransformer2DModel
-from diffusers.models.attention import BasicTransformerBlock
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from peft import LoraConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.common.environment import environment
-from benchmarks.optimizers.live import simulated
+from benchmarks.optimizers.live import InPlace, call, simulated
 from benchmarks.optimizers.state import ACTIVE, ARCHITECTURES, unets
+from benchmarks.optimizers.whole import CHECKS, check
 from training.adapters import METHODS, PartlyLearnable
 from training.config import Customization
 from training.families.diffusion import LAYERS
@@ -44,7 +41,6 @@ from training.previews import SEEDS
 RESULT = Path(__file__).parent / "results/peak.json"
 SIZES = {"SD 1.5": (512,), "SDXL": (512, 1024)}
 SWITCHES = 20
-BLOCK_BATCH, BLOCK_TOKENS, BLOCK_WIDTH = 4, 4096, 320  # of the check: SD 1.5's first level at 512 px
 MODELS = {"sd15": "SD 1.5", "sdxl": "SDXL"}
 AUTOENCODER_SIZE = 83_653_863  # parameters
 # Parameters beside the UNet: CLIP ViT-L/14 and the autoencoder; SD 1.5's safety checker; SDXL's OpenCLIP ViT-bigG/14.
@@ -56,23 +52,6 @@ AUTOENCODER = {
     "layers_per_block": 2,
 }
 DRIVER = 0.5  # GB of a GPU that are not ours
-
-
-class InPlace(Optimizer):
-    """The memory of an optimizer whose kernels work in place, fused AdamW or bitsandbytes' AdamW8bit: its state alone.
-
-    The moments of `name` by the formula, AdamW's in the weights' type as torch keeps them.
-    """
-
-    def __init__(self, params: Iterable, name: str):
-        super().__init__(params, {"name": name})
-
-    def step(self, closure: None = None) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None and p not in self.state:
-                    size = state_bytes(group["name"], tuple(p.shape), dtype=p.dtype)
-                    self.state[p]["moments"] = torch.empty(size, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -148,19 +127,6 @@ def kept(state: object) -> int:
     if isinstance(state, Tensor):
         return state.numel() * state.element_size()
     return sum(map(kept, state.values())) if isinstance(state, dict) else 0
-
-
-def call(unet: UNet2DConditionModel, batch: int, resolution: int) -> Tensor:
-    """What a UNet says to any latents and text."""
-    dtype, config = unet.dtype, unet.config
-    added = {"text_embeds": (batch, 1280), "time_ids": (batch, 6)} if config.addition_embed_type else {}
-    return unet(
-        torch.randn(batch, 4, resolution // 8, resolution // 8, dtype=dtype),
-        torch.zeros(batch, dtype=torch.long),
-        encoder_hidden_states=torch.randn(batch, 77, config.cross_attention_dim, dtype=dtype),
-        added_cond_kwargs={key: torch.randn(shape, dtype=dtype) for key, shape in added.items()} or None,
-        return_dict=False,
-    )[0]
 
 
 def simulate(
@@ -261,81 +227,6 @@ def preset(name: str, method: str, memory: int | str) -> dict[str, int]:
         "state": last["state"],
         "room": None if memory == "cpu" else int((memory - DRIVER) * 2**30),
     }
-
-
-def block(build: Callable) -> None:
-    """Train one transformer block of SD 1.5 in float32.
-
-    Args:
-        build: makes an optimizer of parameters.
-    """
-    network = BasicTransformerBlock(BLOCK_WIDTH, 8, BLOCK_WIDTH // 8, cross_attention_dim=768)
-    tokens, text = (BLOCK_BATCH, BLOCK_TOKENS, BLOCK_WIDTH), (BLOCK_BATCH, 77, 768)
-    _steps(build(network), lambda: network(torch.randn(tokens), encoder_hidden_states=torch.randn(text)))
-
-
-def small_unet(build: Callable) -> None:
-    """Train a UNet of SD 1.5's layers, a quarter as wide, at 512 px, in float32."""
-    config = {"block_out_channels": (80, 160, 320, 320), "norm_num_groups": 16, "attention_head_dim": 2}
-    network = UNet2DConditionModel(cross_attention_dim=768, **config)
-    _steps(build(network), lambda: call(network, 2, 512))
-
-
-def small_sdxl(build: Callable) -> None:
-    """Train a UNet of SDXL's layers, a quarter as wide, at 512 px, in float32."""
-    config = {"block_out_channels": (80, 160, 320), "norm_num_groups": 16, "attention_head_dim": (5, 10, 20)}
-    network = UNet2DConditionModel(**ARCHITECTURES["SDXL"] | config)
-    _steps(build(network), lambda: call(network, 2, 512))
-
-
-def small_transformer(build: Callable) -> None:
-    """Train a transformer of Z-Image's layers, a quarter as wide and as deep, at 512 px, in float32."""
-    network = ZImageTransformer2DModel(dim=960, n_layers=8, n_heads=30, n_kv_heads=30, axes_dims=[8, 12, 12])
-    latents, text = [torch.randn(16, 1, 64, 64)], [torch.randn(77, 2560)]
-    _steps(build(network), lambda: network(latents, torch.full((1,), 0.5), text, return_dict=False)[0][0])
-
-
-def _steps(optimizer: Optimizer, forward: Callable[[], Tensor], count: int = 2) -> None:
-    for _ in range(count):
-        forward().float().square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def adapted(network: nn.Module, name: str = "gradnorm-lorp") -> Optimizer:
-    """The product's way: an adapter of rank 16 on the attention, GradNormLoRP."""
-    adapter = PartlyLearnable(network, 16, "attention")
-    learned = adapter.parameters("content") + adapter.parameters("style")
-    return make_optimizer(name, [{"params": learned, "lr": 1e-4}], rank=0.25)
-
-
-# What is trained, and by what: all weights by AdamW, whose kernels do not allocate, or an adapter.
-CHECKS = {
-    "transformer block": (block, False),
-    "UNet of SD 1.5's layers": (small_unet, False),
-    "UNet of SD 1.5's layers, adapter": (small_unet, True),
-    "UNet of SDXL's layers, adapter": (small_sdxl, True),
-    "transformer of Z-Image's layers, adapter": (small_transformer, True),
-}
-
-
-def check(name: str) -> dict[str, float]:
-    """A network's peak by simulation, and in a process that trains it: how far its resident memory grew."""
-    train, adapter = CHECKS[name]
-    with simulated() as live:
-        train(adapted if adapter else lambda network: InPlace(network.parameters(), "adamw"))
-    # Freed memory goes back to the system at once, so that the process holds what lives.
-    given = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    build = "peak.adapted" if adapter else "lambda network: peak.torch.optim.AdamW(network.parameters())"
-    code = (
-        "import psutil, resource; from benchmarks.optimizers import peak\n"
-        "before = psutil.Process().memory_info().rss\n"
-        f"peak.{train.__name__}({build})\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], env=given, check=True, capture_output=True, text=True)
-    real = int(done.stdout.split()[-1])
-    return {"simulated": live.peak, "real": real, "ratio": round(live.peak / real, 3)}
 
 
 def table(result: dict) -> str:
