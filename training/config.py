@@ -47,7 +47,7 @@ EMBEDDED: dict[str, Any] = {
         "rate": 0.5,
         "variants": {"blueprint style": "blueprint", "sepia style": "sepia"},
     },
-    "style": {"prior_weight": 0.1, "steps": 300, "reach": 0.67},
+    "style": {"prior_weight": 0.1, "steps": 300, "reach": 0.85},
     "adapter": {"split": "rank", "rank": 64, "content_in": "coarse"},
     "optimizer": {"lr": 2e-3, "rank": 0.5},
     "steps": {"break": 600, "make": 0},
