@@ -30,6 +30,7 @@ LEARNED = (
     "optimizer.weak=0",
     "content.prior_weight=0.1",
     "content.rate=1",
+    "style.reach=0.67",
 )
 CALM = (*LEARNED, "content.rate=0.33")
 
